@@ -1,0 +1,3 @@
+//! The control socket: how a shipper drives a tracker.
+
+pub mod message;
