@@ -2,5 +2,10 @@
 
 pub mod codec;
 pub mod control;
+pub mod error;
+pub mod group;
 pub mod id;
+pub mod limits;
+pub mod map;
 pub mod mutant;
+pub mod sidecar;
