@@ -1,0 +1,5 @@
+//! Block maps: one bit a block.
+
+mod words;
+
+pub use words::Words;
