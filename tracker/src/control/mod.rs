@@ -1,3 +1,5 @@
 //! The control socket: how a shipper drives a tracker.
 
+pub mod frame;
 pub mod message;
+pub mod sys;
