@@ -3,6 +3,7 @@
 pub mod codec;
 pub mod control;
 pub mod error;
+pub mod format;
 pub mod group;
 pub mod id;
 pub mod limits;

@@ -1,0 +1,5 @@
+//! Bytes to values and back, without I/O.
+
+mod bytes;
+pub mod changes;
+pub mod checksum;
