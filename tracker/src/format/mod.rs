@@ -3,3 +3,6 @@
 mod bytes;
 pub mod changes;
 pub mod checksum;
+pub mod envelope;
+pub mod intents;
+pub mod meta;
