@@ -1,1 +1,8 @@
 //! The shipper.
+
+pub mod cli;
+pub mod error;
+pub mod store;
+pub mod vault;
+
+pub use error::{Error, Kind, Result};

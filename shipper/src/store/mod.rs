@@ -1,0 +1,243 @@
+//! The target behind one small trait: objects by name, written once, listed in order.
+//!
+//! Blocking on purpose: every caller is a thread of a bounded pool, and a runtime that a store's library needs stays
+//! inside that store. The contract is [`conformance`]; each store here passes it, and anybody's can.
+
+pub mod conformance;
+pub mod directory;
+pub mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest name of an object, in bytes.
+pub const NAME_MAX: usize = 512;
+
+/// Objects by name. Names are `a/b/c`: components of `[A-Za-z0-9._-]`, none starting with a dot, at most
+/// [`NAME_MAX`] bytes. What has been answered survives the end of this process and of its host.
+pub trait Store: Send + Sync {
+    /// Where the objects are, for people: a URL without secrets.
+    fn url(&self) -> String;
+
+    /// Stores an object under a name that nobody used before (random names): no condition is asked of the store.
+    ///
+    /// # Errors
+    /// Any kind but `NotFound` and `TooLarge`. The object may exist all the same.
+    fn put(&self, name: &str, data: &[u8]) -> Result<(), StoreError>;
+
+    /// Stores an object if there is none of that name. Of any number of racing callers exactly one is told
+    /// [`Put::Created`], and the object holds that caller's bytes, whole, from its first visibility on.
+    ///
+    /// # Errors
+    /// As [`Self::put`]; after an error the object may exist, with these bytes.
+    fn put_if_absent(&self, name: &str, data: &[u8]) -> Result<Put, StoreError>;
+
+    /// The whole object, if it has at most `limit` bytes.
+    ///
+    /// # Errors
+    /// `NotFound`, `TooLarge` and the rest.
+    fn get(&self, name: &str, limit: usize) -> Result<Vec<u8>, StoreError>;
+
+    /// The bytes `[offset, offset + length)`, fewer where the object ends before.
+    ///
+    /// # Errors
+    /// `NotFound` and the rest.
+    fn get_range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>, StoreError>;
+
+    /// The object's length in bytes.
+    ///
+    /// # Errors
+    /// `NotFound` and the rest.
+    fn len(&self, name: &str) -> Result<u64, StoreError>;
+
+    /// Up to `limit` objects whose names begin with `prefix` and are greater than `after`, in the byte order of
+    /// their names. Fewer than `limit` means there are no more.
+    ///
+    /// # Errors
+    /// Any kind but `NotFound`: a prefix of nothing lists nothing.
+    fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<Listed>, StoreError>;
+
+    /// Deletes an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// Any kind but `NotFound`.
+    fn delete(&self, name: &str) -> Result<(), StoreError>;
+}
+
+/// The answer to a conditional put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The object is ours.
+    Created,
+    /// Somebody's object was there; nothing changed.
+    AlreadyExists,
+}
+
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+/// What a caller can do about a store's failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StoreErrorKind {
+    /// There is no such object.
+    NotFound,
+    /// The object is larger than the caller's limit.
+    TooLarge,
+    /// Permission is missing.
+    Denied,
+    /// The store is full.
+    NoSpace,
+    /// Trying again may help.
+    Transient,
+    /// The name is not one of ours: a mistake of the caller.
+    BadName,
+    /// Anything else.
+    Other,
+}
+
+/// A store's failure: kind, object and cause.
+#[derive(Debug)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    name: String,
+    source: Option<std::io::Error>,
+}
+
+impl StoreError {
+    /// A failure on the object `name`.
+    pub fn new(kind: StoreErrorKind, name: &str) -> Self {
+        Self { kind, name: name.to_owned(), source: None }
+    }
+
+    /// A failure on the object `name` with its cause; the kind follows from the error number.
+    pub fn io(name: &str, source: std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        let kind = match (source.kind(), source.raw_os_error()) {
+            (_, Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)) => StoreErrorKind::NoSpace,
+            (_, Some(libc::EROFS)) => StoreErrorKind::Denied,
+            (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ESTALE)) => StoreErrorKind::Transient,
+            (ErrorKind::NotFound, _) => StoreErrorKind::NotFound,
+            (ErrorKind::PermissionDenied, _) => StoreErrorKind::Denied,
+            (ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::WouldBlock, _) => {
+                StoreErrorKind::Transient
+            }
+            _ => StoreErrorKind::Other,
+        };
+        Self { kind, name: name.to_owned(), source: Some(source) }
+    }
+
+    /// What a caller can do about it.
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+
+    /// The object.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cause underneath, if a system call failed.
+    pub fn into_source(self) -> Option<std::io::Error> {
+        self.source
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            StoreErrorKind::NotFound => "is missing",
+            StoreErrorKind::TooLarge => "is larger than it can be",
+            StoreErrorKind::Denied => "may not be accessed",
+            StoreErrorKind::NoSpace => "does not fit: the store is full",
+            StoreErrorKind::Transient => "can't be reached at the moment",
+            StoreErrorKind::BadName => "is not a name of an object",
+            StoreErrorKind::Other => "can't be accessed",
+        };
+        write!(f, "{} {what}", self.name)
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}
+
+/// Checks a name, before it becomes a path or a request.
+///
+/// # Errors
+/// `BadName`.
+pub fn check_name(name: &str) -> Result<(), StoreError> {
+    let component = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    if name.len() <= NAME_MAX && name.split('/').all(component) {
+        Ok(())
+    } else {
+        Err(StoreError::new(StoreErrorKind::BadName, name))
+    }
+}
+
+/// The store that a URL names: `file:///folder` or a plain path.
+///
+/// # Errors
+/// `Usage` for any other scheme.
+pub fn open(url: &str) -> crate::Result<Arc<dyn Store>> {
+    use crate::{Error, Kind};
+    let path = match url.split_once("://") {
+        Some(("file", path)) if path.starts_with('/') => path,
+        Some(("file", _)) => {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("{url}: a file URL is file:///folder, with three slashes"),
+            ));
+        }
+        Some((scheme, _)) => {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "{url}: stores of the kind {scheme} are not supported; give file:///folder or a path"
+                ),
+            ));
+        }
+        None => url,
+    };
+    if path.is_empty() {
+        return Err(Error::new(Kind::Usage, "the vault's URL is empty; give file:///folder or a path"));
+    }
+    Ok(Arc::new(directory::DirectoryStore::new(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_the_folder_are_refused() {
+        for bad in
+            ["", "/", "/a", "a/", "a//b", "..", "a/../b", ".tmp", "a/.b", "a b", "a\0", "ä", &"x".repeat(513)]
+        {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+        for good in ["vault", "groups/00ff/log/00000000000000000001", "a-b_c.d"] {
+            assert!(check_name(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_scheme_is_one_clear_line() {
+        let error = open("s3://bucket/x").err().expect("not supported yet");
+        assert_eq!(error.kind(), crate::Kind::Usage);
+        assert!(error.line().contains("s3"), "{}", error.line());
+        assert!(open("file://host/x").is_err());
+        assert!(open("file:///tmp/x").is_ok() && open("relative/x").is_ok());
+    }
+}

@@ -1,0 +1,502 @@
+//! Entries of a group's log: what they say and their bytes.
+
+use super::envelope::{HEADER, ObjectKind, Seal, TAG};
+use super::layout::{self, array, entry as at, object};
+use super::limits::{ATTACHED_MAX, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, DISK_SIZE_MAX, PAYLOAD_MAX};
+use super::names::{self, GroupId, ObjectName};
+use crate::{Error, Result};
+use bincode::{Decode, Encode};
+use towline_tracker::codec;
+use towline_tracker::id::{AttachNumber, CutId, DiskId, Generation, Session, TargetId};
+
+/// Where an entry's attached objects begin.
+pub const ATTACHED: usize = HEADER + at::LENGTH + TAG;
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum EntryKind {
+    /// A new writer epoch.
+    Claim = 1,
+    /// A recovery point.
+    Point = 2,
+    /// An image of a fuzzy freeze: a base for later points, itself no instant of the disk.
+    Fuzzy = 3,
+    /// What a long shipment has shipped so far.
+    Checkpoint = 4,
+    /// Names that may be deleted (later).
+    Condemned = 5,
+}
+
+impl EntryKind {
+    fn from_number(number: u64) -> Option<Self> {
+        [Self::Claim, Self::Point, Self::Fuzzy, Self::Checkpoint, Self::Condemned]
+            .into_iter()
+            .find(|kind| *kind as u64 == number)
+    }
+
+    /// It holds an image: a point, fuzzy or checkpoint.
+    pub fn has_content(self) -> bool {
+        matches!(self, Self::Point | Self::Fuzzy | Self::Checkpoint)
+    }
+
+    /// Its word in lists.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Point => "point",
+            Self::Fuzzy => "fuzzy",
+            Self::Checkpoint => "checkpoint",
+            Self::Condemned => "condemned",
+        }
+    }
+}
+
+/// The header of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryHeader {
+    /// Its number, from 1.
+    pub seq: u64,
+    /// The hash of the entry before; zero for the first.
+    pub previous: [u8; 32],
+    /// The seq of the claim under which it was put; a claim's own.
+    pub epoch: u64,
+    /// The cut id; of a claim a random name of its own.
+    pub cut: CutId,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Nanoseconds since 1970: the instant of the cut, or of the claim.
+    pub time_ns: u64,
+    /// The entry over whose image it lies; 0: over nothing.
+    pub base: u64,
+    /// Bytes attached.
+    pub attached: u64,
+    /// Bytes of the payload.
+    pub payload: u64,
+    /// BLAKE3 of the payload.
+    pub payload_hash: [u8; 32],
+    /// The object's salt: not a field of the header, but needed to open the rest.
+    pub salt: [u8; 32],
+}
+
+impl EntryHeader {
+    fn encode(&self) -> [u8; at::LENGTH] {
+        let mut bytes = [0; at::LENGTH];
+        layout::set(&mut bytes, at::SEQ, self.seq);
+        bytes[at::PREVIOUS].copy_from_slice(&self.previous);
+        layout::set(&mut bytes, at::EPOCH, self.epoch);
+        bytes[at::CUT].copy_from_slice(&self.cut.0);
+        layout::set(&mut bytes, at::KIND, self.kind as u64);
+        layout::set(&mut bytes, at::TIME, self.time_ns);
+        layout::set(&mut bytes, at::BASE, self.base);
+        layout::set(&mut bytes, at::ATTACHED, self.attached);
+        layout::set(&mut bytes, at::PAYLOAD, self.payload);
+        bytes[at::PAYLOAD_HASH].copy_from_slice(&self.payload_hash);
+        bytes
+    }
+
+    fn decode(name: &str, bytes: &[u8], salt: [u8; 32]) -> Result<Self> {
+        let bad = |what: &str| Err(Error::damage(name, what));
+        if bytes.len() != at::LENGTH
+            || !layout::is_zero(bytes, at::RESERVED)
+            || !layout::is_zero(bytes, at::RESERVED2)
+        {
+            return bad("its header has another form");
+        }
+        let Some(kind) = EntryKind::from_number(layout::get(bytes, at::KIND)) else {
+            return bad("it is of an unknown kind");
+        };
+        let header = Self {
+            seq: layout::get(bytes, at::SEQ),
+            previous: array(bytes, at::PREVIOUS),
+            epoch: layout::get(bytes, at::EPOCH),
+            cut: CutId(array(bytes, at::CUT)),
+            kind,
+            time_ns: layout::get(bytes, at::TIME),
+            base: layout::get(bytes, at::BASE),
+            attached: layout::get(bytes, at::ATTACHED),
+            payload: layout::get(bytes, at::PAYLOAD),
+            payload_hash: array(bytes, at::PAYLOAD_HASH),
+            salt,
+        };
+        if header.attached > ATTACHED_MAX as u64 || header.payload > PAYLOAD_MAX as u64 {
+            return bad("it claims to be larger than an entry can be");
+        }
+        let epoch_fits = match kind {
+            EntryKind::Claim => header.epoch == header.seq,
+            _ => header.epoch < header.seq,
+        };
+        if header.seq == 0 || !epoch_fits || header.base >= header.seq {
+            return bad("its numbers contradict each other");
+        }
+        Ok(header)
+    }
+
+    /// The hash of the entry: BLAKE3 over its header, which holds the payload's hash and the hash of the entry before.
+    pub fn hash(&self) -> [u8; 32] {
+        *blake3::hash(&self.encode()).as_bytes()
+    }
+
+    /// The entry's number and hash.
+    pub fn reference(&self) -> EntryRef {
+        EntryRef { seq: self.seq, hash: self.hash() }
+    }
+
+    /// The length of the whole object.
+    pub fn object_length(&self) -> u64 {
+        (ATTACHED + TAG) as u64 + self.attached + self.payload
+    }
+}
+
+/// An entry by number and hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct EntryRef {
+    /// Its number.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: [u8; 32],
+}
+
+/// A new writer epoch (V1, V2): one at each start of a shipper.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Claim {
+    /// The entry whose image the next content lies over; `None`: nothing.
+    pub base: Option<EntryRef>,
+    /// Cuts whose packs, of older epochs, go on being used.
+    pub continued: Vec<CutId>,
+    /// The group's name.
+    pub group: String,
+    /// The disks of the claiming tracker: who owns the group.
+    pub owner: Vec<Owner>,
+    /// The tracker's session.
+    pub session: Session,
+    /// The shipper's attach number.
+    pub attach: AttachNumber,
+    /// The host's name, for messages.
+    pub host: String,
+    /// The target that the shipper serves.
+    pub target: TargetId,
+    /// Somebody asked to take the group over.
+    pub taken_over: bool,
+    /// Why the claim has the base that it has, for people.
+    pub reason: String,
+}
+
+/// A disk of the tracker that owns a group.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Owner {
+    /// The disk.
+    pub id: DiskId,
+    /// Its name in the group.
+    pub name: String,
+}
+
+/// What a point promises of the guest's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Consistency {
+    /// What a power cut would have left.
+    Crash,
+    /// The guest's applications were asked to flush (later).
+    Application,
+}
+
+/// The payload of a point, a fuzzy entry or a checkpoint: an image of every disk, and how it came to be.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Content {
+    /// The first generation whose changes were frozen.
+    pub first_generation: Generation,
+    /// The generation that the cut ended.
+    pub generation: Generation,
+    /// The tracker's session.
+    pub session: Session,
+    /// The shipper's attach number.
+    pub attach: AttachNumber,
+    /// What the point promises.
+    pub consistency: Consistency,
+    /// Every disk of the group.
+    pub disks: Vec<DiskImage>,
+    /// Of a checkpoint: what of the cut is done.
+    pub covered: Vec<Covered>,
+    /// What the cycle did.
+    pub totals: Totals,
+}
+
+/// The image of a disk: indexes, laid one over the other.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct DiskImage {
+    /// The disk.
+    pub id: DiskId,
+    /// Its name in the group.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// log2 of its block size.
+    pub block_shift: u8,
+    /// Every index of the image, the oldest first.
+    pub indexes: Vec<IndexRef>,
+}
+
+/// An index: where it is and what it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct IndexRef {
+    /// The writer epoch in its name.
+    pub epoch: u64,
+    /// The cut in its name.
+    pub cut: CutId,
+    /// Its random name.
+    pub name: ObjectName,
+    /// The entry that it is attached to; 0 with an offset: the one that names it here.
+    pub entry: u64,
+    /// Its offset in that entry; 0: it is an object of its own.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its hash: BLAKE3 of its directory.
+    pub hash: [u8; 32],
+    /// 0: of one cut.
+    pub level: u8,
+}
+
+/// Blocks `[first, first + count)` of a disk are shipped, or were found zero or unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Covered {
+    /// The disk.
+    pub disk: DiskId,
+    /// The first block.
+    pub first: u64,
+    /// Blocks.
+    pub count: u64,
+}
+
+/// What a cycle did, summed over disks; since the cut, so that the last entry of a cycle has it all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Totals {
+    /// Bytes of frozen blocks.
+    pub bytes_changed: u64,
+    /// Bytes read from disks.
+    pub bytes_read: u64,
+    /// Bytes put into the store: packs, indexes and entries, except this entry's payload.
+    pub bytes_put: u64,
+    /// Blocks found zero.
+    pub blocks_zero: u64,
+    /// Blocks found equal to the image below.
+    pub blocks_unchanged: u64,
+    /// Blocks put.
+    pub blocks_put: u64,
+}
+
+/// Names that may be deleted (later).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Condemned {
+    /// Full names.
+    pub names: Vec<String>,
+}
+
+/// A payload, by kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Of a claim.
+    Claim(Claim),
+    /// Of a point, fuzzy or checkpoint.
+    Content(Content),
+    /// Of a condemned entry.
+    Condemned(Condemned),
+}
+
+/// A whole entry without what is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its header.
+    pub header: EntryHeader,
+    /// Its payload.
+    pub payload: Payload,
+}
+
+impl Entry {
+    /// The content, if it is a point, fuzzy or checkpoint.
+    pub fn content(&self) -> Option<&Content> {
+        match &self.payload {
+            Payload::Content(content) => Some(content),
+            _ => None,
+        }
+    }
+
+    /// The claim, if it is one.
+    pub fn claim(&self) -> Option<&Claim> {
+        match &self.payload {
+            Payload::Claim(claim) => Some(claim),
+            _ => None,
+        }
+    }
+}
+
+/// An entry that is not in the log yet: all but its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// What it will be.
+    pub kind: EntryKind,
+    /// The cut id, or a claim's random name.
+    pub cut: CutId,
+    /// The time for its header.
+    pub time_ns: u64,
+    /// The entry over whose image it lies; 0: nothing.
+    pub base: u64,
+    /// Objects that ride inside, one after another; offsets in the payload and in indexes count from the object's
+    /// first byte, so the first is at [`ATTACHED`].
+    pub attached: Vec<u8>,
+    /// Its payload; must fit the kind.
+    pub payload: Payload,
+}
+
+impl Draft {
+    /// The bytes of the entry at `head.seq + 1`, and its header.
+    ///
+    /// # Panics
+    /// If the draft contradicts itself: our own mistake.
+    pub fn encode(&self, seal: &Seal, head: Option<EntryRef>, epoch: u64) -> (EntryHeader, Vec<u8>) {
+        let payload = match (&self.payload, self.kind) {
+            (Payload::Claim(claim), EntryKind::Claim) => codec::encode::<_, PAYLOAD_MAX>(claim),
+            (Payload::Content(content), kind) if kind.has_content() => {
+                codec::encode::<_, PAYLOAD_MAX>(content)
+            }
+            (Payload::Condemned(names), EntryKind::Condemned) => codec::encode::<_, PAYLOAD_MAX>(names),
+            _ => panic!("the payload is that of another kind"),
+        };
+        assert!(self.attached.len() <= ATTACHED_MAX, "{} bytes are attached", self.attached.len());
+        let seq = head.map_or(1, |head| head.seq + 1);
+        let sealer = seal.sealer(ObjectKind::Entry, &names::entry(seal.group, seq));
+        let header = EntryHeader {
+            seq,
+            previous: head.map_or([0; 32], |head| head.hash),
+            epoch: if self.kind == EntryKind::Claim { seq } else { epoch },
+            cut: self.cut,
+            kind: self.kind,
+            time_ns: self.time_ns,
+            base: self.base,
+            attached: self.attached.len() as u64,
+            payload: payload.len() as u64,
+            payload_hash: *blake3::hash(&payload).as_bytes(),
+            salt: sealer.salt(),
+        };
+        let length = usize::try_from(header.object_length()).expect("an entry fits memory");
+        let mut bytes = Vec::with_capacity(length);
+        bytes.extend_from_slice(sealer.header());
+        sealer.seal(0, &header.encode(), &mut bytes);
+        bytes.extend_from_slice(&self.attached);
+        sealer.seal(1, &payload, &mut bytes);
+        assert_eq!(bytes.len(), length);
+        EntryHeader::decode("our own entry", &header.encode(), header.salt).expect("our own entry is sound");
+        (header, bytes)
+    }
+}
+
+/// Reads the header of entry `seq` from the object's first [`ATTACHED`] bytes.
+///
+/// # Errors
+/// `Damage`, `NewerVault`.
+pub fn decode_header(seal: &Seal, seq: u64, bytes: &[u8]) -> Result<EntryHeader> {
+    let name = names::entry(seal.group, seq);
+    if bytes.len() < ATTACHED {
+        return Err(Error::damage(&name, "it ends too early"));
+    }
+    let opener = seal.opener(ObjectKind::Entry, &name, bytes)?;
+    let mut section = bytes[HEADER..ATTACHED].to_vec();
+    let header = EntryHeader::decode(&name, opener.open(0, &mut section)?, array(bytes, object::SALT))?;
+    if header.seq != seq {
+        return Err(Error::damage(&name, format_args!("it says that it is entry {}", header.seq)));
+    }
+    Ok(header)
+}
+
+/// Reads entry `seq` from the whole object. What is attached is not looked at: it has its own seals.
+///
+/// # Errors
+/// `Damage`, `NewerVault`.
+pub fn decode(seal: &Seal, seq: u64, bytes: &[u8]) -> Result<Entry> {
+    let header = decode_header(seal, seq, bytes)?;
+    let name = names::entry(seal.group, seq);
+    if bytes.len() as u64 != header.object_length() {
+        return Err(Error::damage(&name, "its length is not what its header says"));
+    }
+    let attached = usize::try_from(header.attached).expect("checked against the limit");
+    let payload = decode_payload(seal, &header, &bytes[ATTACHED + attached..])?;
+    Ok(Entry { header, payload })
+}
+
+/// Reads the payload of the entry with this header from its sealed section.
+///
+/// # Errors
+/// `Damage`.
+pub fn decode_payload(seal: &Seal, header: &EntryHeader, section: &[u8]) -> Result<Payload> {
+    let name = names::entry(seal.group, header.seq);
+    let opener = seal.opener_with_salt(ObjectKind::Entry, &name, &header.salt);
+    let mut section = section.to_vec();
+    let body = &*opener.open(1, &mut section)?;
+    if body.len() as u64 != header.payload || *blake3::hash(body).as_bytes() != header.payload_hash {
+        return Err(Error::damage(&name, "its payload is not the one that its header names"));
+    }
+    let bad =
+        |error: codec::CodecError| Error::caused(crate::Kind::Damage, format!("{name} is damaged"), error);
+    let payload = match header.kind {
+        EntryKind::Claim => {
+            let claim: Claim = codec::decode::<_, PAYLOAD_MAX>(body).map_err(bad)?;
+            if claim.base.map_or(0, |base| base.seq) != header.base
+                || GroupId::of(seal.vault, &claim.group) != seal.group
+            {
+                return Err(Error::damage(&name, "its payload contradicts its place"));
+            }
+            Payload::Claim(claim)
+        }
+        EntryKind::Condemned => Payload::Condemned(codec::decode::<_, PAYLOAD_MAX>(body).map_err(bad)?),
+        _ => {
+            let mut content: Content = codec::decode::<_, PAYLOAD_MAX>(body).map_err(bad)?;
+            content.resolve(header.seq);
+            content.check(header).map_err(|what| Error::damage(&name, what))?;
+            Payload::Content(content)
+        }
+    };
+    Ok(payload)
+}
+
+impl Content {
+    /// Gives indexes that ride in this very entry its number. Readers get contents resolved; a writer does it with
+    /// the content that it published before it builds on it.
+    pub fn resolve(&mut self, seq: u64) {
+        let indexes = self.disks.iter_mut().flat_map(|disk| &mut disk.indexes);
+        for index in indexes.filter(|index| index.entry == 0 && index.offset != 0) {
+            index.entry = seq;
+        }
+    }
+
+    /// The image of a disk.
+    pub fn disk(&self, id: DiskId) -> Option<&DiskImage> {
+        self.disks.iter().find(|disk| disk.id == id)
+    }
+
+    fn check(&self, header: &EntryHeader) -> std::result::Result<(), &'static str> {
+        let mut ids = std::collections::HashSet::new();
+        for disk in &self.disks {
+            if !(BLOCK_SHIFT_MIN..=BLOCK_SHIFT_MAX).contains(&disk.block_shift) || disk.size > DISK_SIZE_MAX {
+                return Err("a disk has an impossible size");
+            }
+            if !ids.insert(disk.id) {
+                return Err("a disk is listed twice");
+            }
+            for index in &disk.indexes {
+                let attached = index.offset != 0;
+                let sound = match attached {
+                    true => {
+                        index.offset >= ATTACHED as u64
+                            && index.entry <= header.seq
+                            && index.length <= ATTACHED_MAX as u64
+                    }
+                    false => index.entry == 0,
+                };
+                if !sound || index.epoch > header.seq {
+                    return Err("an index lies where none can be");
+                }
+            }
+        }
+        Ok(())
+    }
+}

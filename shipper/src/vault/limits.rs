@@ -1,0 +1,58 @@
+//! Every bound of the vault's formats, with its arithmetic. Decoders check them before they allocate.
+
+/// The smallest block: 4 KiB.
+pub const BLOCK_SHIFT_MIN: u8 = 12;
+/// The largest block: 1 MiB.
+pub const BLOCK_SHIFT_MAX: u8 = 20;
+/// The data of a frame, unless one block is larger (V5).
+pub const FRAME_DATA: usize = 64 << 10;
+/// The data of any frame: one largest block.
+pub const FRAME_DATA_MAX: usize = 1 << BLOCK_SHIFT_MAX;
+/// Blocks of a frame: of the smallest blocks.
+pub const FRAME_BLOCKS_MAX: usize = FRAME_DATA >> BLOCK_SHIFT_MIN;
+/// A sealed frame: raw data (compressed data that is longer is not stored), header and tag.
+pub const FRAME_SEALED_MAX: usize = FRAME_DATA_MAX + 8 + 16;
+/// The size at which a pack is closed, unless asked otherwise.
+pub const PACK_SIZE: usize = 32 << 20;
+/// The smallest pack size that may be asked for.
+pub const PACK_SIZE_MIN: usize = 64 << 10;
+/// The largest pack size that may be asked for.
+pub const PACK_SIZE_MAX: usize = 256 << 20;
+/// A whole pack: closed when it reaches its size, so at most a frame and a footer more. A footer needs 24 bytes
+/// a frame and 16 a block, and a compressed frame may be tiny: bounded by frames, see [`PACK_FRAMES_MAX`].
+pub const PACK_MAX: usize = PACK_SIZE_MAX + FRAME_SEALED_MAX + FOOTER_MAX + 256;
+/// Frames of a pack: 1 GiB of data, a footer of at most 4.4 MiB.
+pub const PACK_FRAMES_MAX: usize = 1 << 14;
+/// A pack's footer.
+pub const FOOTER_MAX: usize = 32 + PACK_FRAMES_MAX * (24 + 16 * FRAME_BLOCKS_MAX) + 16;
+/// An index page with its tag (V6).
+pub const PAGE_SEALED_MAX: usize = 64 << 10;
+/// An index page without its tag.
+pub const PAGE_MAX: usize = PAGE_SEALED_MAX - 16;
+/// Pages of an index: 16 GiB of pages, 64 MiB of directory. An index holds at most what a checkpoint does.
+pub const INDEX_PAGES_MAX: usize = 1 << 18;
+/// Packs of an index.
+pub const INDEX_PACKS_MAX: usize = 1 << 18;
+/// An index's directory.
+pub const DIRECTORY_MAX: usize = 64 + INDEX_PAGES_MAX * 64 + INDEX_PACKS_MAX * 96 + 16;
+/// What rides inside an entry: a cycle of up to 1 MiB (V1).
+pub const ATTACHED_MAX: usize = 1 << 20;
+/// An entry's payload: some 112 bytes an index, and half a million indexes.
+pub const PAYLOAD_MAX: usize = 64 << 20;
+/// A whole entry.
+pub const ENTRY_MAX: usize = 224 + ATTACHED_MAX + PAYLOAD_MAX + 16;
+/// The `vault` object.
+pub const DESCRIPTOR_MAX: usize = 64 << 10;
+/// The largest disk: 8 EiB, so that byte offsets stay positive in 64 bits.
+pub const DISK_SIZE_MAX: u64 = i64::MAX as u64;
+/// Disks of a group.
+pub const DISKS_MAX: usize = 1 << 12;
+
+const _: () = assert!(FRAME_BLOCKS_MAX == 16);
+const _: () = assert!(FRAME_DATA_MAX >= FRAME_DATA);
+// A page holds at least one frame with one run for each of its blocks.
+const _: () = assert!(16 + 24 + FRAME_BLOCKS_MAX * (16 + 32) <= PAGE_MAX);
+// Offsets in frame fields of four bytes.
+const _: () = assert!(FRAME_SEALED_MAX < u32::MAX as usize);
+// Frames of a page fit the two bytes of a run, with one value left for zeros.
+const _: () = assert!(PAGE_MAX / 24 < 0xffff);

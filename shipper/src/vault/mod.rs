@@ -1,0 +1,179 @@
+//! The vault: one dense log per group, packs and indexes.
+//!
+//! How a cycle is written, by its one writer:
+//!
+//! ```text
+//! decide (attach table, V10)  -> base, epoch          attach::decide
+//! claim      put-if-absent at head+1 -> writer epoch  Group::append(head, 0, claim draft)
+//! frames     any thread: hash, compress               FrameEncoder / FrameBuilder
+//! packs      put, any order, parallel                 Assembler::frame -> FinishedPack
+//! indexes    put, before the entry that lists them    Assembler::checkpoint / finish
+//! [checkpoint]  put-if-absent at head+1
+//! confirm    with the tracker: still exact? (R2)
+//! point      put-if-absent at head+1, after everything that it names is durable
+//! release    with the tracker (V9)
+//! ```
+//!
+#![doc = include_str!("format.md")]
+
+pub mod descriptor;
+pub mod entry;
+pub mod envelope;
+pub mod frame;
+pub mod index;
+pub mod layout;
+pub mod limits;
+pub mod log;
+pub mod names;
+pub mod pack;
+
+use crate::store::{Put, Store, StoreErrorKind};
+use crate::{Error, Kind, Result};
+use descriptor::Descriptor;
+use envelope::Seal;
+use frame::BlockHasher;
+use names::GroupId;
+use std::sync::Arc;
+use towline_tracker::id::{CutId, VaultId};
+
+/// An open vault.
+#[derive(Clone)]
+pub struct Vault {
+    /// Where it is.
+    pub store: Arc<dyn Store>,
+    /// What it says of itself.
+    pub descriptor: Descriptor,
+}
+
+/// A group of a vault: where its objects are and how they are sealed. Cheap to clone.
+#[derive(Clone)]
+pub struct Group {
+    /// Where the objects are.
+    pub store: Arc<dyn Store>,
+    /// How they are sealed.
+    pub seal: Seal,
+    /// The group's name.
+    pub name: String,
+}
+
+impl Vault {
+    /// Makes a new, empty vault in an empty store.
+    ///
+    /// # Errors
+    /// `OutputExists` if something is there already; `Other` if the store does not keep "create if absent", without
+    /// which two writers could both publish (F40); the store's.
+    pub fn init(store: Arc<dyn Store>, created_ns: u64) -> Result<Self> {
+        let url = store.url();
+        match store.len(names::DESCRIPTOR) {
+            Ok(_) => {
+                return Err(Error::new(
+                    Kind::OutputExists,
+                    format!("{url} is a vault already; nothing was changed"),
+                ));
+            }
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        if !store.list("", "", 1)?.is_empty() {
+            let line = format!("{url} is not empty and not a vault; give a new or empty folder");
+            return Err(Error::new(Kind::OutputExists, line));
+        }
+        let probe = format!("probe-{}", CutId::random());
+        let answers = [store.put_if_absent(&probe, b"1")?, store.put_if_absent(&probe, b"2")?];
+        let kept = store.get(&probe, 16)?;
+        store.delete(&probe)?;
+        if answers != [Put::Created, Put::AlreadyExists] || kept != b"1" {
+            let line = format!(
+                "{url} replaces objects that it was asked only to create; a vault needs another store"
+            );
+            return Err(Error::new(Kind::Other, line));
+        }
+        let descriptor = Descriptor::new(VaultId::random(), created_ns);
+        match store.put_if_absent(names::DESCRIPTOR, &descriptor.encode())? {
+            Put::Created => Ok(Self { store, descriptor }),
+            Put::AlreadyExists => Err(Error::new(
+                Kind::OutputExists,
+                format!("{url} became a vault just now; nothing was changed"),
+            )),
+        }
+    }
+
+    /// Opens the vault in a store.
+    ///
+    /// # Errors
+    /// `NotAVault`, `NewerVault`, `Damage`, the store's.
+    pub fn open(store: Arc<dyn Store>) -> Result<Self> {
+        let bytes = match store.get(names::DESCRIPTOR, limits::DESCRIPTOR_MAX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                let line =
+                    format!("there is no vault at {}; make one with `towline vault init`", store.url());
+                return Err(Error::new(Kind::NotAVault, line));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if !bytes.starts_with(&envelope::MAGIC) {
+            let line = format!("{} is not a vault: its file `vault` is something else", store.url());
+            return Err(Error::new(Kind::NotAVault, line));
+        }
+        let descriptor = Descriptor::decode(&bytes)?;
+        Ok(Self { store, descriptor })
+    }
+
+    /// The vault's id.
+    pub fn id(&self) -> VaultId {
+        self.descriptor.vault
+    }
+
+    /// The group of this name; whether it has a log shows when it is read.
+    pub fn group(&self, name: &str) -> Group {
+        self.group_by_id(GroupId::of(self.id(), name), name.to_owned())
+    }
+
+    fn group_by_id(&self, group: GroupId, name: String) -> Group {
+        let seal = Seal { suite: self.descriptor.suite, vault: self.id(), group };
+        Group { store: self.store.clone(), seal, name }
+    }
+
+    /// Every group that has a log, in the order of names. One listing request per group.
+    ///
+    /// # Errors
+    /// The store's. A group whose first entry can't be read has its id in place of its name.
+    pub fn groups(&self) -> Result<Vec<Group>> {
+        let mut groups = Vec::new();
+        let mut after = String::new();
+        while let Some(object) = self.store.list(names::GROUPS, &after, 1)?.pop() {
+            let parsed = names::parse(&object.name);
+            let (Some(names::Parsed::Entry { group, .. }) | Some(names::Parsed::Data { group, .. })) = parsed
+            else {
+                after = object.name;
+                continue;
+            };
+            let mut found = self.group_by_id(group, group.to_string());
+            if let Ok(Some(first)) = found.entry(1)
+                && let Some(claim) = first.claim()
+            {
+                found.name.clone_from(&claim.group);
+            }
+            if found.store.list(&names::log(group), "", 1)?.len() == 1 {
+                groups.push(found);
+            }
+            // '~' is greater than anything in a name.
+            after = format!("{}~", names::group(group));
+        }
+        groups.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(groups)
+    }
+}
+
+impl Group {
+    /// The hasher of blocks.
+    pub fn hasher(&self) -> BlockHasher {
+        BlockHasher::new(self.seal.vault)
+    }
+
+    /// The group's id.
+    pub fn id(&self) -> GroupId {
+        self.seal.group
+    }
+}

@@ -1,0 +1,185 @@
+//! Names of objects. Random names are written once; the log's are dense numbers of fixed width, so that a listing
+//! is in order. Names carry nothing of the guest: a group's folder is a hash of its name.
+
+use bincode::{Decode, Encode};
+use std::fmt;
+use std::str::FromStr;
+use towline_tracker::id::{CutId, VaultId};
+
+/// The name of the descriptor.
+pub const DESCRIPTOR: &str = "vault";
+/// Where groups are.
+pub const GROUPS: &str = "groups/";
+
+/// A group of a vault: BLAKE3 of vault id and name. The name itself is in every claim, sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(pub [u8; 16]);
+
+impl GroupId {
+    /// The id of the group of this name.
+    pub fn of(vault: VaultId, name: &str) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("towline 2026-11 group id");
+        hasher.update(&vault.0).update(name.as_bytes());
+        Self(hasher.finalize().as_bytes()[..16].try_into().expect("16 bytes"))
+    }
+
+    /// No group: what belongs to the vault as a whole.
+    pub const NONE: Self = Self([0; 16]);
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What distinguishes one pack or index from another: 128 random bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+pub struct ObjectName(pub [u8; 16]);
+
+impl ObjectName {
+    /// A new one from the kernel.
+    pub fn random() -> Self {
+        Self(CutId::random().0)
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The folder of a group.
+pub fn group(group: GroupId) -> String {
+    format!("{GROUPS}{group}/")
+}
+
+/// The folder of a group's log.
+pub fn log(group: GroupId) -> String {
+    format!("{GROUPS}{group}/log/")
+}
+
+/// An entry of a group's log.
+pub fn entry(group: GroupId, seq: u64) -> String {
+    format!("{GROUPS}{group}/log/{seq:020}")
+}
+
+/// The folder of packs and indexes of a group.
+pub fn packs(group: GroupId) -> String {
+    format!("{GROUPS}{group}/packs/")
+}
+
+/// A pack: of a writer epoch, a cut, and its own random name. Also what a pack inside an entry is sealed under.
+pub fn pack(group: GroupId, epoch: u64, cut: CutId, name: ObjectName) -> String {
+    format!("{GROUPS}{group}/packs/{epoch:020}-{cut}/{name}.pack")
+}
+
+/// An index, likewise.
+pub fn index(group: GroupId, epoch: u64, cut: CutId, name: ObjectName) -> String {
+    format!("{GROUPS}{group}/packs/{epoch:020}-{cut}/{name}.index")
+}
+
+/// What a name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// `vault`.
+    Descriptor,
+    /// An entry.
+    Entry {
+        /// Of this group.
+        group: GroupId,
+        /// Its number.
+        seq: u64,
+    },
+    /// A pack or an index.
+    Data {
+        /// Of this group.
+        group: GroupId,
+        /// Put by this writer.
+        epoch: u64,
+        /// For this cut.
+        cut: CutId,
+        /// Its own name.
+        name: ObjectName,
+        /// It is an index, not a pack.
+        index: bool,
+    },
+}
+
+/// Reads a name back; `None` for names that are not ours.
+pub fn parse(name: &str) -> Option<Parsed> {
+    if name == DESCRIPTOR {
+        return Some(Parsed::Descriptor);
+    }
+    let mut parts = name.strip_prefix(GROUPS)?.split('/');
+    let group = GroupId(hex(parts.next()?)?);
+    let parsed = match parts.next()? {
+        "log" => Parsed::Entry { group, seq: number(parts.next()?)? },
+        "packs" => {
+            let (epoch, cut) = parts.next()?.split_once('-')?;
+            let (name, extension) = parts.next()?.split_once('.')?;
+            let index = match extension {
+                "index" => true,
+                "pack" => false,
+                _ => return None,
+            };
+            Parsed::Data {
+                group,
+                epoch: number(epoch)?,
+                cut: CutId(hex(cut)?),
+                name: ObjectName(hex(name)?),
+                index,
+            }
+        }
+        _ => return None,
+    };
+    parts.next().is_none().then_some(parsed)
+}
+
+fn hex(text: &str) -> Option<[u8; 16]> {
+    let id = CutId::from_str(text).ok()?;
+    // One spelling only: an object has one name.
+    (id.to_string() == text).then_some(id.0)
+}
+
+fn number(text: &str) -> Option<u64> {
+    (text.len() == 20 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_valid_sorted_and_read_back() {
+        let g = GroupId::of(VaultId([1; 16]), "db");
+        assert_ne!(g, GroupId::of(VaultId([2; 16]), "db"));
+        let (cut, name) = (CutId::random(), ObjectName::random());
+        let cases = [
+            (DESCRIPTOR.to_owned(), Parsed::Descriptor),
+            (entry(g, 7), Parsed::Entry { group: g, seq: 7 }),
+            (pack(g, 3, cut, name), Parsed::Data { group: g, epoch: 3, cut, name, index: false }),
+            (index(g, 3, cut, name), Parsed::Data { group: g, epoch: 3, cut, name, index: true }),
+        ];
+        for (text, parsed) in cases {
+            crate::store::check_name(&text).unwrap();
+            assert_eq!(parse(&text), Some(parsed));
+            assert_eq!(parse(&format!("{text}x")), None);
+            assert_eq!(parse(&format!("{text}/x")), None);
+        }
+        assert!(entry(g, 9) < entry(g, 10) && entry(g, u64::MAX).len() == entry(g, 0).len());
+    }
+}
