@@ -1,0 +1,93 @@
+//! The preserved map and store of a frozen disk, as its reader sees them.
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use towline_tracker::map::{Words, bits};
+
+/// The blocks that the tracker has copied before the guest overwrote them.
+#[derive(Debug)]
+pub(super) struct Preserved {
+    map: Words,
+    store: File,
+}
+
+/// A read-only mapping, unmapped when it goes.
+struct Mapping {
+    start: NonNull<libc::c_void>,
+    length: usize,
+}
+
+// SAFETY: the mapping is only an address range to be unmapped once.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; it has no methods.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `Preserved::new` with this length, and reachable only through clones of the words that
+        // own this value.
+        let _ = unsafe { munmap(self.start, self.length) };
+    }
+}
+
+impl Preserved {
+    /// Maps the words of `map`, which must hold a bit for each of `blocks` blocks.
+    ///
+    /// # Errors
+    /// A map that is too short, or that can't be mapped.
+    pub(super) fn new(map: File, store: File, blocks: u64) -> io::Result<Self> {
+        let needed = bits::words_for(blocks) * 8;
+        let length = usize::try_from(map.metadata()?.len()).map_err(io::Error::other)?;
+        if length < needed {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the preserved map is too short"));
+        }
+        let Some(size) = NonZeroUsize::new(needed) else {
+            return Ok(Self { map: Words::private(0), store });
+        };
+        // SAFETY: a fresh shared read-only mapping of a file that the tracker never truncates (C3).
+        let start = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, map.as_fd(), 0) }?;
+        let keep = Arc::new(Mapping { start, length: needed });
+        // SAFETY: page-aligned, `needed` bytes long, read only by atomic loads, and unmapped with the last clone.
+        let map = unsafe { Words::from_raw(start.cast(), needed / 8, keep) };
+        Ok(Self { map, store })
+    }
+
+    /// The preserved runs of `range`, in order, as of now; what was read or sought before stays before (R1).
+    pub(super) fn runs(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        // The read has completed (a system call returned, or its completion was reaped); the loads must not move up.
+        fence(Ordering::SeqCst);
+        bits::runs(range, |index| self.map[index].load(Ordering::Acquire))
+    }
+
+    /// Whether a block is preserved, as of now.
+    pub(super) fn has(&self, block: u64) -> bool {
+        fence(Ordering::SeqCst);
+        bits::get(&self.map, block)
+    }
+
+    /// Fills `buffer` from the store; what lies beyond the store's end (the disk's last block) is zeros.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.store.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(got) => filled += got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        buffer[filled..].fill(0);
+        Ok(())
+    }
+}
