@@ -1,0 +1,3 @@
+//! The doors through which clients reach a disk.
+
+pub mod nbd;
