@@ -80,6 +80,7 @@ struct Run {
 
 /// Collects what was shipped of one disk, in any order, and sorts it when it is finished. Holds some 50 bytes a block:
 /// what a checkpoint covers.
+#[derive(Clone)]
 pub struct IndexBuilder {
     head: IndexHead,
     packs: Vec<PackSummary>,

@@ -16,6 +16,8 @@
 //!
 #![doc = include_str!("format.md")]
 
+pub mod attach;
+pub mod cycle;
 pub mod descriptor;
 pub mod entry;
 pub mod envelope;
@@ -26,6 +28,7 @@ pub mod limits;
 pub mod log;
 pub mod names;
 pub mod pack;
+pub mod publish;
 
 use crate::store::{Put, Store, StoreErrorKind};
 use crate::{Error, Kind, Result};

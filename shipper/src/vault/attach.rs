@@ -1,0 +1,363 @@
+//! The attach table (V10) and the base of a claim (V2), as a pure function of what the tracker knows and what the log
+//! says. It compares *images*, not numbers: a claim stands for its base, and base links lead from an image to the one
+//! below it.
+//!
+//! With A the anchor's entry, T the newest content (of a claim at the head, its base), and the *lineage* T, base of T,
+//! base of that, and so on:
+//!
+//! | owner of the newest claim | A | T | decision |
+//! |---|---|---|---|
+//! | no entries at all | | | initial |
+//! | not one of our disks | | | foreign owner, refused |
+//! | ours | any | none | initial |
+//! | ours | any | a point or fuzzy entry of our live freeze | adopt, release |
+//! | ours | in T's lineage, everything above vouched for | = A | delta over A |
+//! | ours | likewise | a checkpoint of our live freeze | continue over T |
+//! | ours | likewise | of another vouched cut | delta over T |
+//! | ours | in T's lineage, above it fuzzy entries or checkpoints not vouched for | | delta over the newest vouched for; the others are void |
+//! | ours | in T's lineage, above it a *point* not vouched for | | broken lineage |
+//! | ours | not in T's lineage, T vouched for: our own resynchronization was cut short | | resynchronization over T |
+//! | ours | none, or of another vault; T's whole lineage vouched for | | as if A were the beginning |
+//! | ours | none, or of another vault | otherwise | resynchronization over T |
+//! | ours | newer than T, and not in the log as we know it: the vault was put back | | resynchronization over T |
+//! | ours | otherwise | | broken lineage |
+//!
+//! With `take_over`, foreign owner and broken lineage become resynchronization over T.
+//!
+//! Adopting needs no look at A: a point of our live cut in this vault was put by a shipper of this very freeze, which
+//! chose its base by this table, and it is whole by itself.
+
+use super::Group;
+use super::entry::{Claim, Content, Draft, Entry, EntryHeader, EntryKind, EntryRef, Owner, Payload};
+use super::names;
+use crate::{Error, Kind, Result};
+use towline_tracker::control::message::Attached;
+use towline_tracker::id::{CutId, TargetId, VaultId};
+
+/// How the table looks into the log.
+pub trait Log {
+    /// The header of an entry; `None` if there is none.
+    ///
+    /// # Errors
+    /// `Damage`, the store's.
+    fn header(&mut self, seq: u64) -> Result<Option<EntryHeader>>;
+
+    /// An entry that must be there.
+    ///
+    /// # Errors
+    /// `Damage`, the store's.
+    fn entry(&mut self, seq: u64) -> Result<Entry>;
+}
+
+impl Log for &Group {
+    fn header(&mut self, seq: u64) -> Result<Option<EntryHeader>> {
+        self.entry_header(seq)
+    }
+
+    fn entry(&mut self, seq: u64) -> Result<Entry> {
+        self.entry_at(seq)
+    }
+}
+
+/// An image in the vault that new indexes are laid over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The entry's header.
+    pub header: EntryHeader,
+    /// Its content.
+    pub content: Content,
+}
+
+impl Base {
+    /// The entry by number and hash.
+    pub fn reference(&self) -> EntryRef {
+        self.header.reference()
+    }
+}
+
+/// What a shipper does with the group that it attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The vault has no image of the group: cut in full, ship all that is not zero.
+    Initial,
+    /// The pending set completes this image: ship frozen blocks.
+    Delta(Base),
+    /// The live freeze is published: release it with this entry, then go on as with `Delta`.
+    Adopt(Base),
+    /// A checkpoint of the live freeze: ship what it does not cover.
+    Continue(Base),
+    /// Cut in full, compare with this image, ship what differs.
+    Resync {
+        /// The newest image.
+        base: Base,
+        /// Why, for people.
+        reason: String,
+        /// Somebody asked for it.
+        taken_over: bool,
+    },
+    /// The log went on without this tracker: refused (V10).
+    BrokenLineage {
+        /// What does not fit, for people.
+        details: String,
+    },
+    /// The group belongs to other disks: refused (V10).
+    Foreign {
+        /// Names of the disks and of the host, for people.
+        owner: String,
+    },
+}
+
+/// Decides, given the answer to an attach, the vault, and the log with its head (0: empty).
+///
+/// # Errors
+/// `Damage` in the part of the log that was looked at; the store's.
+pub fn decide(
+    attached: &Attached,
+    vault: VaultId,
+    head: u64,
+    log: &mut impl Log,
+    take_over: bool,
+) -> Result<Decision> {
+    if head == 0 {
+        return Ok(Decision::Initial);
+    }
+    let newest = must(log, head)?;
+    let claim = log.entry(newest.epoch)?;
+    let Some(owner) = claim.claim() else {
+        return Err(Error::damage(
+            &format!("entry {}", newest.epoch),
+            "it is not the claim that others say it is",
+        ));
+    };
+    let tip = tip(&newest, log)?;
+    let ours = owner.owner.iter().any(|owner| attached.disks.iter().any(|disk| disk.id == owner.id));
+    if !ours {
+        return Ok(match (take_over, tip) {
+            (false, _) => Decision::Foreign { owner: describe(owner) },
+            (true, 0) => Decision::Initial,
+            (true, tip) => resync(log, tip, "the group was taken over from other disks", true)?,
+        });
+    }
+    if tip == 0 {
+        return Ok(Decision::Initial);
+    }
+    let live = attached.live.map(|live| live.cut);
+    let top = must(log, tip)?;
+    if live == Some(top.cut) && top.kind != EntryKind::Checkpoint {
+        return Ok(Decision::Adopt(base(log, tip)?));
+    }
+    let anchor = attached.anchor.filter(|anchor| anchor.vault == vault);
+    let bottom = anchor.map_or(0, |anchor| anchor.seq);
+    // The lineage from the tip down to the anchor, the newest first.
+    let mut above = Vec::new();
+    let mut at = tip;
+    while at > bottom {
+        let header = must(log, at)?;
+        at = header.base;
+        above.push(header);
+    }
+    let vouched = |header: &EntryHeader| attached.vouched.contains(&header.cut) || live == Some(header.cut);
+    let in_log = match anchor {
+        Some(anchor) => log.header(anchor.seq)?.is_some_and(|header| header.hash() == anchor.hash),
+        None => false,
+    };
+    if at == bottom && (in_log || anchor.is_none()) {
+        // Above the anchor: first what the tracker vouches for, then what it does not.
+        let known = above.iter().rev().take_while(|header| vouched(header)).count();
+        let (unknown, known) = above.split_at(above.len() - known);
+        let newest = known.first().map_or(bottom, |header| header.seq);
+        if anchor.is_none() && !unknown.is_empty() {
+            let reason = match attached.anchor {
+                Some(_) => "the tracker last replicated to another vault",
+                None => "the tracker does not know what the vault has (its sidecar is new)",
+            };
+            return resync(log, tip, reason, false);
+        }
+        if let Some(point) = unknown.iter().find(|header| header.kind == EntryKind::Point) {
+            let details = format!(
+                "point {} (entry {}) is newer than what this tracker released last (entry {bottom}) and was not made \
+                 from it",
+                point.cut, point.seq
+            );
+            return broken(log, tip, details, take_over);
+        }
+        let base = base(log, newest)?;
+        return Ok(if live == Some(base.header.cut) {
+            Decision::Continue(base)
+        } else {
+            Decision::Delta(base)
+        });
+    }
+    if vouched(&top) {
+        return resync(log, tip, "an earlier resynchronization was cut short", false);
+    }
+    if tip < bottom && !in_log {
+        return resync(log, tip, "the vault is older than what this tracker released last", false);
+    }
+    let details = match in_log {
+        true => format!("entry {bottom}, which this tracker released last, was passed over by a later claim"),
+        false => format!("entry {bottom} is not the one that this tracker released last"),
+    };
+    broken(log, tip, details, take_over)
+}
+
+fn must(log: &mut impl Log, seq: u64) -> Result<EntryHeader> {
+    log.header(seq)?.ok_or_else(|| Error::damage(&format!("entry {seq}"), "it is missing"))
+}
+
+/// The newest content that the newest entry stands for; 0: none.
+fn tip(newest: &EntryHeader, log: &mut impl Log) -> Result<u64> {
+    let mut header = *newest;
+    loop {
+        match header.kind {
+            EntryKind::Claim => return Ok(header.base),
+            kind if kind.has_content() => return Ok(header.seq),
+            _ => header = must(log, header.seq - 1)?,
+        }
+    }
+}
+
+fn base(log: &mut impl Log, seq: u64) -> Result<Base> {
+    let entry = log.entry(seq)?;
+    match entry.payload {
+        Payload::Content(content) => Ok(Base { header: entry.header, content }),
+        _ => Err(Error::damage(&format!("entry {seq}"), "it holds no image, although others lie over it")),
+    }
+}
+
+fn resync(log: &mut impl Log, tip: u64, reason: &str, taken_over: bool) -> Result<Decision> {
+    Ok(Decision::Resync { base: base(log, tip)?, reason: reason.to_owned(), taken_over })
+}
+
+fn broken(log: &mut impl Log, tip: u64, details: String, take_over: bool) -> Result<Decision> {
+    match take_over {
+        true => resync(log, tip, "the group was taken over from another lineage", true),
+        false => Ok(Decision::BrokenLineage { details }),
+    }
+}
+
+/// The owner of a group, for messages.
+pub fn describe(claim: &Claim) -> String {
+    let disks: Vec<_> = claim.owner.iter().map(|disk| format!("{} ({})", disk.name, disk.id)).collect();
+    format!("group {} belongs to {} on host {}", claim.group, disks.join(", "), claim.host)
+}
+
+/// What a claim says of its maker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimant {
+    /// The host's name.
+    pub host: String,
+    /// The target.
+    pub target: TargetId,
+    /// Nanoseconds since 1970.
+    pub time_ns: u64,
+}
+
+impl Decision {
+    /// The image that new indexes are laid over.
+    pub fn base(&self) -> Option<&Base> {
+        match self {
+            Self::Delta(base) | Self::Adopt(base) | Self::Continue(base) | Self::Resync { base, .. } => {
+                Some(base)
+            }
+            Self::Initial | Self::BrokenLineage { .. } | Self::Foreign { .. } => None,
+        }
+    }
+
+    /// The decision, or its refusal as an error with the remedy.
+    ///
+    /// # Errors
+    /// `BrokenLineage`, `ForeignOwner`.
+    pub fn accept(self) -> Result<Self> {
+        match self {
+            Self::BrokenLineage { details } => Err(Error::new(
+                Kind::BrokenLineage,
+                format!(
+                    "broken lineage: {details}; use another vault, or --take-over to compare everything and go on"
+                ),
+            )),
+            Self::Foreign { owner } => Err(Error::new(
+                Kind::ForeignOwner,
+                format!("{owner}; give this tracker another --group, or ship with --take-over"),
+            )),
+            decision => Ok(decision),
+        }
+    }
+
+    /// The claim to put at the head (V2).
+    pub fn claim(&self, attached: &Attached, claimant: &Claimant) -> Draft {
+        let base = self.base();
+        let cut = base.map(|base| base.header.cut);
+        let continued =
+            cut.filter(|cut| attached.vouched.contains(cut) || attached.live.is_some_and(|l| l.cut == *cut));
+        let (taken_over, reason) = match self {
+            Self::Resync { taken_over, reason, .. } => (*taken_over, format!("resynchronization: {reason}")),
+            Self::Initial => (false, "initial replication".to_owned()),
+            _ => (false, String::new()),
+        };
+        let claim = Claim {
+            base: base.map(Base::reference),
+            continued: continued.into_iter().collect(),
+            group: attached.group.clone(),
+            owner: attached.disks.iter().map(|disk| Owner { id: disk.id, name: disk.name.clone() }).collect(),
+            session: attached.session,
+            attach: attached.attach,
+            host: claimant.host.clone(),
+            target: claimant.target,
+            taken_over,
+            reason,
+        };
+        Draft {
+            kind: EntryKind::Claim,
+            cut: CutId::random(),
+            time_ns: claimant.time_ns,
+            base: claim.base.map_or(0, |base| base.seq),
+            attached: Vec::new(),
+            payload: Payload::Claim(claim),
+        }
+    }
+}
+
+impl Group {
+    /// Everything that a shipper does before it may append: finds the head, decides by the table, puts the claim, and
+    /// does it again when somebody else was quicker.
+    ///
+    /// # Errors
+    /// `BrokenLineage`, `ForeignOwner`, `Damage`, the store's.
+    pub fn claim(&self, attached: &Attached, claimant: &Claimant, take_over: bool) -> Result<Claimed> {
+        let mut known =
+            attached.anchor.filter(|anchor| anchor.vault == self.seal.vault).map_or(0, |anchor| anchor.seq);
+        loop {
+            let head = self.head(known)?;
+            let decision = decide(attached, self.seal.vault, head, &mut &*self, take_over)?.accept()?;
+            let before = match head {
+                0 => None,
+                // The chain from the base on is checked whenever somebody builds on it.
+                head => {
+                    let from = decision.base().map_or(head, |base| base.header.seq);
+                    self.chain(from, head)?.last().map(EntryHeader::reference)
+                }
+            };
+            let draft = decision.claim(attached, claimant);
+            match self.append(before, 0, &draft)? {
+                super::log::Appended::Ours(header) => return Ok(Claimed { decision, claim: header }),
+                super::log::Appended::Theirs(header) => {
+                    tracing::info!(
+                        entry = names::entry(self.seal.group, header.seq),
+                        "another shipper was quicker"
+                    );
+                    known = header.seq;
+                }
+            }
+        }
+    }
+}
+
+/// A shipper's right to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// What to do.
+    pub decision: Decision,
+    /// The claim; its seq is the writer epoch, and it is the head.
+    pub claim: EntryHeader,
+}

@@ -1,0 +1,215 @@
+//! One cycle's objects, without I/O: frames in, packs and indexes out, and the lists for the entry.
+//!
+//! A cycle that stays within [`ATTACHED_MAX`] rides inside its entry: one request (V1).
+
+use super::entry::{ATTACHED, Content, DiskImage};
+use super::envelope::Seal;
+use super::frame::EncodedFrame;
+use super::index::{IndexBuilder, IndexHead, blocks_of};
+use super::limits::{ATTACHED_MAX, PACK_SIZE_MAX, PACK_SIZE_MIN};
+use super::pack::{FinishedPack, PackBuilder};
+use towline_tracker::id::{CutId, DiskId};
+
+/// A disk at the cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskShape {
+    /// The disk.
+    pub id: DiskId,
+    /// Its name in the group.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// log2 of its block size.
+    pub block_shift: u8,
+}
+
+impl DiskShape {
+    /// The image in `base` over which an index of this disk can be laid: that of the same disk with the same block
+    /// size. Without one everything that is not zero must be shipped.
+    pub fn base_image<'a>(&self, base: Option<&'a Content>) -> Option<&'a DiskImage> {
+        base?.disk(self.id).filter(|image| image.block_shift == self.block_shift)
+    }
+}
+
+/// An object to put: its full name and bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// The full name.
+    pub name: String,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// What ends a checkpoint or a cycle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// To be durable before the entry is put.
+    pub objects: Vec<Object>,
+    /// For [`super::entry::Draft::attached`].
+    pub attached: Vec<u8>,
+    /// For [`Content::disks`].
+    pub disks: Vec<DiskImage>,
+}
+
+struct Disk {
+    image: DiskImage,
+    /// Blocks of the image below; beyond them it reads as zeros.
+    below: u64,
+    /// The size differs from that of the image below: an index must say so, also an empty one, because it clips.
+    resized: bool,
+    pack: Option<PackBuilder>,
+    index: IndexBuilder,
+}
+
+fn head(image: &DiskImage) -> IndexHead {
+    IndexHead { disk: image.id, size: image.size, block_shift: image.block_shift, level: 0 }
+}
+
+/// Builds the objects of one cut.
+pub struct Assembler {
+    seal: Seal,
+    epoch: u64,
+    cut: CutId,
+    pack_size: usize,
+    disks: Vec<Disk>,
+}
+
+impl Assembler {
+    /// For a cut of `disks` (complete, in the group's order), laid over the content `base`, put by the writer of
+    /// `epoch`. Packs are closed at `pack_size` bytes.
+    pub fn new(
+        seal: Seal,
+        epoch: u64,
+        cut: CutId,
+        pack_size: usize,
+        base: Option<&Content>,
+        disks: &[DiskShape],
+    ) -> Self {
+        let disks = disks
+            .iter()
+            .map(|shape| {
+                let below = shape.base_image(base);
+                let image = DiskImage {
+                    id: shape.id,
+                    name: shape.name.clone(),
+                    size: shape.size,
+                    block_shift: shape.block_shift,
+                    indexes: below.map_or_else(Vec::new, |below| below.indexes.clone()),
+                };
+                Disk {
+                    below: below.map_or(0, |below| blocks_of(below.size, below.block_shift)),
+                    resized: below.is_some_and(|below| below.size != shape.size),
+                    pack: None,
+                    index: IndexBuilder::new(head(&image)),
+                    image,
+                }
+            })
+            .collect();
+        Self { seal, epoch, cut, pack_size: pack_size.clamp(PACK_SIZE_MIN, PACK_SIZE_MAX), disks }
+    }
+
+    /// Adds a frame of the disk at this place in the order; answers a pack that is full and can be put.
+    pub fn frame(&mut self, disk: usize, frame: EncodedFrame) -> Option<Object> {
+        let (seal, epoch, cut) = (self.seal, self.epoch, self.cut);
+        let state = &mut self.disks[disk];
+        let (id, shift) = (state.image.id, state.image.block_shift);
+        let pack = state.pack.get_or_insert_with(|| PackBuilder::new(seal, epoch, cut, id, shift));
+        pack.push(frame);
+        if pack.is_full(self.pack_size) {
+            return self.close(disk);
+        }
+        // Many disks must not hold many open packs: together at most two.
+        let open = |disk: &Disk| disk.pack.as_ref().map_or(0, PackBuilder::len);
+        if self.disks.iter().map(open).sum::<usize>() < 2 * self.pack_size {
+            return None;
+        }
+        let largest = (0..self.disks.len()).max_by_key(|disk| open(&self.disks[*disk]))?;
+        self.close(largest)
+    }
+
+    /// Adds `count` blocks of zeros. Where no image is below, nothing needs to be said: it reads as zeros.
+    pub fn zeros(&mut self, disk: usize, block: u64, count: u64) {
+        let state = &mut self.disks[disk];
+        if block < state.below {
+            state.index.add_zeros(block, count.min(state.below - block));
+        }
+    }
+
+    /// Closes all that is open, so that an entry can name all that was added: for a checkpoint.
+    pub fn checkpoint(&mut self) -> Flushed {
+        let mut objects = Vec::new();
+        for disk in 0..self.disks.len() {
+            objects.extend(self.close(disk));
+            let state = &mut self.disks[disk];
+            if state.index.is_empty() && !state.resized {
+                continue;
+            }
+            let index = std::mem::replace(&mut state.index, IndexBuilder::new(head(&state.image)));
+            let index = index.finish(&self.seal, self.epoch, self.cut);
+            state.resized = false;
+            state.image.indexes.push(index.reference);
+            objects.push(Object { name: index.object, bytes: index.bytes });
+        }
+        Flushed { objects, attached: Vec::new(), disks: self.images() }
+    }
+
+    /// Closes all that is open: for the entry that ends the cycle.
+    pub fn finish(mut self) -> Flushed {
+        let open = |disk: &Disk| disk.pack.as_ref().map_or(0, PackBuilder::len);
+        if self.disks.iter().map(open).sum::<usize>() > ATTACHED_MAX {
+            return self.checkpoint();
+        }
+        let mut packs: Vec<Option<FinishedPack>> =
+            self.disks.iter_mut().map(|disk| disk.pack.take().map(PackBuilder::finish)).collect();
+        if let Some(flushed) = self.attach(&packs) {
+            return flushed;
+        }
+        let mut objects = Vec::new();
+        for (disk, pack) in self.disks.iter_mut().zip(&mut packs) {
+            if let Some(pack) = pack.take() {
+                disk.index.add_pack(pack.summary);
+                objects.push(Object { name: pack.object, bytes: pack.bytes });
+            }
+        }
+        let mut flushed = self.checkpoint();
+        objects.append(&mut flushed.objects);
+        Flushed { objects, ..flushed }
+    }
+
+    /// The end of a cycle with these packs and their indexes inside the entry, if they fit.
+    fn attach(&self, packs: &[Option<FinishedPack>]) -> Option<Flushed> {
+        let mut attached = Vec::new();
+        let mut append = |bytes: &[u8]| {
+            let offset = (ATTACHED + attached.len()) as u64;
+            attached.extend_from_slice(bytes);
+            (attached.len() <= ATTACHED_MAX).then_some(offset)
+        };
+        let mut disks = self.images();
+        for ((disk, pack), image) in self.disks.iter().zip(packs).zip(&mut disks) {
+            let mut index = disk.index.clone();
+            if let Some(pack) = pack {
+                let mut summary = pack.summary.clone();
+                summary.offset = append(&pack.bytes)?;
+                index.add_pack(summary);
+            }
+            if index.is_empty() && !disk.resized {
+                continue;
+            }
+            let mut index = index.finish(&self.seal, self.epoch, self.cut);
+            index.reference.offset = append(&index.bytes)?;
+            image.indexes.push(index.reference);
+        }
+        Some(Flushed { objects: Vec::new(), attached, disks })
+    }
+
+    fn close(&mut self, disk: usize) -> Option<Object> {
+        let state = &mut self.disks[disk];
+        let pack = state.pack.take()?.finish();
+        state.index.add_pack(pack.summary);
+        Some(Object { name: pack.object, bytes: pack.bytes })
+    }
+
+    fn images(&self) -> Vec<DiskImage> {
+        self.disks.iter().map(|disk| disk.image.clone()).collect()
+    }
+}
