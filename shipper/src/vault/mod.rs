@@ -16,12 +16,14 @@
 //!
 #![doc = include_str!("format.md")]
 
+pub mod access;
 pub mod attach;
 pub mod cycle;
 pub mod descriptor;
 pub mod entry;
 pub mod envelope;
 pub mod frame;
+pub mod image;
 pub mod index;
 pub mod layout;
 pub mod limits;
@@ -29,6 +31,8 @@ pub mod log;
 pub mod names;
 pub mod pack;
 pub mod publish;
+#[cfg(test)]
+pub(crate) mod sample;
 
 use crate::store::{Put, Store, StoreErrorKind};
 use crate::{Error, Kind, Result};

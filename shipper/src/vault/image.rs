@@ -1,0 +1,331 @@
+//! The image of a disk: indexes laid one over the other, looked at through windows of blocks.
+//!
+//! A window is filled from the newest index down, and only where nothing newer is, so a walk over a whole image reads
+//! every overlapping page once and holds some 50 bytes a block of the window, whatever the disk's size.
+
+use super::access::{Index, Reader};
+use super::entry::DiskImage;
+use super::frame::BlockHash;
+use super::index::{PackRef, blocks_of};
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// A frame that holds blocks of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameRef {
+    /// Which pack of the image: see [`Image::pack`].
+    pub pack: u32,
+    /// Where its sealed bytes begin in the pack.
+    pub offset: u64,
+    /// How many they are.
+    pub sealed: u32,
+    /// Its number in the pack.
+    pub number: u32,
+    /// Its blocks.
+    pub blocks: u32,
+}
+
+/// What an image has at a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// Zeros, or nothing, which reads as zeros.
+    Zero,
+    /// Data.
+    Data {
+        /// The frame.
+        frame: &'a FrameRef,
+        /// The block's place in the frame.
+        slot: u16,
+        /// The block's hash.
+        hash: &'a BlockHash,
+    },
+}
+
+/// The image of a disk in an entry.
+pub struct Image {
+    reader: Arc<Reader>,
+    size: u64,
+    block_shift: u8,
+    /// The oldest first.
+    layers: Vec<Layer>,
+    packs: Vec<PackRef>,
+}
+
+struct Layer {
+    index: Index,
+    /// Blocks from here on are clipped by a newer index for a smaller disk, or by the image's own size.
+    end: u64,
+    /// Its first pack among the image's.
+    first_pack: u32,
+}
+
+impl Image {
+    /// Opens the directories of all indexes of an image.
+    ///
+    /// # Errors
+    /// `Damage`, `NewerVault`, the store's.
+    pub fn open(reader: Arc<Reader>, disk: &DiskImage) -> Result<Self> {
+        let mut layers = Vec::with_capacity(disk.indexes.len());
+        let mut packs = Vec::new();
+        for reference in &disk.indexes {
+            let index = reader.open_index(reference)?;
+            let head = &index.directory.head;
+            if head.disk != disk.id || head.block_shift != disk.block_shift {
+                return Err(Error::damage(
+                    &reader.index_place(reference).name,
+                    "it is about another disk than the entry says",
+                ));
+            }
+            let first_pack =
+                u32::try_from(packs.len()).map_err(|_| Error::damage("an image", "too many packs"))?;
+            packs.extend_from_slice(&index.directory.packs);
+            layers.push(Layer { end: blocks_of(head.size, head.block_shift), index, first_pack });
+        }
+        let mut end = blocks_of(disk.size, disk.block_shift);
+        for layer in layers.iter_mut().rev() {
+            end = end.min(layer.end);
+            layer.end = end;
+        }
+        Ok(Self { reader, size: disk.size, block_shift: disk.block_shift, layers, packs })
+    }
+
+    /// The disk's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// log2 of the block size.
+    pub fn block_shift(&self) -> u8 {
+        self.block_shift
+    }
+
+    /// The disk's size in blocks.
+    pub fn blocks(&self) -> u64 {
+        blocks_of(self.size, self.block_shift)
+    }
+
+    /// What reads the image's objects.
+    pub fn reader(&self) -> &Arc<Reader> {
+        &self.reader
+    }
+
+    /// A pack that frames refer to.
+    pub fn pack(&self, number: u32) -> &PackRef {
+        &self.packs[number as usize]
+    }
+
+    /// At most this many blocks hold data: the sum over all indexes, not looking at what lies over what.
+    pub fn data_blocks_bound(&self) -> u64 {
+        let sum =
+            self.layers.iter().map(|layer| layer.index.directory.data_blocks.min(layer.end)).sum::<u64>();
+        sum.min(self.blocks())
+    }
+
+    /// What the image has at the blocks `[first, first + count)`; beyond its end it has zeros.
+    ///
+    /// # Errors
+    /// `Damage`, the store's.
+    pub fn window(&self, first: u64, count: usize) -> Result<Window> {
+        let mut window = Window::new(first, count);
+        for layer in self.layers.iter().rev() {
+            if window.unset == 0 {
+                break;
+            }
+            let end = layer.end.min(first.saturating_add(count as u64));
+            let pages = &layer.index.directory.pages;
+            let from = pages.partition_point(|page| page.end <= first);
+            for (number, _) in pages.iter().enumerate().skip(from).take_while(|(_, page)| page.first < end) {
+                let page = self.reader.page(&layer.index, number)?;
+                window.fill(&page, layer.first_pack, end);
+            }
+        }
+        Ok(window)
+    }
+}
+
+/// A part of an image, resolved.
+pub struct Window {
+    first: u64,
+    /// Per block: 0 nothing found, 1 zeros, else a cell + 2.
+    codes: Vec<u32>,
+    /// Per block with data: frame, slot.
+    cells: Vec<(u32, u16)>,
+    hashes: Vec<BlockHash>,
+    frames: Vec<FrameRef>,
+    unset: usize,
+}
+
+impl Window {
+    fn new(first: u64, count: usize) -> Self {
+        let (codes, cells, hashes, frames) = (vec![0; count], Vec::new(), Vec::new(), Vec::new());
+        Self { first, codes, cells, hashes, frames, unset: count }
+    }
+
+    fn fill(&mut self, page: &super::index::Page, first_pack: u32, end: u64) {
+        let begin = page.runs.partition_point(|run| run.block + u64::from(run.count) <= self.first);
+        let mut known = vec![u32::MAX; page.frames.len()];
+        for run in &page.runs[begin..] {
+            if run.block >= end {
+                break;
+            }
+            let from = run.block.max(self.first);
+            let to = (run.block + u64::from(run.count)).min(end);
+            for block in from..to {
+                let code = &mut self.codes[usize::try_from(block - self.first).expect("inside the window")];
+                if *code != 0 {
+                    continue;
+                }
+                self.unset -= 1;
+                let Some(frame) = run.frame else {
+                    *code = 1;
+                    continue;
+                };
+                let known = &mut known[usize::from(frame)];
+                if *known == u32::MAX {
+                    let frame = &page.frames[usize::from(frame)];
+                    *known = u32::try_from(self.frames.len()).expect("fewer frames than blocks");
+                    self.frames.push(FrameRef {
+                        pack: first_pack + frame.pack,
+                        offset: frame.offset,
+                        sealed: frame.sealed,
+                        number: frame.number,
+                        blocks: frame.blocks,
+                    });
+                }
+                let into = u32::try_from(block - run.block).expect("a data run is short");
+                let slot = run.slot + u16::try_from(into).expect("a data run is short");
+                *code = u32::try_from(self.cells.len()).expect("a window is small") + 2;
+                self.cells.push((*known, slot));
+                self.hashes.push(page.hashes[(run.hash + into) as usize]);
+            }
+        }
+    }
+
+    /// Its first block.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Its blocks.
+    pub fn count(&self) -> usize {
+        self.codes.len()
+    }
+
+    /// Blocks with data.
+    pub fn data_blocks(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// What the image has at a block, which must be in the window.
+    pub fn get(&self, block: u64) -> Found<'_> {
+        match self.codes[usize::try_from(block - self.first).expect("inside the window")] {
+            0 | 1 => Found::Zero,
+            code => {
+                let cell = code as usize - 2;
+                let (frame, slot) = self.cells[cell];
+                Found::Data { frame: &self.frames[frame as usize], slot, hash: &self.hashes[cell] }
+            }
+        }
+    }
+
+    /// Every block that holds data, in block order.
+    pub fn data(&self) -> impl Iterator<Item = (u64, &FrameRef, u16, &BlockHash)> {
+        (self.first..).zip(&self.codes).filter(|(_, code)| **code >= 2).map(|(block, code)| {
+            let cell = *code as usize - 2;
+            let (frame, slot) = self.cells[cell];
+            (block, &self.frames[frame as usize], slot, &self.hashes[cell])
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{BLOCK, Change, Cycle, World};
+    use super::*;
+    use crate::vault::entry::EntryKind;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use towline_tracker::id::CutId;
+
+    fn change() -> impl Strategy<Value = Change> {
+        prop_oneof![
+            any::<u64>().prop_map(Change::Noise),
+            any::<u8>().prop_map(Change::Text),
+            Just(Change::Zero)
+        ]
+    }
+
+    fn disk() -> impl Strategy<Value = (u64, BTreeMap<u64, Change>)> {
+        (1u64..400_000).prop_flat_map(|size| {
+            let blocks = size.div_ceil(BLOCK as u64);
+            (Just(size), prop::collection::btree_map(0..blocks, change(), 0..60))
+        })
+    }
+
+    /// A block that a shrink cut through, or that came back, is dirty (DESIGN 3.6): the tracker marks what lies
+    /// between the old and the new end.
+    fn with_edges(cycle: &mut Cycle, disks: &[Vec<u8>; 2]) {
+        for (n, (size, changes)) in cycle.iter_mut().enumerate() {
+            let (old, new) = (disks[n].len() as u64, *size);
+            for end in [old, new] {
+                let edge = end / BLOCK as u64;
+                if old != new && end % BLOCK as u64 != 0 && edge * (BLOCK as u64) < new {
+                    changes.entry(edge).or_insert(Change::Text(3));
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Goal: whatever is laid over whatever, every point reads as the disk was. Method: random cycles of two
+        /// disks with resizes, zeros, checkpoints and pack sizes against byte arrays, in random windows.
+        #[test]
+        fn every_point_reads_as_the_model(
+            cycles in prop::collection::vec(([disk(), disk()], 5usize..80, any::<bool>()), 1..8),
+            windows in prop::collection::vec((0u64..110, 1usize..110), 1..6),
+            small in any::<bool>(),
+        ) {
+            let mut world = World::new();
+            world.pack_size = if small { 1 << 16 } else { 1 << 20 };
+            for (mut cycle, checkpoint, fuzzy) in cycles {
+                with_edges(&mut cycle, &world.disks);
+                if fuzzy {
+                    world.publish(&cycle, CutId::random(), EntryKind::Fuzzy, checkpoint);
+                } else {
+                    world.publish(&cycle, CutId::random(), EntryKind::Point, checkpoint);
+                }
+            }
+            let hasher = world.group.hasher();
+            let reader = Arc::new(Reader::new(world.group.clone(), 4 << 10));
+            let head = world.group.head(0).unwrap();
+            let mut points = world.points.iter();
+            for seq in 1..=head {
+                let entry = world.group.entry_at(seq).unwrap();
+                if entry.header.kind != EntryKind::Point {
+                    continue;
+                }
+                let (cut, model) = points.next().unwrap();
+                prop_assert_eq!(*cut, entry.header.cut);
+                for (disk, model) in entry.content().unwrap().disks.iter().zip(model) {
+                    let image = Image::open(reader.clone(), disk).unwrap();
+                    prop_assert_eq!(image.size(), model.len() as u64);
+                    for (first, count) in windows.iter().copied().chain([(0, 120)]) {
+                        let window = image.window(first, count).unwrap();
+                        prop_assert_eq!(window.data().count(), window.data_blocks());
+                        for block in first..first + count as u64 {
+                            let at = usize::try_from(block).unwrap() * BLOCK;
+                            let mut bytes = model.get(at..model.len().min(at + BLOCK)).unwrap_or(&[]).to_vec();
+                            bytes.resize(BLOCK, 0);
+                            match window.get(block) {
+                                Found::Zero => prop_assert!(bytes.iter().all(|byte| *byte == 0), "block {}", block),
+                                Found::Data { hash, .. } => prop_assert_eq!(hasher.hash(&bytes), *hash, "block {}", block),
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

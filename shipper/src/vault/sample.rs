@@ -1,0 +1,241 @@
+//! A small writer for tests: cycles of one group of two disks into a memory store, with a model of what each point
+//! must be.
+
+use super::attach::{Base, Claimant};
+use super::cycle::{Assembler, DiskShape, Flushed};
+use super::entry::{Consistency, Content, Draft, EntryHeader, EntryKind, EntryRef, Payload, Totals};
+use super::frame::FrameBuilder;
+use super::log::Appended;
+use super::{Group, Vault};
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use towline_tracker::control::message::{Attached, DiskInfo, LiveFreeze};
+use towline_tracker::id::{Anchor, AttachNumber, CutId, DiskId, Generation, Session, TargetId};
+
+/// The block size of everything here.
+pub(crate) const BLOCK: usize = 4096;
+
+/// What the guest did to a block.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// Noise of this seed.
+    Noise(u64),
+    /// Data that compresses.
+    Text(u8),
+    Zero,
+}
+
+impl Change {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Zero => vec![0; BLOCK],
+            Self::Text(letter) => vec![*letter | 1; BLOCK],
+            Self::Noise(seed) => {
+                let mut bytes = vec![0; BLOCK];
+                blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+                bytes
+            }
+        }
+    }
+}
+
+/// One cycle: for each disk its size in bytes and its changed blocks.
+pub(crate) type Cycle = [(u64, BTreeMap<u64, Change>); 2];
+
+pub(crate) struct World {
+    pub(crate) store: MemoryStore,
+    pub(crate) vault: Vault,
+    pub(crate) group: Group,
+    pub(crate) head: Option<EntryRef>,
+    pub(crate) epoch: u64,
+    pub(crate) base: Option<Base>,
+    pub(crate) attached: Attached,
+    /// The disks as they are.
+    pub(crate) disks: [Vec<u8>; 2],
+    /// Each point with the disks as they were.
+    pub(crate) points: Vec<(CutId, [Vec<u8>; 2])>,
+    pub(crate) pack_size: usize,
+    time_ns: u64,
+}
+
+pub(crate) fn disk_id(n: u8) -> DiskId {
+    DiskId([0xd0 + n; 16])
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let store = MemoryStore::new();
+        let vault = Vault::init(Arc::new(store.clone()), 1).unwrap();
+        let group = vault.group("db");
+        let disk = |n: u8| DiskInfo {
+            id: disk_id(n),
+            name: format!("disk{n}.raw"),
+            size: 0,
+            block_shift: 12,
+            resync: None,
+        };
+        let attached = Attached {
+            attach: AttachNumber(1),
+            group: "db".into(),
+            session: Session(1),
+            disks: vec![disk(0), disk(1)],
+            anchor: None,
+            live: None,
+            vouched: Vec::new(),
+        };
+        let (disks, points) = (Default::default(), Vec::new());
+        Self {
+            store,
+            vault,
+            group,
+            head: None,
+            epoch: 0,
+            base: None,
+            attached,
+            disks,
+            points,
+            pack_size: 1 << 16,
+            time_ns: 1_700_000_000_000_000_000,
+        }
+    }
+
+    /// The same tracker in front of another store.
+    pub(crate) fn switch(&mut self, store: &MemoryStore) {
+        self.store = store.clone();
+        self.vault = Vault::open(Arc::new(store.clone())).unwrap();
+        self.group = self.vault.group("db");
+    }
+
+    pub(crate) fn claimant(&self) -> Claimant {
+        Claimant { host: "here".into(), target: TargetId([7; 16]), time_ns: self.time_ns }
+    }
+
+    /// Claims as a shipper does at its start, and takes its decision's base.
+    pub(crate) fn claim(&mut self, take_over: bool) -> crate::Result<super::attach::Decision> {
+        let claimed = self.group.claim(&self.attached, &self.claimant(), take_over)?;
+        self.epoch = claimed.claim.seq;
+        self.head = Some(claimed.claim.reference());
+        self.base = claimed.decision.base().cloned();
+        Ok(claimed.decision)
+    }
+
+    /// Publishes a cycle as a point and releases it.
+    pub(crate) fn cycle(&mut self, cycle: &Cycle) -> CutId {
+        let cut = CutId::random();
+        let header = self.publish(cycle, cut, EntryKind::Point, usize::MAX);
+        self.release(&header);
+        cut
+    }
+
+    pub(crate) fn release(&mut self, header: &EntryHeader) {
+        self.attached.anchor = Some(Anchor { vault: self.vault.id(), seq: header.seq, hash: header.hash() });
+        self.attached.live = None;
+        self.attached.vouched.clear();
+    }
+
+    /// The tracker holds this freeze.
+    pub(crate) fn freeze(&mut self, cut: CutId) {
+        self.attached.live = Some(LiveFreeze { cut, generation: Generation(1), sealed: true, fuzzy: false });
+        self.attached.vouched = vec![cut];
+    }
+
+    /// Ships a cycle; a checkpoint after every `checkpoint_every` blocks of a disk.
+    pub(crate) fn publish(
+        &mut self,
+        cycle: &Cycle,
+        cut: CutId,
+        kind: EntryKind,
+        checkpoint_every: usize,
+    ) -> EntryHeader {
+        if self.epoch == 0 {
+            self.claim(false).unwrap();
+        }
+        let shapes: Vec<DiskShape> = (0u8..)
+            .zip(cycle)
+            .map(|(n, (size, _))| DiskShape {
+                id: disk_id(n),
+                name: format!("disk{n}.raw"),
+                size: *size,
+                block_shift: 12,
+            })
+            .collect();
+        let base = self.base.as_ref().map(|base| &base.content);
+        let mut assembler = Assembler::new(self.group.seal, self.epoch, cut, self.pack_size, base, &shapes);
+        for (n, (size, changes)) in cycle.iter().enumerate() {
+            self.disks[n].resize(usize::try_from(*size).unwrap(), 0);
+            let mut frames = FrameBuilder::new(self.group.hasher(), 12).unwrap();
+            for (done, (block, change)) in changes.iter().enumerate() {
+                let at = usize::try_from(*block).unwrap() * BLOCK;
+                let length = BLOCK.min(self.disks[n].len() - at);
+                let bytes = &change.bytes()[..length];
+                self.disks[n][at..at + length].copy_from_slice(bytes);
+                match change {
+                    Change::Zero => assembler.zeros(n, *block, 1),
+                    _ => {
+                        let full = frames.push(*block, bytes).and_then(|frame| assembler.frame(n, frame));
+                        full.into_iter()
+                            .for_each(|object| self.store.put(&object.name, &object.bytes).unwrap());
+                    }
+                }
+                if (done + 1) % checkpoint_every == 0 {
+                    let full = frames.finish().and_then(|frame| assembler.frame(n, frame));
+                    full.into_iter().for_each(|object| self.store.put(&object.name, &object.bytes).unwrap());
+                    let flushed = assembler.checkpoint();
+                    self.entry(EntryKind::Checkpoint, cut, flushed);
+                }
+            }
+            let full = frames.finish().and_then(|frame| assembler.frame(n, frame));
+            full.into_iter().for_each(|object| self.store.put(&object.name, &object.bytes).unwrap());
+        }
+        let flushed = match kind {
+            EntryKind::Checkpoint => assembler.checkpoint(),
+            _ => assembler.finish(),
+        };
+        let header = self.entry(kind, cut, flushed);
+        if kind == EntryKind::Point {
+            self.points.push((cut, self.disks.clone()));
+        }
+        header
+    }
+
+    fn entry(&mut self, kind: EntryKind, cut: CutId, flushed: Flushed) -> EntryHeader {
+        for object in &flushed.objects {
+            self.store.put(&object.name, &object.bytes).unwrap();
+        }
+        let content = Content {
+            first_generation: Generation(1),
+            generation: Generation(1),
+            session: self.attached.session,
+            attach: self.attached.attach,
+            consistency: Consistency::Crash,
+            disks: flushed.disks,
+            covered: Vec::new(),
+            totals: Totals::default(),
+        };
+        self.time_ns += 1_000_000_000;
+        let draft = Draft {
+            kind,
+            cut,
+            time_ns: self.time_ns,
+            base: self.base.as_ref().map_or(0, |base| base.header.seq),
+            attached: flushed.attached,
+            payload: Payload::Content(content.clone()),
+        };
+        let Appended::Ours(header) = self.group.append(self.head, self.epoch, &draft).unwrap() else {
+            panic!("nobody else writes")
+        };
+        self.head = Some(header.reference());
+        let mut content = content;
+        content.resolve(header.seq);
+        self.base = Some(Base { header, content });
+        header
+    }
+}
+
+/// A cycle that only touches the first disk, both of 40 blocks and a half.
+pub(crate) fn simple(changes: impl IntoIterator<Item = (u64, Change)>) -> Cycle {
+    let size = 40 * BLOCK as u64 + 512;
+    [(size, changes.into_iter().collect()), (size, BTreeMap::new())]
+}
