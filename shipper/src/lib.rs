@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod error;
+pub mod pipeline;
 pub mod source;
 pub mod store;
 pub mod vault;

@@ -144,6 +144,11 @@ pub trait Source: Send + Sync {
 
 /// Reads batches, several under way at once, and gives them back in the order in which they were begun.
 pub trait Reader {
+    /// How many batches it gains to have under way at once.
+    fn depth(&self) -> usize {
+        1
+    }
+
     /// Begins to read a batch into a buffer of at least its size.
     ///
     /// # Errors

@@ -100,6 +100,10 @@ impl<'a> RingReader<'a> {
 }
 
 impl Reader for RingReader<'_> {
+    fn depth(&self) -> usize {
+        8
+    }
+
     fn begin(&mut self, batch: Batch, buffer: Buffer) -> Result<()> {
         let shift = self.disks[batch.disk].shift;
         let step = ((READ_MAX >> shift) as u64).max(1);

@@ -1,0 +1,467 @@
+//! The caller's end of the pipeline: frames into packs in order, objects to the putters, entries in their order.
+
+use super::below::{Below, shape};
+use super::jobs::{self, Planned};
+use super::put::{self, Item, Outcome};
+use super::work::{self, Done, Said, Shop};
+use super::{Counters, Plan, Retry};
+use crate::source::Source;
+use crate::store::{Put, StoreError};
+use crate::vault::cycle::{Assembler, Flushed, Object};
+use crate::vault::entry::{Consistency, Content, Covered, Draft, EntryHeader, EntryKind, Payload, Totals};
+use crate::vault::publish::{Action, Answer, Publisher};
+use crate::vault::{Group, names};
+use crate::{Error, Kind, Result};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use towline_tracker::id::{AttachNumber, Session};
+use towline_tracker::mutant;
+
+/// How often the caller's hooks are called at least.
+const TICK: Duration = Duration::from_millis(100);
+
+/// When a checkpoint is put.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoint {
+    /// After this many bytes put since the one before.
+    pub bytes: u64,
+    /// Or after this time.
+    pub age: Duration,
+}
+
+/// One cycle: a freeze to be shipped.
+pub struct Cycle<'a> {
+    /// The freeze.
+    pub source: &'a dyn Source,
+    /// Where it goes.
+    pub group: &'a Group,
+    /// The content over which it is laid.
+    pub base: Option<&'a Content>,
+    /// What is known of the blocks of `base`.
+    pub below: &'a dyn Below,
+    /// For each disk, whether its blocks are compared with `below`.
+    pub compare: &'a [bool],
+    /// What checkpoints of this cut have shipped already.
+    pub skip: &'a [Covered],
+    /// What this cycle had done before it was interrupted.
+    pub totals: Totals,
+    /// The tracker's session.
+    pub session: Session,
+    /// The attach under which the freeze is read.
+    pub attach: AttachNumber,
+    /// Sizes.
+    pub plan: Plan,
+    /// Checkpoints.
+    pub checkpoint: Checkpoint,
+    /// The store's bad moments.
+    pub retry: Retry,
+    /// Progress.
+    pub counters: &'a Counters,
+}
+
+/// What a cycle asks of its caller, always from the caller's own thread. An error ends the cycle.
+pub trait Hooks {
+    /// At least ten times a second.
+    ///
+    /// # Errors
+    /// The caller wants no more.
+    fn tick(&mut self) -> Result<()>;
+
+    /// After the last read over all disks and before the point is put (R2): whether the freeze is still exact.
+    ///
+    /// # Errors
+    /// The tracker did not say.
+    fn confirm(&mut self) -> Result<bool>;
+
+    /// An entry is in the log.
+    fn published(&mut self, header: &EntryHeader, content: &Content);
+}
+
+/// What came of a cycle.
+#[derive(Clone, Debug)]
+pub struct Shipped {
+    /// The point or fuzzy entry.
+    pub header: EntryHeader,
+    /// Its content, resolved.
+    pub content: Content,
+}
+
+/// Ships a freeze: everything from the first read to the published entry.
+///
+/// # Errors
+/// The source's, the store's, the hooks'; `Revoked` if another shipper's claim has our place.
+pub fn ship(cycle: &Cycle<'_>, publisher: &mut Publisher, hooks: &mut dyn Hooks) -> Result<Shipped> {
+    let Plan { workers, putters, window, .. } = cycle.plan;
+    let shop = Shop {
+        source: cycle.source,
+        below: cycle.below,
+        compare: cycle.compare,
+        hasher: cycle.group.hasher(),
+        counters: cycle.counters,
+    };
+    let store = &*cycle.group.store;
+    std::thread::scope(|scope| {
+        let (credit, credits) = bounded(window);
+        let (job_out, job_in) = bounded(window + 1);
+        let (done_out, done_in) = bounded(window + workers);
+        let (item_out, item_in) = bounded(putters);
+        let (outcome_out, outcome_in) = unbounded();
+        let (over_out, over_in) = bounded::<()>(0);
+        (0..window).for_each(|_| credit.send(()).expect("there is room"));
+        let planner = done_out.clone();
+        scope.spawn(move || {
+            if let Err(error) = jobs::plan(cycle.source, cycle.skip, &credits, &job_out) {
+                let _ = planner.send(Err(error));
+            }
+        });
+        for _ in 0..workers {
+            let (jobs, done): (Receiver<Planned>, Sender<Result<Said>>) = (job_in.clone(), done_out.clone());
+            let shop = &shop;
+            scope.spawn(move || work::work(shop, &jobs, &done));
+        }
+        drop((job_in, done_out));
+        for _ in 0..putters {
+            let (items, over, outcomes) = (item_in.clone(), over_in.clone(), outcome_out.clone());
+            scope.spawn(move || put::put(store, cycle.retry, cycle.counters, &items, &over, &outcomes));
+        }
+        // Whatever ends this function closes every channel, and so ends every thread.
+        let line = Line { credit, done: done_in, items: item_out, outcomes: outcome_in, _over: over_out };
+        Run::new(cycle, publisher, hooks, line).run()
+    })
+}
+
+/// The caller's ends of the channels.
+struct Line {
+    credit: Sender<()>,
+    done: Receiver<Result<Said>>,
+    items: Sender<Item>,
+    outcomes: Receiver<Outcome>,
+    _over: Sender<()>,
+}
+
+struct Run<'a> {
+    cycle: &'a Cycle<'a>,
+    publisher: &'a mut Publisher,
+    hooks: &'a mut dyn Hooks,
+    line: Line,
+    /// Gone once the cycle's last frame is in.
+    assembler: Option<Assembler>,
+    /// Jobs that overtook others.
+    early: BTreeMap<u64, Done>,
+    next: u64,
+    jobs: Option<u64>,
+    /// For each disk, the block before which everything frozen is assembled.
+    frontier: Vec<u64>,
+    totals: Totals,
+    waiting: VecDeque<Item>,
+    putting: usize,
+    /// Tries of the entry that is being put, and what the last one said.
+    tries: u32,
+    lost: Option<StoreError>,
+    /// Contents of the entries that are queued, in order.
+    queued: VecDeque<Content>,
+    since: Since,
+    shipped: Option<Shipped>,
+}
+
+/// What happened since the last checkpoint.
+struct Since {
+    time: Instant,
+    bytes: u64,
+    blocks: u64,
+    zero_runs: u64,
+    jobs: u64,
+}
+
+impl Since {
+    fn now() -> Self {
+        Self { time: Instant::now(), bytes: 0, blocks: 0, zero_runs: 0, jobs: 0 }
+    }
+}
+
+impl<'a> Run<'a> {
+    fn new(cycle: &'a Cycle<'a>, publisher: &'a mut Publisher, hooks: &'a mut dyn Hooks, line: Line) -> Self {
+        let disks = cycle.source.disks();
+        let shapes: Vec<_> = disks.iter().map(shape).collect();
+        let (seal, epoch, cut) = (cycle.group.seal, publisher.epoch(), cycle.source.info().cut);
+        let assembler = Assembler::new(seal, epoch, cut, cycle.plan.pack_size, cycle.base, &shapes);
+        let totals =
+            Totals { bytes_changed: disks.iter().map(|disk| disk.frozen_bytes).sum(), ..cycle.totals };
+        let covered = |id| {
+            let of = cycle.skip.iter().filter(move |covered| covered.disk == id);
+            of.filter(|covered| covered.first == 0).map(|covered| covered.count).max().unwrap_or(0)
+        };
+        let frontier = disks.iter().map(|disk| covered(disk.id)).collect();
+        let skipped: u64 = disks.iter().map(|disk| covered(disk.id) << disk.block_shift).sum();
+        cycle.counters.todo.store(totals.bytes_changed.saturating_sub(skipped), Ordering::Relaxed);
+        Self {
+            cycle,
+            publisher,
+            hooks,
+            line,
+            assembler: Some(assembler),
+            early: BTreeMap::new(),
+            next: 0,
+            jobs: None,
+            frontier,
+            totals,
+            waiting: VecDeque::new(),
+            putting: 0,
+            tries: 0,
+            lost: None,
+            queued: VecDeque::new(),
+            since: Since::now(),
+            shipped: None,
+        }
+    }
+
+    fn run(mut self) -> Result<Shipped> {
+        let nobody = never();
+        let mut ticked = Instant::now();
+        loop {
+            self.publish()?;
+            if let Some(shipped) = self.shipped.take() {
+                return Ok(shipped);
+            }
+            self.hand_out();
+            // Packs wait for a putter: let the workers wait too.
+            let done = if self.waiting.is_empty() { &self.line.done } else { &nobody };
+            select! {
+                recv(done) -> said => match said {
+                    Ok(said) => self.hear(said?)?,
+                    // All workers are gone, which is right only when all jobs are assembled.
+                    Err(_) if self.assembler.is_none() => {
+                        let outcome = self.line.outcomes.recv_timeout(TICK);
+                        if let Ok(outcome) = outcome { self.put(outcome)? }
+                    }
+                    Err(_) => return Err(Error::new(Kind::Other, "a thread of the pipeline ended early")),
+                },
+                recv(self.line.outcomes) -> outcome => match outcome {
+                    Ok(outcome) => self.put(outcome)?,
+                    Err(_) => return Err(Error::new(Kind::Other, "the pipeline's putters ended early")),
+                },
+                default(TICK) => {}
+            }
+            if ticked.elapsed() >= TICK {
+                self.hooks.tick()?;
+                ticked = Instant::now();
+            }
+        }
+    }
+
+    fn hear(&mut self, said: Said) -> Result<()> {
+        match said {
+            Said::End(jobs) => self.jobs = Some(jobs),
+            Said::Done(done) => drop(self.early.insert(done.job.number, done)),
+        }
+        while let Some(done) = self.early.remove(&self.next) {
+            self.assemble(done);
+            self.next += 1;
+            // The planner may have gone already.
+            let _ = self.line.credit.try_send(());
+        }
+        if self.jobs == Some(self.next) {
+            // The last read over all disks is done, and no point is put: now the tracker says what it is (R2).
+            // Mutant: whatever was read is called exact.
+            let exact = mutant::active("no-confirm") || self.hooks.confirm()?;
+            self.end(if exact { EntryKind::Point } else { EntryKind::Fuzzy });
+        } else {
+            self.checkpoint();
+        }
+        Ok(())
+    }
+
+    fn assemble(&mut self, done: Done) {
+        let assembler = self.assembler.as_mut().expect("jobs come before the end");
+        let disk = done.job.disk;
+        let blocks_shift = self.cycle.source.disks()[disk].block_shift;
+        let mut full = Vec::new();
+        for frame in done.frames {
+            full.extend(assembler.frame(disk, frame));
+        }
+        for run in &done.zeros {
+            assembler.zeros(disk, run.start, run.end - run.start);
+        }
+        self.frontier[disk] = self.frontier[disk].max(done.job.end);
+        self.totals.bytes_read += done.bytes_read;
+        self.totals.blocks_zero += done.blocks_zero;
+        self.totals.blocks_unchanged += done.blocks_unchanged;
+        self.totals.blocks_put += done.blocks_put;
+        self.since.bytes += done.blocks_put << blocks_shift;
+        self.since.blocks += done.blocks_put;
+        self.since.zero_runs += done.zeros.len() as u64;
+        self.since.jobs += 1;
+        Counters::add(&self.cycle.counters.done, done.job.blocks << blocks_shift);
+        full.into_iter().for_each(|object| self.begin(object));
+    }
+
+    /// An object is on its way: every entry queued from now on waits for it (V1).
+    fn begin(&mut self, object: Object) {
+        let Object { name, bytes } = object;
+        self.totals.bytes_put += bytes.len() as u64;
+        self.waiting.push_back(Item::Object { token: self.publisher.begin(), name, bytes });
+    }
+
+    /// Puts a checkpoint if it is time, one at a time.
+    fn checkpoint(&mut self) {
+        let weight = Plan::index_weight(self.since.blocks, self.since.zero_runs);
+        let due = self.since.bytes >= self.cycle.checkpoint.bytes
+            || self.since.time.elapsed() >= self.cycle.checkpoint.age
+            || weight >= self.cycle.plan.index_bytes;
+        if !due || self.since.jobs == 0 || !self.queued.is_empty() {
+            return;
+        }
+        let assembler = self.assembler.as_mut().expect("jobs come before the end");
+        let Flushed { objects, attached, disks } = assembler.checkpoint();
+        objects.into_iter().for_each(|object| self.begin(object));
+        let covered = self.covered();
+        self.entry(EntryKind::Checkpoint, attached, disks, covered);
+        self.since = Since::now();
+    }
+
+    fn covered(&self) -> Vec<Covered> {
+        let disks = self.cycle.source.disks().iter().zip(&self.frontier);
+        disks
+            .filter(|(_, end)| **end > 0)
+            .map(|(disk, end)| Covered { disk: disk.id, first: 0, count: *end })
+            .collect()
+    }
+
+    /// All frames are in: what is open is closed, and the entry is queued behind everything.
+    fn end(&mut self, kind: EntryKind) {
+        let Flushed { objects, attached, disks } = self.assembler.take().expect("a cycle ends once").finish();
+        self.totals.bytes_put += attached.len() as u64;
+        // Mutant: the entry does not wait for the last pack.
+        if mutant::active("publish-before-last-pack") {
+            self.entry(kind, attached, disks, Vec::new());
+            return objects.into_iter().for_each(|object| self.begin(object));
+        }
+        objects.into_iter().for_each(|object| self.begin(object));
+        self.entry(kind, attached, disks, Vec::new());
+    }
+
+    fn entry(
+        &mut self,
+        kind: EntryKind,
+        attached: Vec<u8>,
+        disks: Vec<crate::vault::entry::DiskImage>,
+        covered: Vec<Covered>,
+    ) {
+        let info = self.cycle.source.info();
+        let content = Content {
+            first_generation: info.first_generation,
+            generation: info.generation,
+            session: self.cycle.session,
+            attach: self.cycle.attach,
+            consistency: Consistency::Crash,
+            disks,
+            covered,
+            totals: self.totals,
+        };
+        self.queued.push_back(content.clone());
+        let payload = Payload::Content(content);
+        // The publisher gives the entry its place and its base.
+        self.publisher.entry(Draft {
+            kind,
+            cut: info.cut,
+            time_ns: info.time_ns,
+            base: 0,
+            attached,
+            payload,
+        });
+    }
+
+    /// Does what the publisher says, as far as it goes without waiting.
+    fn publish(&mut self) -> Result<()> {
+        while let Some(action) = self.publisher.poll() {
+            match action {
+                Action::Put { header, bytes } => {
+                    let name = names::entry(self.cycle.group.id(), header.seq);
+                    let pause = match self.tries {
+                        0 => Duration::ZERO,
+                        tries => self.cycle.retry.pause(tries).unwrap_or_default(),
+                    };
+                    self.tries += 1;
+                    self.waiting.push_front(Item::Entry { name, bytes, pause });
+                }
+                Action::ReadBack { seq } => self.read_back(seq)?,
+                Action::Published { header } => self.published(header),
+                Action::Fenced { by } => {
+                    let line = format!(
+                        "another shipper took the group over in the vault (entry {} is its {}); this one ends",
+                        by.seq,
+                        by.kind.word()
+                    );
+                    return Err(Error::new(Kind::Revoked, line));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn published(&mut self, header: EntryHeader) {
+        self.tries = 0;
+        self.lost = None;
+        self.totals.bytes_put += header.object_length() - header.attached;
+        let mut content = self.queued.pop_front().expect("it was queued");
+        content.resolve(header.seq);
+        self.hooks.published(&header, &content);
+        if header.kind != EntryKind::Checkpoint {
+            self.shipped = Some(Shipped { header, content });
+        }
+    }
+
+    /// A put of an entry found something, or its answer was lost: look (V8).
+    fn read_back(&mut self, seq: u64) -> Result<()> {
+        let (_open, over) = bounded::<()>(0);
+        let mut tried = 0;
+        loop {
+            match self.cycle.group.entry_header(seq) {
+                Ok(None) if self.tries >= self.cycle.retry.tries => {
+                    let error = self
+                        .lost
+                        .take()
+                        .map_or_else(|| Error::new(Kind::Unreachable, "an entry can't be put"), Error::from);
+                    return Err(error);
+                }
+                Ok(found) => {
+                    self.publisher.read_back(found);
+                    return Ok(());
+                }
+                Err(error) => {
+                    tried += 1;
+                    let pause = self.cycle.retry.pause(tried).filter(|_| error.kind() == Kind::Unreachable);
+                    let Some(pause) = pause else { return Err(error) };
+                    self.hooks.tick()?;
+                    let _ = over.recv_timeout(pause);
+                }
+            }
+        }
+    }
+
+    fn hand_out(&mut self) {
+        while self.putting < self.cycle.plan.putters
+            && let Some(item) = self.waiting.pop_front()
+        {
+            self.putting += 1;
+            self.line.items.send(item).expect("the putters live as long as we send");
+        }
+    }
+
+    fn put(&mut self, outcome: Outcome) -> Result<()> {
+        self.putting -= 1;
+        match outcome {
+            Outcome::Object(token, Ok(())) => self.publisher.done(token),
+            Outcome::Object(_, Err(error)) => return Err(error.into()),
+            Outcome::Entry(Ok(Put::Created)) => self.publisher.answer(Answer::Created),
+            Outcome::Entry(Ok(Put::AlreadyExists)) => self.publisher.answer(Answer::Exists),
+            Outcome::Entry(Err(error)) => {
+                self.lost = Some(error);
+                self.publisher.answer(Answer::Lost);
+            }
+        }
+        Ok(())
+    }
+}

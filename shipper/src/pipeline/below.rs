@@ -1,0 +1,163 @@
+//! The image over which a cycle's indexes will be laid, as the comparison sees it (V7).
+
+use crate::source::SourceDisk;
+use crate::vault::Group;
+use crate::vault::access::Reader;
+use crate::vault::cycle::DiskShape;
+use crate::vault::entry::Content;
+use crate::vault::frame::BlockHash;
+use crate::vault::image::{Found, Image};
+use crate::vault::index::PackRef;
+use crate::vault::names::{self, ObjectName, Parsed};
+use crate::{Kind, Result};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Objects in one request for a listing.
+const PAGE: usize = 1000;
+
+/// A block of the image below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BelowBlock {
+    /// It reads as zeros.
+    Zeros,
+    /// Its data have this hash, and the pack that holds them is present with the right length.
+    Data(BlockHash),
+    /// It can't be told, or its pack is missing: ship the block.
+    Unknown,
+}
+
+/// Knows the blocks of the image below. Asked by several threads at once; its memory is bounded by itself.
+pub trait Below: Send + Sync {
+    /// The blocks of `run` of the disk at this place in the group's order, appended to `blocks` in order.
+    ///
+    /// # Errors
+    /// The store's. Damage is no error here but [`BelowBlock::Unknown`].
+    fn look(&self, disk: usize, run: Range<u64>, blocks: &mut Vec<BelowBlock>) -> Result<()>;
+}
+
+/// Nothing is known, so everything is shipped.
+#[derive(Clone, Copy, Debug)]
+pub struct NothingBelow;
+
+impl Below for NothingBelow {
+    fn look(&self, _disk: usize, run: Range<u64>, blocks: &mut Vec<BelowBlock>) -> Result<()> {
+        blocks.extend(run.map(|_| BelowBlock::Unknown));
+        Ok(())
+    }
+}
+
+/// The images of a content, looked at by their index pages.
+pub struct ImageBelow {
+    /// For each disk, if it has an image that can be read.
+    images: Vec<Option<Image>>,
+    present: Present,
+    warned: AtomicBool,
+}
+
+/// What a listing showed: lengths of packs and of entries. Listed once, before anything is skipped (V7).
+#[derive(Default)]
+struct Present {
+    packs: HashMap<ObjectName, u64>,
+    entries: HashMap<u64, u64>,
+}
+
+impl Present {
+    fn list(group: &Group) -> Result<Self> {
+        let mut present = Self::default();
+        let (prefix, mut after) = (names::group(group.id()), String::new());
+        loop {
+            let page = group.store.list(&prefix, &after, PAGE)?;
+            for object in &page {
+                match names::parse(&object.name) {
+                    Some(Parsed::Data { name, index: false, .. }) => {
+                        present.packs.insert(name, object.length)
+                    }
+                    Some(Parsed::Entry { seq, .. }) => present.entries.insert(seq, object.length),
+                    _ => None,
+                };
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => after.clone_from(&last.name),
+                _ => return Ok(present),
+            }
+        }
+    }
+
+    fn has(&self, pack: &PackRef) -> bool {
+        match pack.offset {
+            0 => self.packs.get(&pack.name) == Some(&pack.length),
+            offset => self.entries.get(&pack.entry).is_some_and(|length| offset + pack.length <= *length),
+        }
+    }
+}
+
+impl ImageBelow {
+    /// Opens the images in `base` of those disks that are compared; pages are cached up to `cache` bytes. A disk whose
+    /// image is damaged is shipped.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn open(
+        group: &Group,
+        base: &Content,
+        disks: &[SourceDisk],
+        compare: &[bool],
+        cache: u64,
+    ) -> Result<Self> {
+        let reader = Arc::new(Reader::new(group.clone(), usize::try_from(cache).unwrap_or(usize::MAX)));
+        let mut images = Vec::with_capacity(disks.len());
+        for (disk, compare) in disks.iter().zip(compare) {
+            let image = shape(disk).base_image(Some(base)).filter(|_| *compare);
+            images.push(match image.map(|image| Image::open(reader.clone(), image)) {
+                None => None,
+                Some(Ok(image)) => Some(image),
+                Some(Err(error)) if error.kind() == Kind::Damage => {
+                    tracing::warn!(
+                        disk = disk.name,
+                        error = error.line(),
+                        "its image can't be compared with; shipping all"
+                    );
+                    None
+                }
+                Some(Err(error)) => return Err(error),
+            });
+        }
+        Ok(Self { images, present: Present::list(group)?, warned: AtomicBool::new(false) })
+    }
+}
+
+impl Below for ImageBelow {
+    fn look(&self, disk: usize, run: Range<u64>, blocks: &mut Vec<BelowBlock>) -> Result<()> {
+        let Some(image) = &self.images[disk] else { return NothingBelow.look(disk, run, blocks) };
+        let count = usize::try_from(run.end - run.start).expect("a run is a part of a batch");
+        let window = match image.window(run.start, count) {
+            Ok(window) => window,
+            Err(error) if error.kind() == Kind::Damage => {
+                if !self.warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        error = error.line(),
+                        "a part of the image can't be compared with; shipping it"
+                    );
+                }
+                return NothingBelow.look(disk, run, blocks);
+            }
+            Err(error) => return Err(error),
+        };
+        blocks.extend(run.map(|block| match window.get(block) {
+            Found::Zero => BelowBlock::Zeros,
+            Found::Data { frame, hash, .. } if self.present.has(image.pack(frame.pack)) => {
+                BelowBlock::Data(*hash)
+            }
+            Found::Data { .. } => BelowBlock::Unknown,
+        }));
+        Ok(())
+    }
+}
+
+/// A disk as the vault sees it.
+pub(super) fn shape(disk: &SourceDisk) -> DiskShape {
+    DiskShape { id: disk.id, name: disk.name.clone(), size: disk.size, block_shift: disk.block_shift }
+}

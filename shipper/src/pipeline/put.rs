@@ -1,0 +1,101 @@
+//! Putters: threads that put objects and entries into the store, and try again when the store has a bad moment.
+
+use super::Counters;
+use crate::store::{Put, Store, StoreError, StoreErrorKind};
+use crate::vault::publish::Token;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+/// How a store's bad moments are sat out within a cycle. Longer outages end the cycle; the shipping loop waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// The first pause; each next one is twice as long.
+    pub first: Duration,
+    /// Tries in all.
+    pub tries: u32,
+}
+
+impl Retry {
+    /// Pauses of 0.2 to 12.8 seconds: 25 seconds in all.
+    pub const STORE: Self = Self { first: Duration::from_millis(200), tries: 8 };
+
+    /// The pause before try number `tried` (from 1), if there is to be one.
+    pub(super) fn pause(&self, tried: u32) -> Option<Duration> {
+        (tried < self.tries).then(|| self.first * (1 << (tried - 1).min(16)))
+    }
+}
+
+/// What is to be put.
+pub(super) enum Item {
+    /// A pack or an index, under a random name.
+    Object { token: Token, name: String, bytes: Vec<u8> },
+    /// An entry, after a pause.
+    Entry { name: String, bytes: Vec<u8>, pause: Duration },
+}
+
+/// What became of it.
+pub(super) enum Outcome {
+    Object(Token, Result<(), StoreError>),
+    Entry(Result<Put, StoreError>),
+}
+
+/// Puts until there is nothing more to put. `over` is closed when the cycle is given up.
+pub(super) fn put(
+    store: &dyn Store,
+    retry: Retry,
+    counters: &Counters,
+    items: &Receiver<Item>,
+    over: &Receiver<()>,
+    outcomes: &Sender<Outcome>,
+) {
+    for item in items {
+        let outcome = match item {
+            Item::Object { token, name, bytes } => {
+                let length = bytes.len() as u64;
+                let put = again(retry, over, || store.put(&name, &bytes));
+                if put.is_ok() {
+                    Counters::add(&counters.put, length);
+                }
+                Outcome::Object(token, put)
+            }
+            // A lost answer is looked up before the next try (V8), so the tries are not made here.
+            Item::Entry { name, bytes, pause } => {
+                if slept(pause, over) {
+                    Outcome::Entry(store.put_if_absent(&name, &bytes))
+                } else {
+                    return;
+                }
+            }
+        };
+        if outcomes.send(outcome).is_err() {
+            return;
+        }
+    }
+}
+
+/// Calls until it succeeds, fails for good, or the tries are used up.
+pub(super) fn again<T>(
+    retry: Retry,
+    over: &Receiver<()>,
+    mut call: impl FnMut() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut tried = 0;
+    loop {
+        let error = match call() {
+            Err(error) if error.kind() == StoreErrorKind::Transient => error,
+            done => return done,
+        };
+        tried += 1;
+        match retry.pause(tried) {
+            Some(pause) if slept(pause, over) => {
+                tracing::debug!(%error, tried, "the store failed; trying again");
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Sleeps; false if the cycle was given up meanwhile.
+fn slept(pause: Duration, over: &Receiver<()>) -> bool {
+    pause.is_zero() || matches!(over.recv_timeout(pause), Err(RecvTimeoutError::Timeout))
+}

@@ -1,0 +1,590 @@
+//! Whole cycles in memory: what is shipped can be restored, whatever the store does.
+
+#![allow(clippy::single_range_in_vec_init)] // A list of one extent is meant.
+
+use super::*;
+use crate::source::{FreezeInfo, MemoryDisk, MemorySource, Source, SourceDisk};
+use crate::store::memory::MemoryStore;
+use crate::store::{Listed, Put, Store, StoreError, StoreErrorKind};
+use crate::vault::attach::{Claimant, Decision};
+use crate::vault::entry::{Content, EntryHeader, EntryKind, Totals};
+use crate::vault::publish::Publisher;
+use crate::vault::{Group, Vault};
+use crate::{Kind, Result};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use towline_tracker::control::message::{Attached, DiskInfo, LiveFreeze};
+use towline_tracker::id::{Anchor, AttachNumber, CutId, DiskId, Generation, Session, TargetId};
+
+const BLOCK: usize = 4096;
+
+/// A store whose puts fail, or lose their answers, when a script says so.
+struct Moody {
+    inner: MemoryStore,
+    /// Puts so far, of objects and entries.
+    puts: Mutex<u64>,
+    /// What becomes of put number n.
+    script: Script,
+    dead: AtomicBool,
+}
+
+type Script = Box<dyn Fn(u64, &str) -> Mood + Send + Sync>;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Good,
+    /// Nothing is stored, and an error is told.
+    Fail,
+    /// It is stored, and an error is told.
+    LoseAnswer,
+    /// Nothing is stored, now or later: the shipper is dead.
+    Die,
+}
+
+impl Moody {
+    fn new(inner: &MemoryStore, script: impl Fn(u64, &str) -> Mood + Send + Sync + 'static) -> Arc<Self> {
+        let (puts, script) = (Mutex::new(0), Box::new(script));
+        Arc::new(Self { inner: inner.clone(), puts, script, dead: AtomicBool::new(false) })
+    }
+
+    fn mood(&self, name: &str) -> Mood {
+        let number = {
+            let mut puts = self.puts.lock().unwrap();
+            *puts += 1;
+            *puts
+        };
+        let mood = (self.script)(number, name);
+        if mood == Mood::Die {
+            self.dead.store(true, Ordering::SeqCst);
+        }
+        if self.dead.load(Ordering::SeqCst) { Mood::Die } else { mood }
+    }
+
+    fn puts(&self) -> u64 {
+        *self.puts.lock().unwrap()
+    }
+
+    fn error(&self, mood: Mood, name: &str) -> StoreError {
+        let kind = if mood == Mood::Die { StoreErrorKind::Other } else { StoreErrorKind::Transient };
+        StoreError::new(kind, name)
+    }
+}
+
+impl Store for Moody {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+
+    fn put(&self, name: &str, data: &[u8]) -> std::result::Result<(), StoreError> {
+        match self.mood(name) {
+            Mood::Good => self.inner.put(name, data),
+            mood => {
+                if mood == Mood::LoseAnswer {
+                    self.inner.put(name, data)?;
+                }
+                Err(self.error(mood, name))
+            }
+        }
+    }
+
+    fn put_if_absent(&self, name: &str, data: &[u8]) -> std::result::Result<Put, StoreError> {
+        match self.mood(name) {
+            Mood::Good => self.inner.put_if_absent(name, data),
+            mood => {
+                if mood == Mood::LoseAnswer {
+                    self.inner.put_if_absent(name, data)?;
+                }
+                Err(self.error(mood, name))
+            }
+        }
+    }
+
+    fn get(&self, name: &str, limit: usize) -> std::result::Result<Vec<u8>, StoreError> {
+        self.inner.get(name, limit)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, length: usize) -> std::result::Result<Vec<u8>, StoreError> {
+        if self.dead.load(Ordering::SeqCst) {
+            return Err(self.error(Mood::Die, name));
+        }
+        self.inner.get_range(name, offset, length)
+    }
+
+    fn len(&self, name: &str) -> std::result::Result<u64, StoreError> {
+        self.inner.len(name)
+    }
+
+    fn list(&self, prefix: &str, after: &str, limit: usize) -> std::result::Result<Vec<Listed>, StoreError> {
+        self.inner.list(prefix, after, limit)
+    }
+
+    fn delete(&self, name: &str) -> std::result::Result<(), StoreError> {
+        self.inner.delete(name)
+    }
+}
+
+/// Hooks that say exact, or not, and count.
+struct Quiet {
+    exact: bool,
+    confirmed: u32,
+    entries: Vec<EntryKind>,
+}
+
+impl Quiet {
+    fn new(exact: bool) -> Self {
+        Self { exact, confirmed: 0, entries: Vec::new() }
+    }
+}
+
+impl Hooks for Quiet {
+    fn tick(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn confirm(&mut self) -> Result<bool> {
+        self.confirmed += 1;
+        assert!(!self.entries.contains(&EntryKind::Point), "confirmed before the point is put (R2)");
+        Ok(self.exact)
+    }
+
+    fn published(&mut self, header: &EntryHeader, _content: &Content) {
+        self.entries.push(header.kind);
+    }
+}
+
+fn noise(seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; BLOCK];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A group of disks in memory, its tracker's memory of the vault, and the vault.
+struct World {
+    store: MemoryStore,
+    disks: Vec<Vec<u8>>,
+    attached: Attached,
+    plan: Plan,
+    checkpoint: Checkpoint,
+}
+
+impl World {
+    fn new(disks: Vec<Vec<u8>>) -> Self {
+        let store = MemoryStore::new();
+        Vault::init(Arc::new(store.clone()), 1).unwrap();
+        let infos = disks.iter().enumerate().map(|(n, data)| DiskInfo {
+            id: DiskId([n as u8 + 1; 16]),
+            name: format!("disk{n}"),
+            size: data.len() as u64,
+            block_shift: 12,
+            resync: None,
+        });
+        let attached = Attached {
+            attach: AttachNumber(1),
+            group: "vm".into(),
+            session: Session(1),
+            disks: infos.collect(),
+            anchor: None,
+            live: None,
+            vouched: Vec::new(),
+        };
+        let plan = Plan { pack_size: 512 << 10, ..Plan::new(MEMORY_MIN, 1 << 20, 3) };
+        let checkpoint = Checkpoint { bytes: u64::MAX, age: Duration::from_secs(3600) };
+        Self { store, disks, attached, plan, checkpoint }
+    }
+
+    /// Cuts: these extents of each disk are frozen.
+    fn cut(&mut self, frozen: Vec<Vec<Range<u64>>>, compare: bool, whole: bool) -> MemorySource {
+        let cut = CutId::random();
+        self.attached.live = Some(LiveFreeze { cut, generation: Generation(1), sealed: true, fuzzy: false });
+        self.attached.vouched = vec![cut];
+        self.freeze(cut, frozen, compare, whole)
+    }
+
+    fn freeze(&self, cut: CutId, frozen: Vec<Vec<Range<u64>>>, compare: bool, whole: bool) -> MemorySource {
+        let info = FreezeInfo {
+            cut,
+            first_generation: Generation(1),
+            generation: Generation(1),
+            time_ns: 1,
+            fuzzy: false,
+        };
+        let disks =
+            frozen.into_iter().zip(&self.disks).zip(&self.attached.disks).map(|((frozen, data), info)| {
+                let blocks: u64 = frozen.iter().map(|extent| extent.end - extent.start).sum();
+                let about = SourceDisk {
+                    id: info.id,
+                    name: info.name.clone(),
+                    size: data.len() as u64,
+                    block_shift: 12,
+                    compare,
+                    whole,
+                    frozen_bytes: blocks * BLOCK as u64,
+                };
+                MemoryDisk { about, data: data.clone(), frozen }
+            });
+        MemorySource::new(info, disks.collect())
+    }
+
+    fn whole(&self) -> Vec<Vec<Range<u64>>> {
+        self.disks.iter().map(|data| vec![0..(data.len() as u64).div_ceil(BLOCK as u64)]).collect()
+    }
+
+    /// What a shipper does from its start on: claims, and ships the freeze.
+    fn ship(
+        &mut self,
+        store: Arc<dyn Store>,
+        source: &MemorySource,
+        hooks: &mut Quiet,
+    ) -> Result<(Shipped, Counters)> {
+        let vault = Vault::open(store)?;
+        let group = vault.group("vm");
+        let claimant = Claimant { host: "h".into(), target: TargetId([1; 16]), time_ns: 1 };
+        let claimed = group.claim(&self.attached, &claimant, false)?;
+        let base = claimed.decision.base().cloned();
+        let mut publisher = Publisher::new(group.seal, &claimed.claim);
+        let content = base.as_ref().map(|base| &base.content);
+        let compare: Vec<_> = source
+            .disks()
+            .iter()
+            .map(|disk| (disk.compare || disk.whole) && below::shape(disk).base_image(content).is_some())
+            .collect();
+        let below: Box<dyn Below> = match content {
+            Some(content) => Box::new(ImageBelow::open(&group, content, source.disks(), &compare, 1 << 20)?),
+            None => Box::new(NothingBelow),
+        };
+        let (skip, totals) = match &claimed.decision {
+            Decision::Continue(base) => (base.content.covered.clone(), base.content.totals),
+            _ => (Vec::new(), Totals::default()),
+        };
+        let counters = Counters::default();
+        let cycle = Cycle {
+            source,
+            group: &group,
+            base: content,
+            below: &*below,
+            compare: &compare,
+            skip: &skip,
+            totals,
+            session: Session(1),
+            attach: AttachNumber(1),
+            plan: self.plan,
+            checkpoint: self.checkpoint,
+            retry: Retry { first: Duration::from_micros(100), tries: 4 },
+            counters: &counters,
+        };
+        let shipped = ship(&cycle, &mut publisher, hooks)?;
+        let header = shipped.header;
+        self.attached.anchor = Some(Anchor { vault: vault.id(), seq: header.seq, hash: header.hash() });
+        self.attached.live = None;
+        self.attached.vouched.clear();
+        Ok((shipped, counters))
+    }
+
+    fn ship_quietly(&mut self, source: &MemorySource) -> Shipped {
+        let store = Arc::new(self.store.clone());
+        self.ship(store, source, &mut Quiet::new(true)).unwrap().0
+    }
+
+    fn group(&self) -> Group {
+        Vault::open(Arc::new(self.store.clone())).unwrap().group("vm")
+    }
+
+    /// The newest image must be the disks as they are.
+    fn check(&self, content: &Content) {
+        for (data, image) in self.disks.iter().zip(&content.disks) {
+            assert_eq!(image.size, data.len() as u64);
+            assert!(restored(&self.group(), image) == *data, "disk {}", image.name);
+        }
+    }
+
+    fn write(&mut self, disk: usize, block: u64, data: &[u8]) {
+        let at = block as usize * BLOCK;
+        self.disks[disk][at..at + data.len()].copy_from_slice(data);
+    }
+}
+
+/// The bytes of an image, frame by frame.
+fn restored(group: &Group, image: &crate::vault::entry::DiskImage) -> Vec<u8> {
+    use crate::vault::access::Reader;
+    use crate::vault::image::Image;
+    let reader = Arc::new(Reader::new(group.clone(), 1 << 20));
+    let opened = Image::open(reader.clone(), image).unwrap();
+    let mut out = vec![0; opened.blocks() as usize * BLOCK];
+    for first in (0..opened.blocks()).step_by(512) {
+        let count = 512.min(opened.blocks() - first) as usize;
+        let window = opened.window(first, count).unwrap();
+        for (block, frame, slot, hash) in window.data() {
+            let pack = opened.pack(frame.pack);
+            let mut sealed =
+                reader.read(&reader.pack_place(pack), frame.offset, frame.sealed as usize).unwrap();
+            let opener = reader.pack_opener(pack);
+            let body = opener.open(frame.number.into(), &mut sealed).unwrap();
+            let data = crate::vault::frame::decode("pack", body, frame.blocks as usize, 12).unwrap();
+            let data = &data[usize::from(slot) * BLOCK..][..BLOCK];
+            assert_eq!(group.hasher().hash(data), *hash);
+            out[block as usize * BLOCK..][..BLOCK].copy_from_slice(data);
+        }
+    }
+    out.truncate(image.size as usize);
+    out
+}
+
+/// A disk of `blocks` blocks: noise, text and zeros.
+fn mixed(blocks: u64, seed: u64) -> Vec<u8> {
+    (0..blocks)
+        .flat_map(|block| match (block / 7 + seed) % 4 {
+            0 => vec![0; BLOCK],
+            1 => vec![block as u8 | 1; BLOCK],
+            _ => noise(block + (seed << 32)),
+        })
+        .collect()
+}
+
+#[test]
+fn an_initial_cycle_and_deltas_restore_to_the_disks() {
+    let mut tail = mixed(900, 2);
+    tail.truncate(tail.len() - 1536);
+    let mut world = World::new(vec![mixed(3000, 1), tail]);
+    let source = world.cut(world.whole(), false, true);
+    let shipped = world.ship_quietly(&source);
+    assert_eq!(shipped.header.kind, EntryKind::Point);
+    world.check(&shipped.content);
+    let totals = shipped.content.totals;
+    assert_eq!(totals.bytes_changed, (3000 + 900) * BLOCK as u64);
+    assert_eq!(totals.blocks_put + totals.blocks_zero, 3900);
+    assert!(totals.blocks_zero > 900 && totals.bytes_put > totals.blocks_put * BLOCK as u64 / 2);
+
+    // A delta: data over zeros, zeros over data, and the last, partial block.
+    for block in 0..40 {
+        world.write(0, block * 5, &noise(900 + block));
+        world.write(1, block, &[0; BLOCK]);
+    }
+    world.write(1, 899, &[7; BLOCK - 1536]);
+    let frozen = vec![(0..40).map(|block| block * 5..block * 5 + 1).collect(), vec![0..40, 899..900]];
+    let source = world.cut(frozen, false, false);
+    let shipped = world.ship_quietly(&source);
+    world.check(&shipped.content);
+    assert!(shipped.header.attached > 0, "a small cycle rides inside its entry");
+
+    // A point without changes.
+    let source = world.cut(vec![vec![], vec![]], false, false);
+    let shipped = world.ship_quietly(&source);
+    world.check(&shipped.content);
+    assert_eq!((shipped.content.totals.bytes_put, shipped.header.attached), (0, 0));
+}
+
+#[test]
+fn an_inexact_freeze_becomes_a_fuzzy_entry_after_one_question() {
+    let mut world = World::new(vec![mixed(300, 1)]);
+    let source = world.cut(world.whole(), false, true);
+    let mut hooks = Quiet::new(false);
+    let (shipped, _) = world.ship(Arc::new(world.store.clone()), &source, &mut hooks).unwrap();
+    assert_eq!((shipped.header.kind, hooks.confirmed), (EntryKind::Fuzzy, 1));
+    assert_eq!(hooks.entries, [EntryKind::Fuzzy]);
+    // What the next freeze brings is laid over it.
+    world.write(0, 5, &noise(1 << 40));
+    let source = world.cut(vec![vec![5..6]], false, false);
+    let shipped = world.ship_quietly(&source);
+    assert_eq!(shipped.header.kind, EntryKind::Point);
+    world.check(&shipped.content);
+}
+
+#[test]
+fn a_comparison_puts_only_what_differs() {
+    let mut world = World::new(vec![mixed(8192, 3)]);
+    let source = world.cut(world.whole(), false, true);
+    world.ship_quietly(&source);
+    let mut differing = 0;
+    for block in (0..8192).step_by(40) {
+        world.write(0, block, &noise((7 << 40) + block));
+        differing += BLOCK as u64;
+    }
+    world.write(0, 11, &[0; BLOCK]);
+    let source = world.cut(world.whole(), true, true);
+    let shipped = world.ship_quietly(&source);
+    world.check(&shipped.content);
+    let totals = shipped.content.totals;
+    assert!(totals.bytes_put * 10 <= differing * 11, "{} put for {differing}", totals.bytes_put);
+    assert!(totals.blocks_unchanged > 7900, "{totals:?}");
+}
+
+#[test]
+fn a_block_whose_pack_is_missing_or_cut_is_shipped_again() {
+    for cut in [false, true] {
+        let mut world = World::new(vec![mixed(2048, 3)]);
+        let source = world.cut(world.whole(), false, true);
+        world.ship_quietly(&source);
+        let packs: Vec<_> = world.store.list("groups/", "", 1000).unwrap();
+        let pack = packs.iter().filter(|object| object.name.ends_with(".pack")).nth(3).unwrap();
+        match cut {
+            false => world.store.delete(&pack.name).unwrap(),
+            true => {
+                let bytes = world.store.get(&pack.name, usize::MAX).unwrap();
+                world.store.overwrite(&pack.name, bytes[..bytes.len() - 1].to_vec());
+            }
+        }
+        let source = world.cut(world.whole(), true, true);
+        let shipped = world.ship_quietly(&source);
+        world.check(&shipped.content);
+        let totals = shipped.content.totals;
+        assert!(totals.blocks_put > 0 && totals.blocks_put < 300, "{totals:?}");
+    }
+}
+
+/// V8: every put's answer is lost once; nothing is doubled, nothing is missing.
+#[test]
+fn lost_answers_and_bad_moments_change_nothing() {
+    for bad in [Mood::LoseAnswer, Mood::Fail] {
+        let mut world = World::new(vec![mixed(6000, 1)]);
+        world.checkpoint.bytes = 1 << 20;
+        let source = world.cut(world.whole(), false, true);
+        let seen: Mutex<std::collections::HashSet<String>> = Mutex::default();
+        let store = Moody::new(&world.store, move |_, name| {
+            // The claim's own put is the vault's business; an entry is told by its number.
+            let claim = name.ends_with("/log/00000000000000000001");
+            if !claim && seen.lock().unwrap().insert(name.to_owned()) { bad } else { Mood::Good }
+        });
+        let mut hooks = Quiet::new(true);
+        let (shipped, _) = world.ship(store, &source, &mut hooks).unwrap();
+        world.check(&shipped.content);
+        let entries = hooks.entries.len() as u64;
+        assert!(entries >= 4, "{:?}", hooks.entries);
+        assert_eq!(world.group().head(0).unwrap(), entries + 1, "no entry was put twice");
+    }
+}
+
+#[test]
+fn a_store_that_stays_down_ends_the_cycle_and_leaves_the_log_alone() {
+    let mut world = World::new(vec![mixed(500, 1)]);
+    let source = world.cut(world.whole(), false, true);
+    let store =
+        Moody::new(&world.store, |_, name| if name.ends_with("01") { Mood::Good } else { Mood::Fail });
+    let error = world.ship(store, &source, &mut Quiet::new(true)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable);
+    assert_eq!(world.group().head(0).unwrap(), 1);
+    let shipped = world.ship_quietly(&source);
+    world.check(&shipped.content);
+}
+
+/// The shipper dies at every single put; the next one goes on from the last checkpoint and ends with the same image.
+#[test]
+fn a_shipper_killed_at_any_put_is_continued_from_its_last_checkpoint() {
+    let every = 1 << 20;
+    let data = mixed(6000, 1);
+    let mut puts = 1;
+    loop {
+        let mut world = World::new(vec![data.clone()]);
+        world.checkpoint.bytes = every;
+        let source = world.cut(world.whole(), false, true);
+        let store = Moody::new(&world.store, move |n, _| if n == puts { Mood::Die } else { Mood::Good });
+        match world.ship(store.clone(), &source, &mut Quiet::new(true)) {
+            Ok((shipped, _)) => {
+                world.check(&shipped.content);
+                assert!(store.puts() < puts && puts > 30, "killed at each of {puts} puts");
+                return;
+            }
+            Err(_) if world.group().head(0).unwrap() == 0 => {}
+            Err(_) => {
+                let head = world.group().head(0).unwrap();
+                let last = world.group().entry_at(head).unwrap();
+                let done: u64 = match last.content() {
+                    Some(content) => content.totals.blocks_put,
+                    None => 0,
+                };
+                let mut hooks = Quiet::new(true);
+                let (shipped, counters) =
+                    world.ship(Arc::new(world.store.clone()), &source, &mut hooks).unwrap();
+                world.check(&shipped.content);
+                let totals = shipped.content.totals;
+                assert_eq!(totals.bytes_changed, data.len() as u64);
+                // What the checkpoint has is neither read nor put again.
+                let put = Counters::get(&counters.put);
+                let rest = (totals.blocks_put - done) * BLOCK as u64;
+                assert!(put <= rest + rest / 8 + (64 << 10), "{put} put, {rest} were left (put {puts})");
+            }
+        }
+        puts += 1;
+    }
+}
+
+#[test]
+fn nobody_else_claims_between_our_entries() {
+    let mut world = World::new(vec![mixed(3000, 1)]);
+    world.checkpoint.bytes = 1 << 20;
+    let source = world.cut(world.whole(), false, true);
+    let (inner, attached) = (world.store.clone(), world.attached.clone());
+    // While our fifth pack is put, another shipper claims.
+    let store = Moody::new(&world.store, move |n, _| {
+        if n == 6 {
+            let vault = Vault::open(Arc::new(inner.clone())).unwrap();
+            let claimant = Claimant { host: "other".into(), target: TargetId([1; 16]), time_ns: 1 };
+            let attached = Attached { attach: AttachNumber(2), ..attached.clone() };
+            vault.group("vm").claim(&attached, &claimant, false).unwrap();
+        }
+        Mood::Good
+    });
+    let error = world.ship(store, &source, &mut Quiet::new(true)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Revoked, "{}", error.line());
+    let head = world.group().head(0).unwrap();
+    assert_eq!(world.group().entry_at(head).unwrap().header.kind, EntryKind::Claim);
+}
+
+#[test]
+fn a_disk_that_shrank_and_grew_between_points_has_zeros_there() {
+    let full = mixed(600, 5);
+    let mut world = World::new(vec![full.clone()]);
+    let source = world.cut(world.whole(), false, true);
+    world.ship_quietly(&source);
+    world.disks[0].truncate(100 * BLOCK);
+    let source = world.cut(vec![vec![]], false, false);
+    let shipped = world.ship_quietly(&source);
+    world.check(&shipped.content);
+    world.disks[0].resize(600 * BLOCK, 0);
+    // What was cut off is dirty when it comes back.
+    let source = world.cut(vec![vec![100..600]], false, false);
+    let shipped = world.ship_quietly(&source);
+    world.check(&shipped.content);
+}
+
+#[test]
+fn an_error_of_a_hook_ends_the_cycle() {
+    struct Tired;
+    impl Hooks for Tired {
+        fn tick(&mut self) -> Result<()> {
+            Ok(())
+        }
+        fn confirm(&mut self) -> Result<bool> {
+            Err(crate::Error::new(Kind::Revoked, "no more"))
+        }
+        fn published(&mut self, _: &EntryHeader, _: &Content) {
+            panic!("nothing may be published");
+        }
+    }
+    let mut world = World::new(vec![mixed(300, 1)]);
+    let source = world.cut(world.whole(), false, true);
+    let vault = Vault::open(Arc::new(world.store.clone())).unwrap();
+    let group = vault.group("vm");
+    let claimant = Claimant { host: "h".into(), target: TargetId([1; 16]), time_ns: 1 };
+    let claimed = group.claim(&world.attached, &claimant, false).unwrap();
+    let mut publisher = Publisher::new(group.seal, &claimed.claim);
+    let counters = Counters::default();
+    let cycle = Cycle {
+        source: &source,
+        group: &group,
+        base: None,
+        below: &NothingBelow,
+        compare: &[false],
+        skip: &[],
+        totals: Totals::default(),
+        session: Session(1),
+        attach: AttachNumber(1),
+        plan: world.plan,
+        checkpoint: world.checkpoint,
+        retry: Retry::STORE,
+        counters: &counters,
+    };
+    assert_eq!(ship(&cycle, &mut publisher, &mut Tired).unwrap_err().kind(), Kind::Revoked);
+}

@@ -1,0 +1,264 @@
+//! A worker: reads the blocks of its jobs, drops what is zero or unchanged, hashes and compresses the rest.
+
+use super::Counters;
+use super::below::{Below, BelowBlock};
+use super::jobs::{Job, Planned};
+use crate::Result;
+use crate::source::{BATCH_BYTES, Buffer, Filled, Reader, Source};
+use crate::vault::frame::{BlockHash, BlockHasher, EncodedFrame, FrameEncoder, blocks_per_frame};
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// Batches that a worker has under way: deep enough for a device, few enough for memory.
+const DEPTH: usize = 8;
+
+/// A finished job.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) job: Job,
+    pub(super) frames: Vec<EncodedFrame>,
+    /// Runs that must read as zeros: holes, and blocks found zero that are not zero below.
+    pub(super) zeros: Vec<Range<u64>>,
+    pub(super) bytes_read: u64,
+    pub(super) blocks_zero: u64,
+    pub(super) blocks_unchanged: u64,
+    pub(super) blocks_put: u64,
+}
+
+/// What all workers share.
+pub(super) struct Shop<'a> {
+    pub(super) source: &'a dyn Source,
+    pub(super) below: &'a dyn Below,
+    /// For each disk, whether its blocks are compared with the image below.
+    pub(super) compare: &'a [bool],
+    pub(super) hasher: BlockHasher,
+    pub(super) counters: &'a Counters,
+}
+
+/// Works until there are no more jobs or nobody listens.
+pub(super) fn work(shop: &Shop<'_>, jobs: &Receiver<Planned>, done: &Sender<Result<Said>>) {
+    if let Err(error) = Worker::new(shop).and_then(|mut worker| worker.run(jobs, done)) {
+        let _ = done.send(Err(error));
+    }
+}
+
+/// What a worker says.
+pub(super) enum Said {
+    /// A job is finished.
+    Done(Done),
+    /// The planner has ended: so many jobs.
+    End(u64),
+}
+
+struct Worker<'a> {
+    shop: &'a Shop<'a>,
+    reader: Box<dyn Reader + 'a>,
+    free: Vec<Buffer>,
+    begun: VecDeque<Begun>,
+    encoder: Option<(u8, FrameEncoder)>,
+    stage: Stage,
+    below: Vec<BelowBlock>,
+}
+
+/// A job whose batches are being read.
+struct Begun {
+    done: Done,
+    /// The next batch to hand to the reader.
+    next: usize,
+    /// Batches that are not encoded yet.
+    left: usize,
+}
+
+/// A frame being filled.
+#[derive(Default)]
+struct Stage {
+    blocks: Vec<u64>,
+    hashes: Vec<BlockHash>,
+    data: Vec<u8>,
+}
+
+impl<'a> Worker<'a> {
+    fn new(shop: &'a Shop<'a>) -> Result<Self> {
+        Ok(Self {
+            shop,
+            reader: shop.source.reader()?,
+            free: Vec::new(),
+            begun: VecDeque::new(),
+            encoder: None,
+            stage: Stage::default(),
+            below: Vec::new(),
+        })
+    }
+
+    fn run(&mut self, jobs: &Receiver<Planned>, done: &Sender<Result<Said>>) -> Result<()> {
+        let mut reading = 0;
+        let mut more = true;
+        loop {
+            // Keep the reader busy: read ahead into the next job while this one is encoded.
+            while more && reading < self.reader.depth().min(DEPTH) {
+                if self.feed()? {
+                    reading += 1;
+                    continue;
+                }
+                let message = if self.begun.is_empty() { jobs.recv().ok() } else { jobs.try_recv().ok() };
+                match message {
+                    Some(Planned::Job(job)) => self.take(job),
+                    Some(Planned::End(count)) => {
+                        more = false;
+                        if done.send(Ok(Said::End(count))).is_err() {
+                            return Ok(());
+                        }
+                    }
+                    None if self.begun.is_empty() => more = false,
+                    None => break,
+                }
+                // A job without data is done at once.
+                if !self.deliver(done) {
+                    return Ok(());
+                }
+            }
+            if !more && reading < DEPTH && self.feed()? {
+                reading += 1;
+                continue;
+            }
+            let Some(filled) = self.reader.complete()? else {
+                if more {
+                    continue;
+                }
+                return Ok(());
+            };
+            reading -= 1;
+            self.encode(filled)?;
+            if !self.deliver(done) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, job: Job) {
+        let left = job.batches.len();
+        let blocks_zero = job.zeros.iter().map(|run| run.end - run.start).sum();
+        let done = Done { zeros: job.zeros.clone(), blocks_zero, job, ..Done::default() };
+        self.begun.push_back(Begun { done, next: 0, left });
+    }
+
+    /// Hands one more batch to the reader, if there is one.
+    fn feed(&mut self) -> Result<bool> {
+        let Some(begun) = self.begun.iter_mut().find(|begun| begun.next < begun.done.job.batches.len())
+        else {
+            return Ok(false);
+        };
+        let batch = begun.done.job.batches[begun.next].clone();
+        begun.next += 1;
+        let shift = self.shop.source.disks()[batch.disk].block_shift;
+        let needed = (BATCH_BYTES / 4).max(1 << shift);
+        let mut buffer = self.free.pop().unwrap_or_else(|| Buffer::new(needed));
+        if buffer.len() < needed {
+            buffer = Buffer::new(needed);
+        }
+        self.reader.begin(batch, buffer)?;
+        Ok(true)
+    }
+
+    /// Sends finished jobs; false when nobody listens.
+    fn deliver(&mut self, done: &Sender<Result<Said>>) -> bool {
+        while self.begun.front().is_some_and(|begun| begun.left == 0) {
+            let begun = self.begun.pop_front().expect("looked at");
+            if done.send(Ok(Said::Done(begun.done))).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Encodes a batch of the oldest job; the last one of a job closes its frame.
+    fn encode(&mut self, filled: Filled) -> Result<()> {
+        let begun = self.begun.front_mut().expect("a batch belongs to a job");
+        begun.left -= 1;
+        let last = begun.left == 0;
+        let done = &mut begun.done;
+        done.bytes_read += filled.bytes_read;
+        Counters::add(&self.shop.counters.read, filled.bytes_read);
+        Counters::add(&self.shop.counters.from_store, filled.blocks_from_store);
+        let disk = filled.batch.disk;
+        let shift = self.shop.source.disks()[disk].block_shift;
+        if self.encoder.as_ref().is_none_or(|(of, _)| *of != shift) {
+            self.encoder = Some((shift, FrameEncoder::new(shift)?));
+        }
+        let (_, encoder) = self.encoder.as_mut().expect("made above");
+        let compare = self.shop.compare[disk];
+        let mut at = 0;
+        for run in &filled.batch.runs {
+            let bytes = ((run.end - run.start) as usize) << shift;
+            let data = &filled.buffer[at..at + bytes];
+            at += bytes;
+            self.below.clear();
+            if compare {
+                self.shop.below.look(disk, run.clone(), &mut self.below)?;
+            }
+            for (index, (block, data)) in run.clone().zip(data.chunks_exact(1 << shift)).enumerate() {
+                let below = self.below.get(index).copied().unwrap_or(BelowBlock::Unknown);
+                if is_zero(data) {
+                    if below == BelowBlock::Zeros {
+                        done.blocks_unchanged += 1;
+                        continue;
+                    }
+                    done.blocks_zero += 1;
+                    match done.zeros.last_mut() {
+                        Some(last) if last.end == block => last.end += 1,
+                        _ => done.zeros.push(block..block + 1),
+                    }
+                    continue;
+                }
+                let hash = self.shop.hasher.hash(data);
+                if below == BelowBlock::Data(hash) {
+                    done.blocks_unchanged += 1;
+                    continue;
+                }
+                done.blocks_put += 1;
+                done.frames.extend(self.stage.push(encoder, shift, block, hash, data));
+            }
+        }
+        if last {
+            done.frames.extend(self.stage.close(encoder));
+        }
+        self.free.push(filled.buffer);
+        Ok(())
+    }
+}
+
+impl Stage {
+    /// Adds a block; answers the frame that it filled.
+    fn push(
+        &mut self,
+        encoder: &mut FrameEncoder,
+        shift: u8,
+        block: u64,
+        hash: BlockHash,
+        data: &[u8],
+    ) -> Option<EncodedFrame> {
+        self.blocks.push(block);
+        self.hashes.push(hash);
+        self.data.extend_from_slice(data);
+        if self.blocks.len() == blocks_per_frame(shift) { self.close(encoder) } else { None }
+    }
+
+    fn close(&mut self, encoder: &mut FrameEncoder) -> Option<EncodedFrame> {
+        if self.blocks.is_empty() {
+            return None;
+        }
+        let frame = encoder.encode(&self.blocks, &self.hashes, &self.data);
+        self.blocks.clear();
+        self.hashes.clear();
+        self.data.clear();
+        Some(frame)
+    }
+}
+
+/// Whether all bytes are zero: a look at the first word spares most blocks the rest.
+fn is_zero(data: &[u8]) -> bool {
+    let (head, rest) = data.split_at(64.min(data.len()));
+    head.iter().all(|byte| *byte == 0)
+        && rest.chunks(512).all(|chunk| chunk.iter().fold(0, |sum, byte| sum | byte) == 0)
+}
