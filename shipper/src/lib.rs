@@ -3,8 +3,11 @@
 pub mod cli;
 pub mod error;
 pub mod pipeline;
+pub mod points;
+pub mod restore;
 pub mod source;
 pub mod store;
 pub mod vault;
+pub mod verify;
 
 pub use error::{Error, Kind, Result};

@@ -1,3 +1,5 @@
 //! The command line of the shipper.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    towline::cli::main()
+}

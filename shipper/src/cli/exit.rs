@@ -1,0 +1,47 @@
+//! The exit codes of `towline`: 0 is success, 2 bad arguments, and every class of failure has its own.
+//!
+//! | code | meaning | remedy |
+//! |---|---|---|
+//! | 0 | done | |
+//! | 1 | another failure | read the line on standard error |
+//! | 2 | bad arguments | see `--help` |
+//! | 3 | not a vault | give the vault's URL, or `towline vault init` |
+//! | 4 | the vault is newer than this version | update towline |
+//! | 5 | no such group, or no such disk in it | `towline points --vault URL` shows what there is |
+//! | 6 | no such recovery point | `towline points --vault URL` shows what there is |
+//! | 7 | the output exists | another path, or `--force` |
+//! | 8 | not enough space | make room, nothing was left behind |
+//! | 9 | damage found | `towline verify` says which points are affected |
+//! | 10 | broken lineage: the log went on without this tracker | another vault, or `--take-over` |
+//! | 11 | the group belongs to other disks | another `--group`, or `--take-over` |
+//! | 12 | taken over: another shipper serves this tracker or claimed the log | this one ends; nothing to do |
+//! | 13 | given up: the guest overwrites faster than a freeze can be kept exact | more bandwidth or `--preserve-limit` |
+//! | 14 | no tracker answers | start `towline-tracker`, or check `--tracker` |
+//! | 15 | the tracker refused | the line says why |
+//! | 16 | permission missing | run as a user that may |
+//! | 17 | the store can't be reached | try again |
+
+use crate::Kind;
+
+/// The exit code of a failure.
+pub fn code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Other => 1,
+        Kind::Usage => 2,
+        Kind::NotAVault => 3,
+        Kind::NewerVault => 4,
+        Kind::GroupNotFound => 5,
+        Kind::PointNotFound => 6,
+        Kind::OutputExists => 7,
+        Kind::NoSpace => 8,
+        Kind::Damage => 9,
+        Kind::BrokenLineage => 10,
+        Kind::ForeignOwner => 11,
+        Kind::Revoked => 12,
+        Kind::FuzzyGiveUp => 13,
+        Kind::TrackerNotRunning => 14,
+        Kind::TrackerRefused => 15,
+        Kind::Denied => 16,
+        Kind::Unreachable => 17,
+    }
+}

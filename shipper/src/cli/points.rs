@@ -1,0 +1,136 @@
+//! `towline points`: which recovery points there are.
+
+use super::{bytes, json, print, time};
+use crate::points::{History, history};
+use crate::vault::entry::Consistency;
+use crate::vault::{Group, Vault};
+use crate::{Error, Kind, Result, store};
+use serde::Serialize;
+use std::fmt::Write;
+
+/// `towline points ...`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The vault: file:///folder or a path
+    #[arg(long, value_name = "URL")]
+    vault: String,
+    /// Only this group
+    #[arg(long)]
+    group: Option<String>,
+    /// One JSON object for all, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct List {
+    vault: String,
+    groups: Vec<GroupList>,
+}
+
+#[derive(Serialize)]
+struct GroupList {
+    group: String,
+    points: Vec<PointLine>,
+}
+
+#[derive(Serialize)]
+struct PointLine {
+    id: String,
+    entry: u64,
+    time: String,
+    time_ns: u64,
+    consistency: &'static str,
+    abandoned: bool,
+    bytes_changed: u64,
+    bytes_read: u64,
+    bytes_put: u64,
+    disks: Vec<DiskLine>,
+}
+
+#[derive(Serialize)]
+struct DiskLine {
+    name: String,
+    id: String,
+    size: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// `GroupNotFound`; `Damage` after listing all that can be read; the store's.
+pub fn run(args: Args) -> Result<()> {
+    let vault = Vault::open(store::open(&args.vault)?)?;
+    let groups: Vec<Group> = match &args.group {
+        Some(name) => vec![vault.group(name)],
+        None => vault.groups()?,
+    };
+    let mut damage = Vec::new();
+    let mut list = List { vault: vault.id().to_string(), groups: Vec::new() };
+    for group in groups {
+        let mut history = history(&vault, &group)?;
+        damage.append(&mut history.damage);
+        list.groups.push(GroupList { group: group.name, points: lines(&history) });
+    }
+    print(&if args.json { json(&list)? } else { table(&list)? })?;
+    match damage.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::new(
+            Kind::Damage,
+            format!("{} entries can't be read ({}); run `towline verify`", damage.len(), first.line()),
+        )),
+    }
+}
+
+fn lines(history: &History) -> Vec<PointLine> {
+    let lines = history.points.iter().map(|point| PointLine {
+        id: point.id.to_string(),
+        entry: point.seq,
+        time: time(point.time_ns),
+        time_ns: point.time_ns,
+        consistency: match point.consistency {
+            Consistency::Crash => "crash",
+            Consistency::Application => "application",
+        },
+        abandoned: point.abandoned,
+        bytes_changed: point.totals.bytes_changed,
+        bytes_read: point.totals.bytes_read,
+        bytes_put: point.totals.bytes_put,
+        disks: point
+            .disks
+            .iter()
+            .map(|disk| DiskLine { name: disk.name.clone(), id: disk.id.to_string(), size: disk.size })
+            .collect(),
+    });
+    lines.collect()
+}
+
+fn table(list: &List) -> Result<String> {
+    let mut text = String::new();
+    let failed = |error| Error::caused(Kind::Other, "the list can't be made", error);
+    if list.groups.is_empty() {
+        text.push_str("the vault has no groups yet\n");
+    }
+    for group in &list.groups {
+        writeln!(text, "group {}", group.group).map_err(failed)?;
+        for point in &group.points {
+            let sizes: Vec<_> =
+                point.disks.iter().map(|disk| format!("{} {}", disk.name, bytes(disk.size))).collect();
+            writeln!(
+                text,
+                "  {}  {}  changed {:>10}  shipped {:>10}  {}{}",
+                point.id,
+                point.time,
+                bytes(point.bytes_changed),
+                bytes(point.bytes_put),
+                sizes.join(", "),
+                if point.abandoned { "  abandoned" } else { "" },
+            )
+            .map_err(failed)?;
+        }
+        if group.points.is_empty() {
+            text.push_str("  no recovery points yet\n");
+        }
+    }
+    Ok(text)
+}

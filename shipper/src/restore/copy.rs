@@ -1,0 +1,152 @@
+//! Copies an image into an output: windows one after another, the requests of a window by several threads.
+
+use super::output::Output;
+use super::plan::{Fetch, Plan};
+use crate::vault::frame::BlockHasher;
+use crate::vault::image::{Found, Image, Window};
+use crate::vault::pack;
+use crate::{Error, Result};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Blocks of a window: some 25 MB of memory. A 2 GiB disk of 4 KiB blocks is one window.
+pub const WINDOW: usize = 1 << 19;
+/// The most threads that make sense here.
+pub const JOBS_MAX: usize = 64;
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Bytes of data written.
+    pub data_bytes: u64,
+    /// Bytes of packs fetched.
+    pub fetched_bytes: u64,
+}
+
+/// Copies all of an image with `jobs` threads; `tell` hears how many bytes of the disk are done.
+///
+/// # Errors
+/// `Damage`, the store's, the output's. The first failure stops all threads.
+pub fn copy(
+    image: &Image,
+    hasher: BlockHasher,
+    output: &Output,
+    jobs: usize,
+    tell: &(dyn Fn(u64) + Sync),
+) -> Result<Copied> {
+    let job = Job {
+        image,
+        hasher,
+        output,
+        data: AtomicU64::new(0),
+        fetched: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    };
+    let jobs = jobs.clamp(1, JOBS_MAX);
+    for first in (0..image.blocks()).step_by(WINDOW) {
+        let count = usize::try_from(image.blocks() - first).unwrap_or(WINDOW).min(WINDOW);
+        let window = image.window(first, count)?;
+        if !output.is_fresh() {
+            job.zero(&window)?;
+        }
+        job.window(&window, jobs)?;
+        tell(((first + count as u64) << image.block_shift()).min(image.size()));
+    }
+    Ok(Copied { data_bytes: job.data.into_inner(), fetched_bytes: job.fetched.into_inner() })
+}
+
+struct Job<'a> {
+    image: &'a Image,
+    hasher: BlockHasher,
+    output: &'a Output,
+    data: AtomicU64,
+    fetched: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Job<'_> {
+    fn window(&self, window: &Window, jobs: usize) -> Result<()> {
+        let (send, receive) = crossbeam_channel::bounded::<Fetch>(jobs);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..jobs)
+                .map(|_| {
+                    let receive = receive.clone();
+                    scope.spawn(move || {
+                        for fetch in receive {
+                            if self.stop.load(Ordering::Relaxed) {
+                                break;
+                            }
+                            if let Err(error) = self.fetch(&fetch) {
+                                self.stop.store(true, Ordering::Relaxed);
+                                return Err(error);
+                            }
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            drop(receive);
+            for fetch in Plan::new(window) {
+                if self.stop.load(Ordering::Relaxed) || send.send(fetch).is_err() {
+                    break;
+                }
+            }
+            drop(send);
+            workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+        })
+    }
+
+    fn fetch(&self, fetch: &Fetch) -> Result<()> {
+        let pack = self.image.pack(fetch.pack);
+        let reader = self.image.reader();
+        let place = reader.pack_place(pack);
+        let mut bytes = reader.read(&place, fetch.offset, fetch.length)?;
+        self.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let opener = reader.pack_opener(pack);
+        let shift = self.image.block_shift();
+        for needed in &fetch.frames {
+            let frame = &needed.frame;
+            let start = usize::try_from(frame.offset - fetch.offset).expect("inside the request");
+            let sealed = &mut bytes[start..start + frame.sealed as usize];
+            let data = pack::open_frame(&opener, frame.number.into(), sealed, frame.blocks as usize, shift)?;
+            for (slot, block, hash) in &needed.blocks {
+                let at = usize::from(*slot) << shift;
+                if self.hasher.hash(&data[at..at + (1 << shift)]) != *hash {
+                    let what = format_args!("block {block} is not the one that the index names");
+                    return Err(Error::damage(&place.name, what));
+                }
+            }
+            // Blocks that lie side by side in the frame and on the disk are one write.
+            for run in needed.blocks.chunk_by(|a, b| a.0 + 1 == b.0 && a.1 + 1 == b.1) {
+                let from = usize::from(run[0].0) << shift;
+                let offset = run[0].1 << shift;
+                let length = (run.len() << shift)
+                    .min(usize::try_from(self.image.size() - offset).unwrap_or(usize::MAX));
+                self.output.write(offset, &data[from..from + length])?;
+                self.data.fetch_add(length as u64, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes what is not data read as zeros, where something was before.
+    fn zero(&self, window: &Window) -> Result<()> {
+        let shift = self.image.block_shift();
+        let end = window.first() + window.count() as u64;
+        let mut block = window.first();
+        while block < end {
+            let from = block;
+            while block < end && window.get(block) == Found::Zero {
+                block += 1;
+            }
+            if block > from {
+                let offset = from << shift;
+                let until = (block << shift).min(self.image.size());
+                self.output.zero(offset, until - offset)?;
+            }
+            while block < end && window.get(block) != Found::Zero {
+                block += 1;
+            }
+        }
+        Ok(())
+    }
+}

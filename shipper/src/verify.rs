@@ -1,0 +1,449 @@
+//! Reads everything in a vault and checks everything: every seal, the chain of every log, every hash of every block,
+//! and that indexes and packs agree. Says which recovery points damage affects: those whose image still needs what is
+//! damaged. One index and a few packs are in memory at a time.
+
+use crate::points::{Point, history_with};
+use crate::vault::access::{Index, Place, Reader};
+use crate::vault::entry::{Entry, EntryKind, IndexRef};
+use crate::vault::envelope::{self, ObjectKind};
+use crate::vault::frame::BlockHash;
+use crate::vault::image::Image;
+use crate::vault::index::{PackRef, PageFrame};
+use crate::vault::limits::PACK_MAX;
+use crate::vault::names::{self, ObjectName, Parsed};
+use crate::vault::pack::PackReader;
+use crate::vault::{Group, Vault};
+use crate::{Error, Kind, Result};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Memory for index pages: what is read once needs no cache.
+const CACHE: usize = 4 << 20;
+/// Packs checked at a time.
+const WORKERS: usize = 4;
+/// Blocks looked at together when it is asked whether a point needs what is damaged.
+const WINDOW: usize = 1 << 18;
+
+/// What was found in a vault.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The groups, by name.
+    pub groups: Vec<GroupReport>,
+    /// Objects whose names are none of a vault's: not looked at.
+    pub unknown: Vec<String>,
+}
+
+/// What was found in a group.
+#[derive(Debug)]
+pub struct GroupReport {
+    /// The group's name.
+    pub group: String,
+    /// Its points, the oldest first, each with whether damage affects it.
+    pub points: Vec<(Point, bool)>,
+    /// What is damaged: object and line.
+    pub damage: Vec<String>,
+    /// Entries read.
+    pub entries: u64,
+    /// Packs and indexes read, and their bytes.
+    pub objects: u64,
+    /// Bytes of packs and indexes read.
+    pub bytes: u64,
+    /// Packs and indexes that no entry lists: left by a writer that was stopped; harmless.
+    pub orphans: u64,
+}
+
+impl Report {
+    /// Nothing is damaged.
+    pub fn is_sound(&self) -> bool {
+        self.groups.iter().all(|group| group.damage.is_empty())
+    }
+}
+
+/// Verifies the whole vault, or one group of it.
+///
+/// # Errors
+/// `GroupNotFound`; the store's, when it is no damage but a failure to read. Damage is in the report.
+pub fn verify(vault: &Vault, group: Option<&str>) -> Result<Report> {
+    let mut report = Report::default();
+    let groups = match group {
+        Some(name) => vec![vault.group(name)],
+        None => vault.groups()?,
+    };
+    for group in groups {
+        report.groups.push(Check::new(vault, group).run()?);
+    }
+    if group.is_none() {
+        each_object(vault, "", |name, _| {
+            if names::parse(name).is_none() {
+                report.unknown.push(name.to_owned());
+            }
+            Ok(())
+        })?;
+    }
+    Ok(report)
+}
+
+fn each_object(vault: &Vault, prefix: &str, mut tell: impl FnMut(&str, u64) -> Result<()>) -> Result<()> {
+    let mut after = String::new();
+    loop {
+        let page = vault.store.list(prefix, &after, 1000)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after.clone_from(&last.name);
+        page.iter().try_for_each(|object| tell(&object.name, object.length))?;
+    }
+}
+
+/// An index and the entries that list it.
+struct Listed {
+    reference: IndexRef,
+    /// Ranges of points, by their order.
+    points: Vec<(usize, usize)>,
+}
+
+struct Check<'a> {
+    vault: &'a Vault,
+    reader: Arc<Reader>,
+    damage: Vec<String>,
+    /// Indexes that can't be used.
+    bad_indexes: HashSet<ObjectName>,
+    /// Frames that can't be used.
+    bad_frames: HashSet<(ObjectName, u32)>,
+    /// Indexes with such frames.
+    suspects: HashSet<ObjectName>,
+    seen: HashSet<String>,
+    objects: u64,
+    bytes: u64,
+}
+
+impl<'a> Check<'a> {
+    fn new(vault: &'a Vault, group: Group) -> Self {
+        Self {
+            vault,
+            reader: Arc::new(Reader::new(group, CACHE)),
+            damage: Vec::new(),
+            bad_indexes: HashSet::new(),
+            bad_frames: HashSet::new(),
+            suspects: HashSet::new(),
+            seen: HashSet::new(),
+            objects: 0,
+            bytes: 0,
+        }
+    }
+
+    fn group(&self) -> &Group {
+        self.reader.group()
+    }
+
+    fn run(mut self) -> Result<GroupReport> {
+        let mut listed: HashMap<ObjectName, Listed> = HashMap::new();
+        let mut points = 0;
+        let (mut contradictions, mut order) = (Vec::new(), Vec::new());
+        let history = history_with(self.vault, self.group(), |entry| {
+            let is_point = entry.header.kind == EntryKind::Point;
+            for reference in indexes(entry) {
+                let found = listed.entry(reference.name).or_insert_with(|| {
+                    order.push(reference.name);
+                    Listed { reference: *reference, points: Vec::new() }
+                });
+                if found.reference != *reference {
+                    contradictions.push((entry.header.seq, reference.name, is_point.then_some(points)));
+                }
+                match found.points.last_mut() {
+                    _ if !is_point => {}
+                    Some((_, end)) if *end == points => *end = points + 1,
+                    _ => found.points.push((points, points + 1)),
+                }
+            }
+            points += usize::from(is_point);
+        })?;
+        self.damage.extend(history.damage.iter().map(Error::line));
+        let mut affected = BTreeSet::new();
+        for (seq, index, point) in contradictions {
+            self.damage
+                .push(format!("entry {seq} says other things of index {index} than entries before it"));
+            affected.extend(point);
+        }
+        for name in &order {
+            self.index(&listed[name].reference)?;
+        }
+        let orphans = self.orphans()?;
+        self.affected(&history.points, &listed, &mut affected)?;
+        let points = history.points.into_iter().enumerate();
+        Ok(GroupReport {
+            group: self.group().name.clone(),
+            points: points.map(|(n, point)| (point, affected.contains(&n))).collect(),
+            damage: self.damage,
+            entries: history.head,
+            objects: self.objects,
+            bytes: self.bytes,
+            orphans,
+        })
+    }
+
+    /// Passes damage on into the report; any other failure ends the verification.
+    fn note<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if matches!(error.kind(), Kind::Damage | Kind::NewerVault) => {
+                self.damage.push(error.line());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The object at a place has this length: more than that would be bytes that nothing seals.
+    fn length(&self, place: &Place) -> Result<()> {
+        let there = self.group().store.len(&place.object)?;
+        if place.offset == 0 && there != place.length {
+            return Err(Error::damage(
+                &place.name,
+                format_args!("it has {there} bytes instead of {}", place.length),
+            ));
+        }
+        Ok(())
+    }
+
+    fn index(&mut self, reference: &IndexRef) -> Result<()> {
+        let place = self.reader.index_place(reference);
+        self.objects += 1;
+        self.bytes += reference.length;
+        self.seen.insert(place.name.clone());
+        let opened = self.length(&place).and_then(|()| self.reader.open_index(reference));
+        let Some(index) = self.note(opened)? else {
+            self.bad_indexes.insert(reference.name);
+            return Ok(());
+        };
+        let expected = expected(&self.reader, &index);
+        let Some(expected) = self.note(expected)? else {
+            self.bad_indexes.insert(reference.name);
+            return Ok(());
+        };
+        let findings = check_packs(&self.reader, &index, &expected)?;
+        for pack in &index.directory.packs {
+            self.objects += 1;
+            self.bytes += pack.length;
+            self.seen.insert(self.reader.pack_place(pack).name);
+        }
+        for finding in findings {
+            let pack = &index.directory.packs[finding.pack];
+            self.damage.push(finding.error.line());
+            self.suspects.insert(reference.name);
+            let all = expected[finding.pack].iter().map(|needed| needed.frame.number);
+            let frames: Vec<u32> = finding.frame.map_or_else(|| all.collect(), |frame| vec![frame]);
+            self.bad_frames.extend(frames.into_iter().map(|frame| (pack.name, frame)));
+        }
+        Ok(())
+    }
+
+    /// Objects that no entry lists are checked as far as they can be by themselves.
+    fn orphans(&mut self) -> Result<u64> {
+        let mut found = Vec::new();
+        each_object(self.vault, &names::packs(self.group().id()), |name, length| {
+            if !self.seen.contains(name) {
+                found.push((name.to_owned(), length));
+            }
+            Ok(())
+        })?;
+        let count = found.len() as u64;
+        for (name, length) in found {
+            let Some(Parsed::Data { index, .. }) = names::parse(&name) else { continue };
+            self.objects += 1;
+            self.bytes += length;
+            let checked = self.orphan(&name, index);
+            self.note(checked)?;
+        }
+        Ok(count)
+    }
+
+    fn orphan(&self, name: &str, index: bool) -> Result<()> {
+        let group = self.group();
+        if index {
+            // Without an entry that names its hash there is only its beginning to look at.
+            let head = group.store.get_range(name, 0, envelope::HEADER)?;
+            return group.seal.opener(ObjectKind::Index, name, &head).map(|_| ());
+        }
+        let pack = PackReader::open(&group.seal, name, group.store.get(name, PACK_MAX)?)?;
+        (0..pack.frames.len()).try_for_each(|frame| pack.frame(frame).map(|_| ()))
+    }
+
+    /// Which points need what is damaged.
+    fn affected(
+        &mut self,
+        points: &[Point],
+        listed: &HashMap<ObjectName, Listed>,
+        affected: &mut BTreeSet<usize>,
+    ) -> Result<()> {
+        let mut suspected = BTreeSet::new();
+        for (name, index) in listed {
+            let all = index.points.iter().flat_map(|(from, to)| *from..*to);
+            if self.bad_indexes.contains(name) {
+                affected.extend(all);
+            } else if self.suspects.contains(name) {
+                suspected.extend(all);
+            }
+        }
+        for point in suspected {
+            if !affected.contains(&point) && self.needs_bad_frames(&points[point])? {
+                affected.insert(point);
+            }
+        }
+        Ok(())
+    }
+
+    fn needs_bad_frames(&self, point: &Point) -> Result<bool> {
+        let entry = self.group().entry_at(point.seq)?;
+        for disk in entry.content().map_or(&[][..], |content| &content.disks) {
+            let image = Image::open(self.reader.clone(), disk)?;
+            for first in (0..image.blocks()).step_by(WINDOW) {
+                let window = image.window(first, WINDOW)?;
+                let bad = window.data().any(|(_, frame, ..)| {
+                    self.bad_frames.contains(&(image.pack(frame.pack).name, frame.number))
+                });
+                if bad {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn indexes(entry: &Entry) -> impl Iterator<Item = &IndexRef> {
+    entry.content().into_iter().flat_map(|content| &content.disks).flat_map(|disk| &disk.indexes)
+}
+
+/// What an index expects of a frame.
+struct Needed {
+    frame: PageFrame,
+    /// Place in the frame, block, hash.
+    blocks: Vec<(u16, u64, BlockHash)>,
+}
+
+/// What an index expects of its packs, by pack; frames in no order, one may come twice.
+fn expected(reader: &Reader, index: &Index) -> Result<Vec<Vec<Needed>>> {
+    let directory = &index.directory;
+    let mut packs: Vec<Vec<Needed>> = Vec::new();
+    packs.resize_with(directory.packs.len(), Vec::new);
+    let (mut data, mut zeros) = (0, 0);
+    for number in 0..directory.pages.len() {
+        let page = reader.page(index, number)?;
+        let mut frames: Vec<Needed> =
+            page.frames.iter().map(|frame| Needed { frame: *frame, blocks: Vec::new() }).collect();
+        for run in &page.runs {
+            let Some(frame) = run.frame else {
+                zeros += u64::from(run.count);
+                continue;
+            };
+            data += u64::from(run.count);
+            for n in 0..run.count {
+                let slot = run.slot + u16::try_from(n).expect("a data run is short");
+                let hash = page.hashes[(run.hash + n) as usize];
+                frames[usize::from(frame)].blocks.push((slot, run.block + u64::from(n), hash));
+            }
+        }
+        frames.into_iter().for_each(|needed| packs[needed.frame.pack as usize].push(needed));
+    }
+    if (data, zeros) != (directory.data_blocks, directory.zero_blocks) {
+        let name = reader.index_place(&index.reference).name;
+        return Err(Error::damage(&name, "its directory counts other blocks than its pages hold"));
+    }
+    Ok(packs)
+}
+
+/// Something wrong with a pack: all of it, or one frame.
+struct Finding {
+    pack: usize,
+    frame: Option<u32>,
+    error: Error,
+}
+
+fn check_packs(reader: &Reader, index: &Index, expected: &[Vec<Needed>]) -> Result<Vec<Finding>> {
+    let next = AtomicUsize::new(0);
+    let findings = Mutex::new(Vec::new());
+    let shift = index.directory.head.block_shift;
+    let work = || -> Result<()> {
+        loop {
+            let pack = next.fetch_add(1, Ordering::Relaxed);
+            let Some(reference) = index.directory.packs.get(pack) else { return Ok(()) };
+            let mut tell = |frame: Option<u32>, error: Error| match error.kind() {
+                Kind::Damage | Kind::NewerVault => {
+                    findings.lock().expect("no panic with the lock").push(Finding { pack, frame, error });
+                    Ok(())
+                }
+                _ => Err(error),
+            };
+            match open_pack(reader, reference) {
+                Ok(found) if found.disk != index.directory.head.disk || found.block_shift != shift => {
+                    tell(None, Error::damage(found.name(), "it holds blocks of another disk"))?;
+                }
+                Ok(found) => check_pack(reader, &found, &expected[pack], &mut tell)?,
+                Err(error) => tell(None, error)?,
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..WORKERS.min(index.directory.packs.len())).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+    })?;
+    let mut findings = findings.into_inner().expect("no panic with the lock");
+    findings.sort_by_key(|finding| (finding.pack, finding.frame));
+    Ok(findings)
+}
+
+fn open_pack(reader: &Reader, reference: &PackRef) -> Result<PackReader> {
+    let place = reader.pack_place(reference);
+    let length = usize::try_from(reference.length).expect("checked against the limit");
+    let there = reader.group().store.len(&place.object)?;
+    if place.offset == 0 && there != place.length {
+        return Err(Error::damage(&place.name, format_args!("it has {there} bytes instead of {length}")));
+    }
+    let bytes = reader.read(&place, 0, length)?;
+    if bytes.get(crate::vault::layout::object::SALT) != Some(&reference.salt[..]) {
+        return Err(Error::damage(&place.name, "its salt is not the one that the index names"));
+    }
+    PackReader::open(&reader.group().seal, &place.name, bytes)
+}
+
+fn check_pack(
+    reader: &Reader,
+    pack: &PackReader,
+    expected: &[Needed],
+    tell: &mut impl FnMut(Option<u32>, Error) -> Result<()>,
+) -> Result<()> {
+    let hasher = reader.group().hasher();
+    let shift = pack.block_shift;
+    let mut by_frame: HashMap<u32, Vec<&Needed>> = HashMap::new();
+    expected.iter().for_each(|needed| by_frame.entry(needed.frame.number).or_default().push(needed));
+    for (number, frame) in (0u32..).zip(&pack.frames) {
+        let data = match pack.frame(number as usize) {
+            Ok(data) => data,
+            Err(error) => {
+                tell(Some(number), error)?;
+                continue;
+            }
+        };
+        for needed in by_frame.remove(&number).unwrap_or_default() {
+            let same = (needed.frame.offset, needed.frame.sealed, needed.frame.blocks as usize)
+                == (frame.offset, frame.sealed, frame.blocks.len());
+            let sound = same
+                && needed.blocks.iter().all(|(slot, block, hash)| {
+                    let at = usize::from(*slot) << shift;
+                    frame.blocks[usize::from(*slot)] == *block
+                        && hasher.hash(&data[at..at + (1 << shift)]) == *hash
+                });
+            if !sound {
+                tell(
+                    Some(number),
+                    Error::damage(pack.name(), format_args!("frame {number} is not what the index says")),
+                )?;
+            }
+        }
+    }
+    match by_frame.is_empty() {
+        true => Ok(()),
+        false => tell(None, Error::damage(pack.name(), "the index names frames that it does not have")),
+    }
+}
