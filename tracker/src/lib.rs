@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod control;
+pub mod engine;
 pub mod error;
 pub mod format;
 pub mod frontend;

@@ -195,14 +195,6 @@ impl Session {
         }
     }
 
-    /// The export that is served.
-    pub fn export(&self) -> Option<usize> {
-        match self.phase {
-            Phase::Transmission(export) => Some(export),
-            _ => None,
-        }
-    }
-
     /// Replies to anything but a read or block status.
     #[inline]
     pub fn reply(&self, cookie: u64, result: Result<(), Errno>, out: &mut Vec<u8>) {

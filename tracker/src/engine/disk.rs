@@ -1,0 +1,134 @@
+//! A disk as the loop uses it: its descriptor, the sidecar files that are open, and what its file system can do.
+
+use crate::frontend::nbd::session::Extent;
+use crate::group::SidecarFile;
+use crate::io::uring::File;
+use crate::io::{plain, probe};
+use crate::sidecar::OpenDisk;
+use nix::fcntl::{OFlag, PosixFadviseAdvice, open, posix_fadvise};
+use nix::sys::stat::Mode;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// The most extents of one block status; a client asks again for the rest.
+const EXTENTS_MAX: usize = 256;
+
+/// A disk.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) file: Rc<File>,
+    /// Descriptors from before a [`crate::group::Action::Reopen`]: they carry the lock (S2).
+    earlier: Vec<Rc<File>>,
+    pub(super) size: u64,
+    pub(super) align: u32,
+    direct: bool,
+    read_only: bool,
+    /// Plain calls in the loop: the file lies in memory and the ring would hand each operation to a worker.
+    pub(super) inline: bool,
+    /// So do its sidecar files.
+    pub(super) sidecar_inline: bool,
+    /// Punching holes works, as far as we know.
+    pub(super) can_punch: bool,
+    /// Zeroing a range works, as far as we know.
+    pub(super) can_zero: bool,
+    sidecar: Vec<(SidecarFile, Rc<File>)>,
+    /// Reads served.
+    pub(super) reads: u64,
+    /// Dead or leaving connections with requests in flight (W8).
+    pub(super) draining: usize,
+}
+
+impl Disk {
+    /// A disk that is open. `register` makes a file of its descriptor.
+    pub(super) fn new(open: OpenDisk, read_only: bool, register: impl FnOnce(OwnedFd) -> File) -> Self {
+        let inline = !open.nowait && !open.device && probe::in_memory(&open.fd);
+        Self {
+            name: open.name,
+            path: open.path,
+            file: Rc::new(register(open.fd)),
+            earlier: Vec::new(),
+            size: open.size,
+            align: open.align,
+            direct: open.direct,
+            read_only,
+            inline,
+            sidecar_inline: open.sidecar_in_memory,
+            can_punch: true,
+            can_zero: true,
+            sidecar: Vec::new(),
+            reads: 0,
+            draining: 0,
+        }
+    }
+
+    /// A sidecar file was opened.
+    pub(super) fn install(&mut self, name: SidecarFile, fd: OwnedFd) {
+        self.close(name);
+        self.sidecar.push((name, Rc::new(File::plain(fd))));
+    }
+
+    /// A sidecar file is no longer needed; it closes when no operation uses it.
+    pub(super) fn close(&mut self, name: SidecarFile) {
+        self.sidecar.retain(|(held, _)| *held != name);
+    }
+
+    /// A sidecar file, if it is open.
+    pub(super) fn sidecar(&self, name: SidecarFile) -> Option<Rc<File>> {
+        self.sidecar.iter().find(|(held, _)| *held == name).map(|(_, file)| Rc::clone(file))
+    }
+
+    /// Drops the cached pages and goes on with a fresh descriptor of the same file (W6). The old one stays open: it
+    /// carries the lock (S2).
+    pub(super) fn reopen(&mut self, register: impl FnOnce(OwnedFd) -> File) -> io::Result<()> {
+        posix_fadvise(self.file.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        // By descriptor, not by path: the path may name another file by now.
+        let path = format!("/proc/self/fd/{}", self.file.as_fd().as_raw_fd());
+        let mut flags = OFlag::O_CLOEXEC;
+        flags |= if self.read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };
+        flags.set(OFlag::O_DIRECT, self.direct);
+        let fresh = open(path.as_str(), flags, Mode::empty())?;
+        self.earlier.push(std::mem::replace(&mut self.file, Rc::new(register(fresh))));
+        Ok(())
+    }
+
+    /// What is allocated in `[offset, offset + length)`, in multiples of the alignment; covers the range or stops at
+    /// the limit.
+    pub(super) fn extents(&self, offset: u64, length: u32, one: bool) -> Vec<Extent> {
+        let end = offset + u64::from(length);
+        let align = u64::from(self.align);
+        let limit = if one { 1 } else { EXTENTS_MAX };
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut at = offset;
+        plain::runs(self.file.as_fd(), offset, end, |run_end, hole| {
+            // A hole gives its ragged end to the data behind it, data takes the ragged start of the hole.
+            let stop = if run_end == end {
+                end
+            } else if hole {
+                run_end - run_end % align
+            } else {
+                run_end.next_multiple_of(align).min(end)
+            };
+            if stop <= at {
+                return ControlFlow::Continue(());
+            }
+            let length = u32::try_from(stop - at).expect("part of a request");
+            let full = extents.len() == limit;
+            match extents.last_mut() {
+                Some(last) if last.hole == hole => last.length += length,
+                _ if full => return ControlFlow::Break(()),
+                _ => extents.push(Extent { length, hole }),
+            }
+            at = stop;
+            ControlFlow::Continue(())
+        });
+        if extents.is_empty() {
+            extents.push(Extent { length, hole: false });
+        }
+        extents
+    }
+}

@@ -1,0 +1,139 @@
+//! A machine that decides nothing: every change is submitted at once. With it the loop is tested by itself.
+
+use super::machine::{Jobs, Machine};
+use crate::control::message::{Answer, Refusal};
+use crate::group::job::{Job, JobDone};
+use crate::group::{Action, Change, Errno, OpId, Question, Request, RequestId, Ticket, Token};
+use crate::id::{DiskIndex, Nanos};
+use crate::sidecar::Report;
+use nix::sys::eventfd::EventFd;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+/// What becomes of an operation.
+#[derive(Clone, Copy, Debug)]
+struct After {
+    token: Token,
+    disk: DiskIndex,
+    /// A sync comes before the reply.
+    sync: bool,
+}
+
+/// The machine.
+#[derive(Debug, Default)]
+pub(crate) struct PassThrough {
+    next: u32,
+    after: HashMap<u32, After>,
+    /// While set, requests wait.
+    pub(crate) holding: Arc<AtomicBool>,
+    held: Vec<(RequestId, Request)>,
+}
+
+impl PassThrough {
+    fn number(&mut self) -> u32 {
+        self.next += 1;
+        self.next
+    }
+
+    fn submit(&mut self, request: Request, actions: &mut Vec<Action>) {
+        let id = self.number();
+        let Request { disk, change, fua, offset, length, token } = request;
+        let write = change == Change::Write;
+        self.after.insert(id, After { token, disk, sync: fua && !write });
+        actions.push(Action::Submit {
+            id: OpId(id),
+            disk,
+            change,
+            offset,
+            length,
+            durable: fua && write,
+            token,
+        });
+    }
+}
+
+impl Machine for PassThrough {
+    fn request(&mut self, request: Request, _: Nanos, actions: &mut Vec<Action>) -> RequestId {
+        let id = RequestId(self.number());
+        if self.holding.load(SeqCst) {
+            self.held.push((id, request));
+        } else {
+            self.submit(request, actions);
+        }
+        id
+    }
+
+    fn flush(&mut self, disk: DiskIndex, token: Token, _: Nanos, actions: &mut Vec<Action>) {
+        let id = self.number();
+        self.after.insert(id, After { token, disk, sync: false });
+        actions.push(Action::Sync { id: OpId(id), disk });
+    }
+
+    fn abandon(&mut self, request: RequestId, _: Nanos, _: &mut Vec<Action>) -> bool {
+        let before = self.held.len();
+        self.held.retain(|(id, _)| *id != request);
+        self.held.len() < before
+    }
+
+    fn completed(&mut self, id: OpId, result: Result<(), Errno>, _: Nanos, actions: &mut Vec<Action>) {
+        let After { token, disk, sync } = self.after.remove(&id.0).expect("an operation completes once");
+        if sync && result.is_ok() {
+            let id = self.number();
+            self.after.insert(id, After { token, disk, sync: false });
+            actions.push(Action::Sync { id: OpId(id), disk });
+        } else {
+            actions.push(Action::Reply { token, result });
+        }
+    }
+
+    fn job_done(&mut self, done: JobDone, _: Nanos, _: &mut Vec<Action>) {
+        let _ = done;
+    }
+
+    fn ask(&mut self, _: Question, ticket: Ticket, _: u64, _: Nanos, actions: &mut Vec<Action>) {
+        let answer = Answer::Refused(Refusal::Unable("this machine decides nothing".into()));
+        actions.push(Action::Answer { ticket, answer });
+    }
+
+    fn tick(&mut self, _: Nanos, actions: &mut Vec<Action>) {
+        if !self.holding.load(SeqCst) {
+            for (_, request) in std::mem::take(&mut self.held) {
+                self.submit(request, actions);
+            }
+        }
+    }
+
+    fn wake_at(&self) -> Option<Nanos> {
+        (!self.held.is_empty() && !self.holding.load(SeqCst)).then_some(Nanos(0))
+    }
+
+    fn stop(&mut self, _: Nanos, _: &mut Vec<Action>) {}
+
+    fn stopped(&self) -> bool {
+        self.after.is_empty()
+    }
+}
+
+/// A worker without work.
+#[derive(Debug)]
+pub(crate) struct NoJobs(EventFd);
+
+impl NoJobs {
+    pub(crate) fn new() -> Self {
+        Self(EventFd::new().expect("an eventfd"))
+    }
+}
+
+impl Jobs for NoJobs {
+    fn post(&self, _: Job) {}
+
+    fn wakeup(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn poll(&self) -> Option<Report> {
+        None
+    }
+}

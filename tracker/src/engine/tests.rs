@@ -1,0 +1,332 @@
+//! Claims about the loop, over real sockets and files, with a machine that passes everything through.
+
+use super::passthrough::{NoJobs, PassThrough};
+use super::{EngineHandle, Operation, Options, Parts, spawn_parts};
+use crate::frontend::nbd::client::{Client, Operation as Ask};
+use crate::group::Errno;
+use crate::id::{DiskId, DiskIndex};
+use crate::io::probe;
+use crate::sidecar::OpenDisk;
+use proptest::test_runner::{RngAlgorithm, TestRng};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+const SIZE: u64 = 16 << 20;
+/// Only detects a hang.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Server {
+    engine: Option<EngineHandle>,
+    socket: PathBuf,
+    holding: Arc<AtomicBool>,
+    directory: tempfile::TempDir,
+}
+
+impl Server {
+    /// Serves an empty disk in a new folder under `parent`.
+    fn new(parent: &Path, direct: bool, read_only: bool) -> Self {
+        let directory = tempfile::tempdir_in(parent).unwrap();
+        let path = directory.path().join("disk.raw");
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .custom_flags(if direct { libc::O_DIRECT } else { 0 })
+            .open(&path)
+            .unwrap();
+        file.set_len(SIZE).unwrap();
+        let nowait = !probe::in_memory(&file);
+        let disk = OpenDisk {
+            name: "disk.raw".into(),
+            path,
+            id: DiskId::default(),
+            fd: file.into(),
+            size: SIZE,
+            direct,
+            align: if direct { 512 } else { 1 },
+            memory_align: if direct { 512 } else { 1 },
+            nowait,
+            sidecar_in_memory: false,
+            device: false,
+            block_shift: 12,
+        };
+        let socket = directory.path().join("nbd.sock");
+        let machine = PassThrough::default();
+        let holding = Arc::clone(&machine.holding);
+        let options = Options {
+            nbd: vec![UnixListener::bind(&socket).unwrap()],
+            nbd_address: socket.display().to_string(),
+            read_only,
+        };
+        let parts = Parts { machine, jobs: NoJobs::new(), disks: vec![disk], opened: Vec::new() };
+        let engine = Some(spawn_parts(parts, options).unwrap());
+        Self { engine, socket, holding, directory }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.socket, "").unwrap()
+    }
+
+    fn engine(&self) -> &EngineHandle {
+        self.engine.as_ref().unwrap()
+    }
+
+    fn content(&self) -> Vec<u8> {
+        std::fs::read(self.directory.path().join("disk.raw")).unwrap()
+    }
+
+    fn stop(mut self) {
+        let engine = self.engine.take().unwrap();
+        engine.stop();
+        engine.join().unwrap();
+    }
+}
+
+/// Every way in which the loop reaches a disk: plain calls, the ring buffered, the ring direct.
+fn servers() -> Vec<Server> {
+    let memory = Path::new("/dev/shm");
+    let mut servers = Vec::new();
+    if memory.is_dir() {
+        servers.push(Server::new(memory, false, false));
+    }
+    let here = &std::env::temp_dir();
+    servers.push(Server::new(here, false, false));
+    servers.push(Server::new(here, true, false));
+    servers
+}
+
+fn random() -> impl FnMut(u64) -> u64 {
+    use proptest::prelude::Rng;
+    let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    move |below| random.next_u64() % below
+}
+
+#[test]
+fn a_disk_reads_as_what_was_done_to_it() {
+    for server in servers() {
+        let mut client = server.client();
+        assert_eq!(client.size(), SIZE);
+        let align = u64::from(client.align());
+        let mut model = vec![0u8; SIZE as usize];
+        let mut draw = random();
+        for round in 0..400u64 {
+            let limit = [4096, 65536, 300_000, 3 << 20][draw(4) as usize];
+            let length = (1 + draw(limit)).next_multiple_of(align);
+            let offset = draw(SIZE - length) / align * align;
+            let (range, length) = (offset as usize..(offset + length) as usize, length as u32);
+            match draw(7) {
+                0..=2 => {
+                    let byte = round as u8 | 1;
+                    model[range.clone()].fill(byte);
+                    let data = &model[range.clone()];
+                    client.call(&Ask::Write { offset, data, fua: draw(4) == 0 }).unwrap();
+                }
+                3 => {
+                    let may_punch = draw(2) == 0;
+                    client.call(&Ask::Zero { offset, length, may_punch }).unwrap();
+                    model[range].fill(0);
+                }
+                4 => {
+                    client.call(&Ask::Trim { offset, length }).unwrap();
+                    model[range].fill(0);
+                }
+                5 => client.flush().unwrap(),
+                _ => assert!(client.read(offset, length).unwrap() == model[range], "round {round}"),
+            }
+        }
+        assert!(client.read(0, SIZE as u32).unwrap() == model);
+        assert!(server.content() == model);
+        server.stop();
+    }
+}
+
+#[test]
+fn many_requests_at_once_are_all_answered() {
+    for server in servers() {
+        let mut client = server.client();
+        let align = u64::from(client.align()).max(512);
+        for round in 0..3u64 {
+            for n in 0..1000u64 {
+                let data = vec![(n + round) as u8; align as usize];
+                client.send(&Ask::Write { offset: n * align, data: &data, fua: false }, n).unwrap();
+                if n >= 500 {
+                    client.receive().unwrap().result.unwrap();
+                }
+            }
+            while client.waiting() > 0 {
+                client.receive().unwrap().result.unwrap();
+            }
+        }
+        let all = client.read(0, (1000 * align) as u32).unwrap();
+        assert!(all.iter().enumerate().all(|(n, &byte)| byte == (n / align as usize + 2) as u8));
+        server.stop();
+    }
+}
+
+#[test]
+fn a_client_that_does_not_take_its_replies_gets_them_later() {
+    for server in servers() {
+        let mut client = server.client();
+        client.write(0, &vec![7; 1 << 20]).unwrap();
+        // Far more than the loop holds for one connection, and than sockets hold.
+        for n in 0..300 {
+            client.send(&Ask::Read { offset: 0, length: 1 << 20 }, n).unwrap();
+        }
+        let mut other = server.client();
+        assert_eq!(other.read(0, 512).unwrap(), [7; 512]);
+        for _ in 0..300 {
+            let data = client.receive().unwrap().result.unwrap();
+            assert!(data.len() == 1 << 20 && data.iter().all(|&byte| byte == 7));
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn requests_that_wait_keep_their_data_and_die_with_their_connection() {
+    for server in servers() {
+        server.holding.store(true, SeqCst);
+        let mut kept = server.client();
+        let mut lost = server.client();
+        for n in 0..20u64 {
+            kept.send(&Ask::Write { offset: n * 8192, data: &[1 + n as u8; 4096], fua: false }, n).unwrap();
+            lost.send(&Ask::Write { offset: n * 8192 + 4096, data: &[99; 4096], fua: false }, n).unwrap();
+        }
+        // Another client's reads pass, and what comes later does not overwrite what waits.
+        assert_eq!(server.client().read(0, 512).unwrap(), [0; 512]);
+        kept.send(&Ask::Read { offset: 0, length: 512 }, 100).unwrap();
+        assert_eq!(kept.receive().unwrap().cookie, 100);
+        lost.send(&Ask::Read { offset: 0, length: 512 }, 100).unwrap();
+        assert_eq!(lost.receive().unwrap().cookie, 100);
+        drop(lost);
+        // W8: a new connection is served when nothing of the dead one can come any more.
+        let mut next = server.client();
+        assert_eq!(next.read(4096, 512).unwrap(), [0; 512]);
+        server.holding.store(false, SeqCst);
+        next.flush().unwrap();
+        for _ in 0..20 {
+            kept.receive().unwrap().result.unwrap();
+        }
+        let content = server.content();
+        for n in 0..20 {
+            assert!(content[n * 8192..n * 8192 + 4096].iter().all(|&byte| byte == 1 + n as u8));
+            assert!(content[n * 8192 + 4096..(n + 1) * 8192].iter().all(|&byte| byte == 0));
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn a_stop_finishes_what_is_in_flight() {
+    for server in servers() {
+        let mut client = server.client();
+        for n in 0..100u64 {
+            client.send(&Ask::Write { offset: n * 4096, data: &[5; 4096], fua: false }, n).unwrap();
+        }
+        client.receive().unwrap().result.unwrap();
+        server.engine().stop();
+        let mut answered = 1;
+        while let Ok(reply) = client.receive() {
+            reply.result.unwrap();
+            answered += 1;
+        }
+        let content = server.content();
+        let written = content.chunks(4096).filter(|block| block[0] == 5).count();
+        assert!(written >= answered, "{answered} answered, {written} written");
+        server.stop();
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_clients_that_hang() {
+    let server = servers().pop().unwrap();
+    server.holding.store(true, SeqCst);
+    let mut client = server.client();
+    client.send(&Ask::Write { offset: 0, data: &[5; 4096], fua: false }, 0).unwrap();
+    let _silent = UnixStream::connect(&server.socket).unwrap();
+    let begun = Instant::now();
+    server.stop();
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+#[test]
+fn foreign_bytes_and_idle_clients_hurt_nobody_else() {
+    let server = servers().remove(0);
+    let mut good = server.client();
+    let mut draw = random();
+    let mut held = Vec::new();
+    for n in 0..super::event_loop::CONNECTIONS_MAX + 40 {
+        let Ok(mut stream) = UnixStream::connect(&server.socket) else { break };
+        let bytes: Vec<u8> = (0..draw(300)).map(|_| draw(256) as u8).collect();
+        // The server may have hung up already.
+        let _ = if n % 2 == 0 { stream.write_all(&bytes) } else { Ok(()) };
+        held.push(stream);
+        good.write(0, &[n as u8; 512]).unwrap();
+    }
+    drop(held);
+    let mut late = server.client();
+    assert_eq!(late.read(0, 512).unwrap(), good.read(0, 512).unwrap());
+    server.stop();
+}
+
+#[test]
+fn a_request_off_the_disk_or_alignment_is_refused_and_the_connection_lives() {
+    for server in servers() {
+        let mut client = server.client();
+        let kind = |result: std::io::Result<()>| result.unwrap_err().raw_os_error().unwrap();
+        assert_eq!(kind(client.write(SIZE, &[1; 512])), libc::ENOSPC);
+        assert_eq!(client.read(SIZE - 512, 1024).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        if client.align() > 1 {
+            assert_eq!(kind(client.write(100, &[1; 512])), libc::EINVAL);
+            assert_eq!(kind(client.write(512, &vec![1; 100_001])), libc::EINVAL);
+        }
+        assert!(client.read(0, SIZE as u32).unwrap().iter().all(|&byte| byte == 0));
+        server.stop();
+    }
+}
+
+#[test]
+fn a_read_only_server_refuses_changes_of_every_door() {
+    let server = Server::new(&std::env::temp_dir(), false, true);
+    let mut client = server.client();
+    assert!(client.read_only());
+    assert_eq!(client.write(0, &[1; 512]).unwrap_err().raw_os_error(), Some(libc::EPERM));
+    let write = Operation::Write { offset: 0, data: vec![1; 512], fua: false };
+    assert_eq!(server.engine().port().call(DiskIndex(0), write), Err(Errno(libc::EPERM)));
+    server.stop();
+}
+
+#[test]
+fn a_user_in_the_same_process_sees_what_clients_see() {
+    for server in servers() {
+        let port = server.engine().port();
+        let disk = DiskIndex(0);
+        let other = port.clone();
+        for n in 0..200u64 {
+            let data = vec![n as u8; 4096];
+            port.submit(disk, Operation::Write { offset: n * 4096, data, fua: n % 50 == 0 }, n).unwrap();
+        }
+        for _ in 0..200 {
+            port.completions().recv_timeout(PATIENCE).unwrap().result.unwrap();
+        }
+        other.call(disk, Operation::Flush).unwrap();
+        let read = other.call(disk, Operation::Read { offset: 0, length: 200 * 4096 }).unwrap();
+        assert!(read.chunks(4096).enumerate().all(|(n, block)| block.iter().all(|&byte| byte == n as u8)));
+        assert_eq!(server.client().read(199 * 4096, 4096).unwrap(), [199; 4096]);
+        other.call(disk, Operation::Discard { offset: 0, length: SIZE }).unwrap();
+        let zero = Operation::Zero { offset: 0, length: SIZE, may_punch: false, fua: true };
+        other.call(disk, zero).unwrap();
+        assert!(server.content().iter().all(|&byte| byte == 0));
+        let beyond = Operation::Read { offset: SIZE, length: 512 };
+        assert_eq!(other.call(disk, beyond), Err(Errno(libc::EINVAL)));
+        let nowhere = Operation::Read { offset: 0, length: 512 };
+        assert_eq!(other.call(DiskIndex(9), nowhere), Err(Errno(libc::ENODEV)));
+        server.stop();
+        assert_eq!(other.call(disk, Operation::Flush), Err(Errno(libc::ESHUTDOWN)));
+    }
+}
