@@ -3,6 +3,7 @@
 pub mod codec;
 pub mod control;
 pub mod engine;
+pub mod disk;
 pub mod error;
 pub mod format;
 pub mod frontend;
@@ -12,4 +13,5 @@ pub mod io;
 pub mod limits;
 pub mod map;
 pub mod mutant;
+pub mod recover;
 pub mod sidecar;

@@ -59,6 +59,8 @@ pub struct Recheck {
 pub struct Meta {
     /// The disk.
     pub disk: DiskId,
+    /// The disks of its group, itself included, in order: only they share its generations and its anchor.
+    pub members: Vec<DiskId>,
     /// Bytes.
     pub size: u64,
     /// log2 of the block size.
@@ -137,6 +139,7 @@ mod tests {
     fn meta() -> Meta {
         Meta {
             disk: DiskId([1; 16]),
+            members: vec![DiskId([1; 16])],
             size: 1 << 30,
             block_shift: 12,
             region_shift: 22,

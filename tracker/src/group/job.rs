@@ -1,10 +1,170 @@
-//! Work that may take long and never runs on the event loop (S5): the sidecar's worker does it, in order.
+//! Work that may take long and never runs on the event loop (S5): the sidecar's worker does it, in order. A job
+//! carries all that it needs as values; the machine says what must be durable before what by the order of jobs and
+//! by what it waits for.
 
-/// What is to be done. Opaque to the engine: it posts jobs to the [`crate::sidecar::Worker`] and brings back what
-/// the worker says.
+use crate::format::changes::{Encoder, Header, Seal};
+use crate::format::meta::Meta;
+use crate::id::{CutId, DiskIndex, Generation};
+use crate::map::Words;
+
+/// What is to be done.
 #[derive(Debug)]
-pub enum Job {}
+pub enum Job {
+    /// Make maps and files for the cut that will end `open`: fresh inodes, prefaulted, the log's header durable.
+    Prepare {
+        /// The open generation: the freeze-to-be gets its store and preserved map, the next one its map and log.
+        open: Generation,
+    },
+    /// Append the frozen maps to the change logs, make them durable, and then delete older logs, which they contain
+    /// (C6).
+    Seal {
+        /// The frozen generation.
+        generation: Generation,
+        /// For each disk of the group.
+        disks: Vec<SealDisk>,
+    },
+    /// Store the metas with the new anchor, then delete the logs up to `generation`, its store and its maps (V9, C6).
+    Release {
+        /// The frozen generation.
+        generation: Generation,
+        /// The metas, one a disk.
+        metas: Vec<Meta>,
+    },
+    /// Delete the store and the maps of an undone freeze; its log stays (C4).
+    Forget {
+        /// The frozen generation.
+        generation: Generation,
+    },
+    /// Store metas.
+    StoreMeta {
+        /// The disks and their metas.
+        metas: Vec<(DiskIndex, Meta)>,
+    },
+    /// Make "resynchronization required" durable on the disk itself (S4). On a thread of its own: the sidecar may hang.
+    Mark {
+        /// The disk.
+        disk: DiskIndex,
+        /// Its meta, for identity.
+        meta: Meta,
+    },
+    /// Look whether the sidecars' file systems run out of space (C5).
+    Watch,
+    /// `fsync` the disks and store what the kernel says of them in their metas (S3).
+    Stamp {
+        /// The metas, one a disk.
+        metas: Vec<Meta>,
+    },
+    /// The clean stop: append what is open to the logs, sync everything, store clean metas.
+    Stop {
+        /// For each disk of the group.
+        disks: Vec<StopDisk>,
+    },
+}
+
+/// What sealing needs of one disk.
+#[derive(Debug)]
+pub struct SealDisk {
+    /// The frozen map: nobody changes it any more (C3).
+    pub frozen: Words,
+    /// The log's header.
+    pub header: Header,
+    /// Goes on where eviction ended.
+    pub encoder: Encoder,
+    /// Where the next record goes.
+    pub end: u64,
+    /// Blocks of the disk.
+    pub blocks: u64,
+    /// The seal; its count of blocks is the machine's, asserted by the worker.
+    pub seal: Seal,
+}
+
+/// What the clean stop needs of one disk.
+#[derive(Debug)]
+pub struct StopDisk {
+    /// The open map.
+    pub open: Words,
+    /// The map of a freeze that no durable log holds yet.
+    pub unsealed: Option<Words>,
+    /// The open generation's log.
+    pub header: Header,
+    /// Goes on where eviction ended.
+    pub encoder: Encoder,
+    /// Where the next record goes.
+    pub end: u64,
+    /// Blocks of the disk.
+    pub blocks: u64,
+    /// The meta to be stored, with the clean flag still to be filled in.
+    pub meta: Meta,
+}
 
 /// What became of a job.
 #[derive(Debug)]
-pub enum JobDone {}
+pub enum JobDone {
+    /// [`Job::Prepare`].
+    Prepared(Result<Spare, JobError>),
+    /// [`Job::Seal`].
+    Sealed {
+        /// The frozen generation.
+        generation: Generation,
+        /// How it ended.
+        result: Result<(), JobError>,
+    },
+    /// [`Job::Release`].
+    Released {
+        /// The frozen generation.
+        generation: Generation,
+        /// How it ended.
+        result: Result<(), JobError>,
+    },
+    /// [`Job::Forget`].
+    Forgotten,
+    /// [`Job::StoreMeta`].
+    MetaStored(Result<(), JobError>),
+    /// [`Job::Mark`].
+    Marked {
+        /// The disk.
+        disk: DiskIndex,
+        /// How it ended.
+        result: Result<(), JobError>,
+    },
+    /// [`Job::Watch`]: some sidecar's file system has too little space.
+    Watched {
+        /// Preserving must stop.
+        low: bool,
+    },
+    /// [`Job::Stamp`]: the disks whose fsync failed (W6).
+    Stamped {
+        /// Disks with a failed sync.
+        failed: Vec<DiskIndex>,
+        /// The metas as stored.
+        metas: Vec<Meta>,
+    },
+    /// [`Job::Stop`].
+    Stopped(Result<(), JobError>),
+}
+
+/// A job failed; for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobError(pub String);
+
+/// Fresh maps and files for the next cut, made ahead so that the cut itself is one store (C1).
+#[derive(Debug)]
+pub struct Spare {
+    /// The generation that the maps will hold.
+    pub generation: Generation,
+    /// The name that the next cut will have, drawn by the worker.
+    pub cut: CutId,
+    /// For each disk of the group, in order.
+    pub disks: Vec<SpareDisk>,
+}
+
+/// The part of a [`Spare`] for one disk.
+#[derive(Debug)]
+pub struct SpareDisk {
+    /// The map that will be open: all zero, prefaulted.
+    pub open: Words,
+    /// The preserved map of the coming freeze: all zero, sparse.
+    pub preserved: Words,
+    /// The header of the log that [`Self::open`]'s generation appends to, durable in its file.
+    pub log: Header,
+}

@@ -1,73 +1,600 @@
-//! The disks that are cut together, as one machine: events in, actions out.
+//! The disks that are cut together, as one machine: events in, actions out. It owns no descriptor, reads no clock,
+//! draws no random number.
+//!
+//! ```text
+//!  request ──► W1 intend ──► W2 wait ──► W3 preserve ──► W4 mark, tag, submit ──► W5 complete ──► reply
+//!                 ▲ (group commit)  ▲ (drain)   ▲ (copy)                              │
+//!                 └─────────────────┴───────────┴──── any wait that ends starts at W1 ┘
+//!
+//!  cut ──► draining ──► synced ──► sealed (exact or fuzzy) ──► releasing ──► none
+//!              └───────────┴──────────┴──► undoing (folds frozen into open) ──► none
+//! ```
 
 pub mod action;
+mod cut;
+mod intent;
 pub mod job;
+mod preserve;
+mod slots;
+mod status;
+mod sync;
+mod write;
 
-use crate::id::{DiskIndex, Nanos};
+use crate::control::message::{Answer, Refusal};
+use crate::disk::{Disk, Fold};
+use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, Nanos, Session, TargetId};
+use crate::map::header::{GroupHeader, Road, State};
 pub use action::{Action, Change, Errno, OpId, Question, Request, RequestId, SidecarFile, Ticket, Token};
+use job::{Job, JobDone, Spare};
+use preserve::Preserve;
+use slots::Slots;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+
+/// The header gets a sign of life this often.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The disks are fsynced and stamped this often (S3).
+const STAMP: Duration = Duration::from_secs(60);
+
+/// The settings that the machine itself needs.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// The group's name.
+    pub name: String,
+    /// The session.
+    pub session: Session,
+    /// See [`crate::sidecar::Config::preserve_limit`].
+    pub preserve_limit: Option<u64>,
+    /// See [`crate::sidecar::Config::preserve_deadline`].
+    pub preserve_deadline: Duration,
+    /// When tracking fails, the guest's writes wait (S4).
+    pub strict: bool,
+    /// Nothing is tracked.
+    pub off: bool,
+}
+
+/// What an operation is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    Request(u32),
+    Sync(u32),
+    Preserve(u32),
+    Persist(u32),
+}
+
+/// What a write to a sidecar file is for.
+#[derive(Clone, Copy, Debug)]
+enum PersistOp {
+    /// A slot of the disk's intents.
+    Intents(usize),
+    /// Evicted records in the log of a generation.
+    Append(usize, Generation),
+}
+
+/// A cut kept readable.
+#[derive(Debug)]
+struct Freeze {
+    cut: CutId,
+    generation: Generation,
+    first: Generation,
+    time_ns: u64,
+    /// Why it is fuzzy; the state word says whether.
+    fuzzy: Option<String>,
+    /// Its log is durable.
+    sealed: bool,
+    /// Who waits for the end of the present step.
+    tickets: Vec<Ticket>,
+    /// The entry that releases it.
+    release: Option<Anchor>,
+}
+
+/// A cut that was asked for.
+#[derive(Debug)]
+struct PendingCut {
+    ticket: Ticket,
+    full: bool,
+    filled: bool,
+    asked_ns: u64,
+    asked: Nanos,
+}
+
+/// Counts since the start, for status.
+#[derive(Debug, Default)]
+struct Counts {
+    cuts: u64,
+    cut_hold_ns_last: u64,
+    cut_hold_ns_max: u64,
+    waited_intent: u64,
+    waited_drain: u64,
+    waited_preserve: u64,
+    preserved_blocks: u64,
+    in_flight_at_cuts: u64,
+    fuzzy_freezes: u64,
+}
+
+/// What recovery found of a group: where the machine begins.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) config: GroupConfig,
+    pub(crate) header: GroupHeader,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) target: Option<TargetId>,
+    pub(crate) anchor: Option<Anchor>,
+    pub(crate) vouched: Vec<CutId>,
+    /// The oldest generation that is pending.
+    pub(crate) first_pending: Generation,
+    /// Disks whose open map must be filled because all of it is to be compared.
+    pub(crate) fill: Vec<usize>,
+    pub(crate) now: Nanos,
+}
 
 /// The machine. One thread calls it; every call takes the list that it appends its actions to. An engine calls it
 /// for each event, then executes the actions.
 #[derive(Debug)]
-pub struct Group {}
+pub struct Group {
+    config: GroupConfig,
+    tracking: bool,
+    header: GroupHeader,
+    /// What the header's word says.
+    state: State,
+    disks: Vec<Disk>,
+    slots: Slots,
+    /// The largest piece of a zero or discard, in bytes.
+    piece: u64,
+    freeze: Option<Freeze>,
+    preserves: Vec<Option<Preserve>>,
+    persists: Vec<Option<(PersistOp, Nanos)>>,
+    /// Requests that wait for an in-flight write of the frozen generation (W2a).
+    drain_waiters: HashMap<u32, Vec<u32>>,
+    /// Requests whose wait has ended.
+    ready: VecDeque<u32>,
+    /// Something changed that may let a wait end.
+    unsettled: bool,
+    spare: Option<Spare>,
+    pending_cut: Option<PendingCut>,
+    syncing_freeze: bool,
+    sealing: bool,
+    metas_in_flight: u32,
+    release_retry: Option<Nanos>,
+    target: Option<TargetId>,
+    attach: AttachNumber,
+    anchor: Option<Anchor>,
+    vouched: Vec<CutId>,
+    first_pending: Generation,
+    /// Questions answered when the metas being stored are durable.
+    meta_tickets: Vec<Ticket>,
+    counts: Counts,
+    now: Nanos,
+    next_beat: Nanos,
+    next_stamp: Nanos,
+    stamping: bool,
+    watching: bool,
+    stopping: bool,
+    stop_posted: bool,
+    stopped: bool,
+}
 
 impl Group {
+    /// The machine of a recovered group. The first actions make the spare and go on where a freeze stood.
+    pub(crate) fn new(start: Start, actions: &mut Vec<Action>) -> Self {
+        let state = start.header.state();
+        let least_budget =
+            start.disks.iter().map(|disk| (disk.regions.budget() as u64) << disk.geometry.region_shift);
+        // A piece must fit the intents several times over, or it could never be admitted.
+        let piece = least_budget.min().unwrap_or(u64::MAX) / 2;
+        let mut group = Self {
+            tracking: !start.config.off,
+            state,
+            piece: piece.clamp(1 << 20, crate::limits::WRITE_MAX),
+            attach: start.header.attach(),
+            header: start.header,
+            config: start.config,
+            disks: start.disks,
+            slots: Slots::default(),
+            freeze: None,
+            preserves: Vec::new(),
+            persists: Vec::new(),
+            drain_waiters: HashMap::new(),
+            ready: VecDeque::new(),
+            unsettled: true,
+            spare: None,
+            pending_cut: None,
+            syncing_freeze: false,
+            sealing: false,
+            metas_in_flight: 0,
+            release_retry: None,
+            target: start.target,
+            anchor: start.anchor,
+            vouched: start.vouched,
+            first_pending: start.first_pending,
+            meta_tickets: Vec::new(),
+            counts: Counts::default(),
+            now: start.now,
+            next_beat: start.now,
+            next_stamp: start.now.after(STAMP),
+            stamping: false,
+            watching: false,
+            stopping: false,
+            stop_posted: false,
+            stopped: false,
+        };
+        for index in start.fill {
+            group.disks[index].fold = Some(Fold { source: None, next: 0 });
+        }
+        if group.tracking {
+            group.go_on(actions);
+        }
+        group
+    }
+
+    /// A successor repeats what the header does not say is done (C2).
+    fn go_on(&mut self, actions: &mut Vec<Action>) {
+        if self.state.road == Road::None {
+            actions.push(Action::Job(Job::Prepare { open: self.state.open }));
+            return;
+        }
+        let generation = before(self.state.open);
+        let record = self.header.read_cut(generation);
+        let sealed = matches!(self.state.road, Road::Sealed | Road::Releasing);
+        self.freeze = Some(Freeze {
+            cut: record.cut,
+            generation,
+            first: record.first,
+            time_ns: record.time_ns,
+            fuzzy: self.state.fuzzy.then(|| "before the tracker was started again".to_string()),
+            sealed,
+            tickets: Vec::new(),
+            release: None,
+        });
+        match self.state.road {
+            // All that the dead process had in flight is over: its lock was free (S2). Sync, seal, as if just drained.
+            Road::Draining => self.try_sync(actions),
+            Road::Synced => self.try_seal(actions),
+            Road::Sealed => {
+                if !self.vouched.contains(&record.cut) {
+                    self.vouched.push(record.cut);
+                }
+            }
+            // Recovery has stored the anchor in all metas if any had it; otherwise the release never happened.
+            Road::Releasing => {
+                if self.disks.iter().all(|disk| disk.meta.released >= generation) {
+                    self.freeze.as_mut().expect("set above").release = self.disks[0].meta.anchor;
+                    self.store_release(actions);
+                } else {
+                    self.state.road = Road::Sealed;
+                    self.header.store(self.state);
+                    self.vouched.push(record.cut);
+                }
+            }
+            Road::Undoing => self.start_undo_fold(),
+            Road::None => unreachable!("looked at above"),
+        }
+    }
+
     /// A client's request that can change bytes. The reply comes as [`Action::Reply`], perhaps within this call.
-    pub fn request(&mut self, _request: Request, _now: Nanos, _actions: &mut Vec<Action>) -> RequestId {
-        RequestId(0)
+    ///
+    /// # Panics
+    /// If the range is empty or not within the disk: the frontend's mistake.
+    #[inline]
+    pub fn request(&mut self, request: Request, now: Nanos, actions: &mut Vec<Action>) -> RequestId {
+        self.now = now;
+        let id = self.begin(request, actions);
+        self.settle(actions);
+        id
     }
 
     /// A client's flush: replied when everything completed before it is durable, with an error if a sync has failed
     /// since the last one (W6).
-    pub fn flush(&mut self, _disk: DiskIndex, _token: Token, _now: Nanos, _actions: &mut Vec<Action>) {}
+    pub fn flush(&mut self, disk: DiskIndex, token: Token, now: Nanos, actions: &mut Vec<Action>) {
+        self.now = now;
+        self.begin_flush(disk.index(), token, actions);
+        self.settle(actions);
+    }
 
     /// The connection of this request died (W8). True: it was not submitted, is forgotten, and no reply comes.
     /// False: it is in flight, and its reply will come.
-    pub fn abandon(&mut self, _request: RequestId, _now: Nanos, _actions: &mut Vec<Action>) -> bool {
-        true
+    pub fn abandon(&mut self, request: RequestId, now: Nanos, actions: &mut Vec<Action>) -> bool {
+        self.now = now;
+        let gone = self.abandon_request(request.0);
+        self.settle(actions);
+        gone
     }
 
     /// An operation ended.
-    pub fn completed(
-        &mut self,
-        _id: OpId,
-        _result: Result<(), Errno>,
-        _now: Nanos,
-        _actions: &mut Vec<Action>,
-    ) {
+    #[inline]
+    pub fn completed(&mut self, id: OpId, result: Result<(), Errno>, now: Nanos, actions: &mut Vec<Action>) {
+        self.now = now;
+        match Op::of(id) {
+            Op::Request(index) => self.request_completed(index, result, actions),
+            Op::Sync(disk) => self.sync_completed(disk as usize, result, actions),
+            Op::Preserve(index) => self.preserve_completed(index as usize, result, actions),
+            Op::Persist(index) => self.persist_completed(index as usize, result, actions),
+        }
+        self.settle(actions);
     }
 
     /// The worker has done a job.
-    pub fn job_done(&mut self, _done: job::JobDone, _now: Nanos, _actions: &mut Vec<Action>) {}
+    pub fn job_done(&mut self, done: JobDone, now: Nanos, actions: &mut Vec<Action>) {
+        self.now = now;
+        match done {
+            JobDone::Prepared(Ok(spare)) => self.spare = Some(spare),
+            JobDone::Prepared(Err(error)) => {
+                let why = format!("the next cut can't be prepared: {}", error.0);
+                tracing::error!(reason = why, "no cut can be made");
+                self.refuse_cut(&why, actions);
+                self.release_retry = Some(self.now.after(cut::RELEASE_RETRY));
+            }
+            JobDone::Sealed { generation, result } => self.sealed(generation, result, actions),
+            JobDone::Released { generation, result } => self.released(generation, result, actions),
+            JobDone::Forgotten => {}
+            JobDone::MetaStored(result) => {
+                self.metas_in_flight -= 1;
+                if let Err(error) = &result {
+                    tracing::error!(error = error.0, "the disk's meta can't be stored");
+                    for index in 0..self.disks.len() {
+                        self.tracking_failed(index, "the disk's meta can't be stored", actions);
+                    }
+                }
+                for ticket in std::mem::take(&mut self.meta_tickets) {
+                    let answer = match &result {
+                        Ok(()) => Answer::Done,
+                        Err(error) => Refusal::Unable(error.0.clone()).into(),
+                    };
+                    actions.push(Action::Answer { ticket, answer });
+                }
+            }
+            JobDone::Marked { disk, result } => self.marked(disk.index(), result),
+            JobDone::Watched { low } => {
+                self.watching = false;
+                if low && self.exact() {
+                    self.turn_fuzzy("the sidecar's file system runs out of space", actions);
+                }
+            }
+            JobDone::Stamped { failed, metas } => {
+                self.stamping = false;
+                for (disk, meta) in self.disks.iter_mut().zip(metas) {
+                    disk.meta.stamp = meta.stamp;
+                }
+                for disk in failed {
+                    self.sync_failed(disk.index(), false, actions);
+                }
+            }
+            JobDone::Stopped(result) => {
+                if let Err(error) = result {
+                    tracing::error!(error = error.0, "the clean stop could not be sealed");
+                }
+                self.stopped = true;
+            }
+        }
+        self.unsettled = true;
+        self.settle(actions);
+    }
 
     /// A shipper asks; [`Action::Answer`] follows, perhaps within this call. `time_ns` is the wall clock in
     /// nanoseconds since 1970.
     pub fn ask(
         &mut self,
-        _question: Question,
-        _ticket: Ticket,
-        _time_ns: u64,
-        _now: Nanos,
-        _actions: &mut Vec<Action>,
+        question: Question,
+        ticket: Ticket,
+        time_ns: u64,
+        now: Nanos,
+        actions: &mut Vec<Action>,
     ) {
+        self.now = now;
+        let attach = match &question {
+            Question::Attach { .. } | Question::Status => None,
+            Question::Cut { attach, .. }
+            | Question::Reopen { attach, .. }
+            | Question::Confirm { attach, .. }
+            | Question::Release { attach, .. }
+            | Question::Undo { attach, .. }
+            | Question::Resynchronize { attach, .. } => Some(*attach),
+        };
+        if let Some(Err(answer)) = attach.map(|attach| self.check_attach(attach)) {
+            actions.push(Action::Answer { ticket, answer });
+            return;
+        }
+        match question {
+            Question::Attach { target } => {
+                let answer = self.attach(target, actions);
+                actions.push(Action::Answer { ticket, answer });
+            }
+            Question::Cut { full, .. } => self.ask_cut(ticket, full, time_ns, actions),
+            Question::Reopen { cut, .. } => self.ask_reopen(ticket, cut, actions),
+            Question::Confirm { cut, .. } => {
+                actions.push(Action::Answer { ticket, answer: self.ask_confirm(cut) });
+            }
+            Question::Release { target, cut, anchor, .. } => {
+                self.ask_release(ticket, target, cut, anchor, actions)
+            }
+            Question::Undo { cut, .. } => self.ask_undo(ticket, cut, actions),
+            Question::Resynchronize { reason, .. } => {
+                for index in 0..self.disks.len() {
+                    self.require_resync(index, &reason, actions);
+                }
+                self.meta_tickets.push(ticket);
+            }
+            Question::Status => {
+                actions.push(Action::Answer { ticket, answer: Answer::Status(self.status()) });
+            }
+        }
+        self.settle(actions);
     }
 
     /// Time passes: deadlines (C5, S4), folding by slices (C4), heartbeats. Called at least when [`Self::wake_at`]
     /// says, and freely otherwise.
-    pub fn tick(&mut self, _now: Nanos, _actions: &mut Vec<Action>) {}
+    pub fn tick(&mut self, now: Nanos, actions: &mut Vec<Action>) {
+        self.now = now;
+        if !self.tracking {
+            return;
+        }
+        for disk in &mut self.disks {
+            self.unsettled |= disk.fold.is_some() && disk.fold_slice();
+        }
+        self.check_preserve_deadline(actions);
+        self.check_intent_deadlines(actions);
+        if self.next_beat <= now {
+            self.next_beat = now.after(HEARTBEAT);
+            self.header.beat(now);
+            if !self.watching && self.exact() {
+                self.watching = true;
+                actions.push(Action::Job(Job::Watch));
+            }
+        }
+        if self.next_stamp <= now && !self.stamping && !self.stopping {
+            self.next_stamp = now.after(STAMP);
+            self.stamping = true;
+            let metas = self.disks.iter().map(|disk| disk.meta.clone()).collect();
+            actions.push(Action::Job(Job::Stamp { metas }));
+        }
+        if self.release_retry.is_some_and(|at| at <= now) {
+            self.release_retry = None;
+            if self.state.road == Road::Releasing {
+                self.store_release(actions);
+            } else if self.spare.is_none() && self.freeze.is_none() {
+                actions.push(Action::Job(Job::Prepare { open: self.state.open }));
+            }
+        }
+        self.settle(actions);
+    }
 
     /// When [`Self::tick`] must be called next, if no event comes before. A time in the past means: as soon as the
     /// waiting events are served (work goes on by slices).
     pub fn wake_at(&self) -> Option<Nanos> {
-        None
+        if !self.tracking {
+            return None;
+        }
+        if self.disks.iter().any(|disk| disk.fold.is_some()) {
+            return Some(self.now);
+        }
+        let persists = self.persists.iter().flatten().map(|(_, since)| since.after(intent::INTENT_DEADLINE));
+        let deadlines = self.preserve_deadline().into_iter().chain(persists).chain(self.release_retry);
+        // A deadline that has passed was dealt with; what it was about may still be running.
+        let deadlines = deadlines.filter(|at| *at > self.now);
+        deadlines.chain([self.next_beat, self.next_stamp]).min()
     }
 
     /// Begins the clean stop (SIGTERM). The engine has stopped taking requests. When nothing is in flight and the
     /// state is sealed, [`Self::stopped`] turns true.
-    pub fn stop(&mut self, _now: Nanos, _actions: &mut Vec<Action>) {}
+    pub fn stop(&mut self, now: Nanos, actions: &mut Vec<Action>) {
+        self.now = now;
+        self.stopping = true;
+        self.refuse_cut("the tracker is stopping", actions);
+        if !self.tracking {
+            self.stopped = true;
+        }
+        self.settle(actions);
+    }
 
     /// The clean stop is complete: the process may end.
     pub fn stopped(&self) -> bool {
-        true
+        self.stopped
     }
+
+    /// Cuts since the start: rises with each, so that the engine can measure how long one held the writes.
+    pub fn cuts(&self) -> u64 {
+        self.counts.cuts
+    }
+
+    /// The engine measured how long a cut held the writes.
+    pub fn note_cut_hold(&mut self, hold_ns: u64) {
+        self.counts.cut_hold_ns_last = hold_ns;
+        self.counts.cut_hold_ns_max = self.counts.cut_hold_ns_max.max(hold_ns);
+    }
+
+    /// Runs what can run until nothing changes.
+    #[inline]
+    fn settle(&mut self, actions: &mut Vec<Action>) {
+        if !self.unsettled && self.ready.is_empty() {
+            return;
+        }
+        self.settle_slowly(actions);
+    }
+
+    #[cold]
+    fn settle_slowly(&mut self, actions: &mut Vec<Action>) {
+        while self.unsettled || !self.ready.is_empty() {
+            self.unsettled = false;
+            while let Some(index) = self.ready.pop_front() {
+                self.advance(index, actions);
+            }
+            if !self.tracking {
+                continue;
+            }
+            for index in 0..self.disks.len() {
+                self.settle_intents(index, actions);
+            }
+            self.finish_undo(actions);
+            self.try_cut(actions);
+        }
+        // Whoever still waits for intents is looked at again at the next event: an unpinned region may let it in.
+        self.unsettled =
+            self.disks.iter().any(|disk| !disk.intent_queue.is_empty() && disk.intent_write.is_none());
+        self.try_stop(actions);
+    }
+
+    /// The clean stop, once nothing moves any more.
+    fn try_stop(&mut self, actions: &mut Vec<Action>) {
+        let moving = self.slots.len() > 0
+            || self
+                .disks
+                .iter()
+                .any(|disk| disk.fold.is_some() || disk.syncs.running.is_some() || disk.busy())
+            || self.persists.iter().any(Option::is_some)
+            || self.preserves.iter().any(Option::is_some)
+            || self.sealing
+            || self.metas_in_flight > 0;
+        if !self.stopping || self.stop_posted || moving {
+            return;
+        }
+        self.stop_posted = true;
+        let unsealed = self.frozen_is_unsealed();
+        let disks = self.disks.iter().map(|disk| job::StopDisk {
+            open: disk.open.clone(),
+            unsealed: disk.frozen.as_ref().filter(|_| unsealed).map(|frozen| frozen.frozen.clone()),
+            header: disk.log.header,
+            encoder: disk.log.encoder.clone(),
+            end: disk.log.end,
+            blocks: disk.geometry.blocks(),
+            meta: disk.meta.clone(),
+        });
+        actions.push(Action::Job(Job::Stop { disks: disks.collect() }));
+    }
+
+    fn refuse_cut(&mut self, why: &str, actions: &mut Vec<Action>) {
+        if let Some(pending) = self.pending_cut.take() {
+            let answer = Refusal::Unable(why.to_string()).into();
+            actions.push(Action::Answer { ticket: pending.ticket, answer });
+        }
+    }
+
+    /// Takes a request off every list of those that wait.
+    fn forget_waiter(&mut self, index: u32) {
+        self.ready.retain(|other| *other != index);
+        self.drain_waiters.values_mut().for_each(|waiters| waiters.retain(|other| *other != index));
+        self.preserves.iter_mut().flatten().for_each(|one| one.waiters.retain(|other| *other != index));
+    }
+
+    /// Whether a freeze is there whose content must be preserved (W3): from the cut to the release.
+    #[inline]
+    fn exact(&self) -> bool {
+        matches!(self.state.road, Road::Draining | Road::Synced | Road::Sealed) && !self.state.fuzzy
+    }
+}
+
+/// The generation before.
+fn before(generation: Generation) -> Generation {
+    Generation(generation.0 - 1)
+}
+
+/// Which of a disk's two counts of requests in flight is this generation's.
+#[inline]
+fn parity(generation: Generation) -> usize {
+    (generation.0 % 2) as usize
+}
+
+#[inline]
+fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
 }

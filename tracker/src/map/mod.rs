@@ -1,6 +1,7 @@
-//! Block maps: one bit a block.
+//! Block maps: one bit a block; and the group's header, the one word that says which map is which.
 
 pub mod bits;
+pub mod header;
 mod words;
 
 pub use words::Words;

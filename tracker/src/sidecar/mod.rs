@@ -1,12 +1,34 @@
 //! The files of a disk beside the disk, and the order of their syncs.
 
+pub mod disk_file;
+pub mod files;
+pub mod folder;
+pub mod jobs;
+pub mod maps;
+pub mod start;
+mod worker;
+
+use crate::disk::geometry::Geometry;
 use crate::error::{Error, Kind};
-use crate::group::job::{Job, JobDone};
-use crate::group::{Group, SidecarFile};
-use crate::id::{CutId, DiskId, DiskIndex, Generation};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use crate::format::changes;
+use crate::format::checksum::checksum;
+use crate::group::job::JobDone;
+use crate::group::{Action, Group, GroupConfig, SidecarFile, Start};
+use crate::id::{CutId, DiskId, DiskIndex, Generation, Nanos, Session};
+use crate::map::Words;
+use crate::map::header::GroupHeader;
+use folder::{Directory, Folder};
+use jobs::Jobs;
+use maps::Tmpfs;
+use start::Candidate;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+pub use worker::Worker;
 
 /// The settings of a group, from the command line.
 #[derive(Clone, Debug)]
@@ -108,27 +130,6 @@ pub struct Report {
     pub done: JobDone,
 }
 
-/// The thread that does jobs, in order.
-#[derive(Debug)]
-pub struct Worker {
-    wakeup: OwnedFd,
-}
-
-impl Worker {
-    /// Queues a job; never blocks.
-    pub fn post(&self, _job: Job) {}
-
-    /// Readable (an eventfd) when [`Self::poll`] has something; the engine reads it empty before polling.
-    pub fn wakeup(&self) -> BorrowedFd<'_> {
-        self.wakeup.as_fd()
-    }
-
-    /// The next report, if one is there.
-    pub fn poll(&self) -> Option<Report> {
-        None
-    }
-}
-
 /// A group that is ready to be served.
 #[derive(Debug)]
 pub struct Opening {
@@ -144,27 +145,224 @@ pub struct Opening {
     pub sidecar: PathBuf,
     /// Opens what a shipper is handed.
     pub handout: Handout,
+    /// The machine's first actions, to be executed before anything else.
+    pub actions: Vec<Action>,
 }
 
 /// Opens read-only descriptors for a shipper (R1). Used by the control thread, never by the loop (S5).
 #[derive(Clone, Debug)]
-pub struct Handout {}
+pub struct Handout {
+    maps: Option<Tmpfs>,
+    disks: Vec<(Directory, PathBuf, bool)>,
+}
 
 impl Handout {
     /// Fresh read-only descriptors of a sealed freeze: for each disk in order the disk, the change log, the
-    /// preserved map and the preserved data ([`crate::control::message::DESCRIPTORS_PER_DISK`]).
+    /// preserved map and the preserved data ([`crate::control::message::DESCRIPTORS_PER_DISK`]). Never a duplicate of
+    /// the locked descriptor: it would carry the lock.
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn open(&self, _generation: Generation, _cut: CutId) -> std::io::Result<Vec<OwnedFd>> {
-        Ok(Vec::new())
+    pub fn open(&self, generation: Generation, cut: CutId) -> io::Result<Vec<OwnedFd>> {
+        let maps = self.maps.as_ref().ok_or_else(|| io::Error::other("nothing is tracked"))?;
+        let mut all = Vec::new();
+        for (index, (folder, path, direct)) in self.disks.iter().enumerate() {
+            // W7: the same cache mode as the tracker's.
+            let flags = if *direct { libc::O_DIRECT } else { 0 };
+            all.push(OpenOptions::new().read(true).custom_flags(flags).open(path)?.into());
+            all.push(sealed_log(folder, generation, cut)?);
+            all.push(maps.open_read(&jobs::preserved_name(generation, index))?);
+            all.push(folder.open_read(&files::store_name(cut))?);
+        }
+        Ok(all)
     }
+
+    /// Whether every map could be locked in memory.
+    pub fn memory_locked(&self) -> bool {
+        self.maps.as_ref().is_some_and(Tmpfs::locked)
+    }
+}
+
+/// The log of the generation that is sealed for this cut; a successor may have made a second one.
+fn sealed_log(folder: &Directory, generation: Generation, cut: CutId) -> io::Result<OwnedFd> {
+    for name in folder.names()? {
+        if files::parse_log_name(&name).is_none_or(|(of, _)| of != generation) {
+            continue;
+        }
+        let bytes = folder.read(&name)?;
+        if changes::read(&bytes[..], |_| ()).is_ok_and(|log| log.seal.is_some_and(|seal| seal.cut == cut)) {
+            return folder.open_read(&name);
+        }
+    }
+    Err(io::Error::other("the change log of the freeze is gone"))
+}
+
+/// Too little space to go on preserving (C5): below 5 % and below the smaller of 2 GiB and 20 %.
+fn low_on_space(free: u64, all: u64) -> bool {
+    free < all / 20 && free < (2 << 30).min(all / 5)
 }
 
 /// Opens, locks and recovers the disks of a group (DESIGN 3.5), and makes their sidecars ready.
 ///
 /// # Errors
 /// One clear line with the remedy; see [`Error`].
-pub fn open(_config: &Config) -> Result<Opening, Error> {
-    Err(Error::new(Kind::Other, "the sidecar is being built"))
+pub fn open(config: &Config) -> Result<Opening, Error> {
+    let mut candidates = Vec::new();
+    let mut opens = Vec::new();
+    let mut handout = Handout { maps: None, disks: Vec::new() };
+    for disk in &config.disks {
+        let (mut file, probe) = disk_file::open(disk, config.create, config.read_only, config.direct)?;
+        file.lock(config.read_only)?;
+        let shown = disk.path.display();
+        let home = sidecar_path(config, disk);
+        if probe.device && config.log_dir.is_none() && !config.read_only {
+            let what =
+                format!("disk {shown} is a block device: say with --log-dir where its sidecar shall be");
+            return Err(Error::new(Kind::Usage, what));
+        }
+        if !config.read_only && !file.can_carry_mark() {
+            let state = disk_file::state_path(&disk.path).map_err(|error| {
+                let what = format!(
+                    "disk {shown} can't carry an extended attribute, and no state folder can be made"
+                );
+                Error::caused(Kind::Sidecar, what, error)
+            })?;
+            file.keep_mark_in(state);
+        }
+        let fd = file.duplicate().map_err(|error| Error::caused(Kind::Disk, "no descriptor", error))?;
+        let geometry =
+            Geometry { size: probe.size, block_shift: config.block_shift, region_shift: config.region_shift };
+        let mut open = OpenDisk {
+            name: disk.name.clone(),
+            path: disk.path.clone(),
+            id: DiskId::default(),
+            fd,
+            size: probe.size,
+            direct: probe.direct,
+            align: probe.align,
+            memory_align: probe.memory_align,
+            nowait: probe.nowait,
+            sidecar_in_memory: false,
+            device: probe.device,
+            block_shift: config.block_shift,
+        };
+        if !config.read_only {
+            let folder = Directory::new(&home).map_err(|error| {
+                let what = format!("the sidecar {} can't be made; see --log-dir", home.display());
+                Error::caused(Kind::Sidecar, what, error)
+            })?;
+            let kind = nix::sys::statfs::statfs(&home).map(|found| found.filesystem_type());
+            open.sidecar_in_memory = kind == Ok(nix::sys::statfs::TMPFS_MAGIC);
+            handout.disks.push((folder.clone(), disk.path.clone(), probe.direct));
+            candidates.push(Candidate {
+                name: disk.name.clone(),
+                path: shown.to_string(),
+                folder,
+                facts: Arc::new(file),
+                geometry,
+                direct: probe.direct,
+                align: probe.align,
+            });
+        }
+        opens.push(open);
+    }
+    let sidecar = sidecar_path(config, &config.disks[0]);
+    let group_config = GroupConfig {
+        name: config.group.clone(),
+        session: Session(0),
+        preserve_limit: config.preserve_limit,
+        preserve_deadline: config.preserve_deadline,
+        strict: config.tracking == Tracking::Strict,
+        off: config.tracking == Tracking::Off || config.read_only,
+    };
+    let mut actions = Vec::new();
+    if config.read_only {
+        let (group, worker) = read_only(config, group_config, &opens)?;
+        return Ok(Opening { group, worker, disks: opens, opened: Vec::new(), sidecar, handout, actions });
+    }
+    let name = maps_name(&config.disks);
+    let maps = Tmpfs::new(Path::new("/dev/shm"), &name)
+        .map_err(|error| Error::caused(Kind::Other, "the maps need a tmpfs at /dev/shm: mount one", error))?;
+    handout.maps = Some(maps.clone());
+    let now = now().map_err(|error| Error::caused(Kind::Other, "the clocks can't be read", error))?;
+    let started = start::start(candidates, &maps, group_config, config.intent_budget, now, DiskId::random)?;
+    for (open, home) in opens.iter_mut().zip(&started.homes) {
+        open.id = home.id;
+    }
+    let into = |(disk, file, fd): (_, _, std::fs::File)| Opened { disk, file, fd: fd.into() };
+    let opened = started.opened.into_iter().map(into).collect();
+    let jobs = Jobs { homes: started.homes, maps, session: started.session, draw: CutId::random };
+    let worker = Worker::start(jobs)
+        .map_err(|error| Error::caused(Kind::Other, "the sidecar's thread can't be started", error))?;
+    let group = Group::new(started.start, &mut actions);
+    Ok(Opening { group, worker, disks: opens, opened, sidecar, handout, actions })
+}
+
+/// Serving reads only: nothing is looked at, made or changed beside the disks.
+fn read_only(
+    config: &Config,
+    group_config: GroupConfig,
+    opens: &[OpenDisk],
+) -> Result<(Group, Worker), Error> {
+    let disks = opens.iter().map(|open| {
+        let geometry =
+            Geometry { size: open.size, block_shift: config.block_shift, region_shift: config.region_shift };
+        crate::disk::Disk::untracked(
+            open.name.clone(),
+            open.path.display().to_string(),
+            geometry,
+            open.direct,
+            open.align,
+        )
+    });
+    let start = Start {
+        config: group_config,
+        header: GroupHeader::create(
+            Words::private(GroupHeader::words(0)),
+            Default::default(),
+            Session(0),
+            Generation(1),
+            &[],
+        ),
+        disks: disks.collect(),
+        target: None,
+        anchor: None,
+        vouched: Vec::new(),
+        first_pending: Generation(1),
+        fill: Vec::new(),
+        now: Nanos(0),
+    };
+    let maps = Tmpfs::nowhere();
+    let worker = Worker::start(Jobs { homes: Vec::new(), maps, session: Session(0), draw: CutId::random })
+        .map_err(|error| Error::caused(Kind::Other, "the sidecar's thread can't be started", error))?;
+    Ok((Group::new(start, &mut Vec::new()), worker))
+}
+
+/// The sidecar's folder: `<disk>.towline`, or the same name in `--log-dir`.
+pub fn sidecar_path(config: &Config, disk: &DiskConfig) -> PathBuf {
+    let mut name = disk.path.file_name().unwrap_or_default().to_os_string();
+    name.push(".towline");
+    match &config.log_dir {
+        Some(folder) => folder.join(name),
+        None => disk.path.with_file_name(name),
+    }
+}
+
+/// The name of the group's folder of maps: by its first disk's place. Whose maps they are is in the header.
+fn maps_name(disks: &[DiskConfig]) -> String {
+    let path = std::fs::canonicalize(&disks[0].path).unwrap_or_else(|_| disks[0].path.clone());
+    format!("{:016x}", checksum(0, path.as_os_str().as_encoded_bytes()))
+}
+
+/// The clocks and the boot.
+fn now() -> io::Result<start::Now> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let boot = boot.trim().replace('-', "").parse().map_err(io::Error::other)?;
+    let wall =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_err(io::Error::other)?;
+    let clock = |id| nix::time::clock_gettime(id).map(std::time::Duration::from);
+    let monotonic = clock(nix::time::ClockId::CLOCK_MONOTONIC)?.as_nanos() as u64;
+    let uptime = clock(nix::time::ClockId::CLOCK_BOOTTIME)?.as_nanos() as i128;
+    let wall_ns = wall.as_nanos() as i128;
+    Ok(start::Now { boot, boot_ns: wall_ns - uptime, wall_ns, monotonic: Nanos(monotonic) })
 }

@@ -1,0 +1,256 @@
+//! One tracked disk: its maps, its intents, its syncs. The group drives it.
+
+pub(crate) mod failed;
+pub mod geometry;
+pub(crate) mod regions;
+
+use crate::format::changes::{self, Encoder};
+use crate::format::intents::LogMark;
+use crate::format::meta::Meta;
+use crate::group::action::{OpId, Token};
+use crate::id::Generation;
+use crate::map::{Words, bits};
+use failed::Failed;
+use geometry::Geometry;
+use regions::Regions;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Words that one slice of folding handles: 64 KiB of map, some microseconds.
+const FOLD_SLICE: u64 = 8192;
+
+/// The change log that a generation appends to.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) header: changes::Header,
+    pub(crate) encoder: Encoder,
+    /// Where the next record goes.
+    pub(crate) end: u64,
+    /// Up to here it is durable.
+    pub(crate) durable: u64,
+    /// An append is in flight.
+    pub(crate) appending: bool,
+}
+
+impl Log {
+    /// A log that holds its durable header and nothing else.
+    pub(crate) fn new(header: changes::Header) -> Self {
+        let end = changes::HEADER as u64;
+        Self { encoder: Encoder::new(&header), header, end, durable: end, appending: false }
+    }
+
+    pub(crate) fn mark(&self) -> LogMark {
+        LogMark { generation: self.header.generation, length: self.durable }
+    }
+}
+
+/// Who waits for a sync of the disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SyncWaiter {
+    /// A guest's flush.
+    Flush(Token),
+    /// A zero or discard with FUA: its slot.
+    Request(u32),
+    /// The freeze (C2).
+    Freeze(Generation),
+    /// Cleaning of regions (I4).
+    Cleaning,
+}
+
+/// The syncs of a disk: one at a time; who comes while one runs waits for the next, which begins after.
+#[derive(Debug, Default)]
+pub(crate) struct Syncs {
+    /// How many have begun.
+    pub(crate) begun: u32,
+    /// The newest that succeeded.
+    pub(crate) done: u32,
+    pub(crate) running: Option<OpId>,
+    pub(crate) waiting: Vec<SyncWaiter>,
+    pub(crate) served: Vec<SyncWaiter>,
+}
+
+/// Merging into the open map, by slices (C4).
+#[derive(Debug)]
+pub(crate) struct Fold {
+    /// The map to merge; none means every block.
+    pub(crate) source: Option<Words>,
+    pub(crate) next: u64,
+}
+
+/// How intents stand (S4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IntentMode {
+    /// They are kept.
+    Kept,
+    /// They can't be kept; the mark is being made durable, and until then writes wait.
+    Marking,
+    /// They can't be kept and the mark is durable: the guest goes on.
+    Bypassed,
+    /// They can't be kept and the operator chose that writes wait.
+    Strict,
+}
+
+/// The part of a freeze that belongs to one disk.
+#[derive(Debug)]
+pub(crate) struct FrozenDisk {
+    pub(crate) frozen: Words,
+    pub(crate) preserved: Words,
+    pub(crate) log: Log,
+    pub(crate) size: u64,
+    pub(crate) blocks: u64,
+    pub(crate) frozen_blocks: u64,
+    /// Blocks preserved or being preserved.
+    pub(crate) preserved_blocks: u64,
+    pub(crate) compare: bool,
+    pub(crate) whole: bool,
+    pub(crate) synced: bool,
+}
+
+impl FrozenDisk {
+    /// A word of the wanted map: frozen and not yet preserved.
+    pub(crate) fn wanted(&self, index: usize) -> u64 {
+        self.frozen[index].load(Relaxed) & !self.preserved[index].load(Relaxed)
+    }
+}
+
+/// A slot write in flight.
+#[derive(Debug)]
+pub(crate) struct IntentWrite {
+    pub(crate) added: Vec<u32>,
+    /// Requests that go on when it is durable.
+    pub(crate) admitted: Vec<u32>,
+}
+
+/// A tracked disk.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) geometry: Geometry,
+    pub(crate) direct: bool,
+    pub(crate) align: u32,
+    pub(crate) meta: Meta,
+    pub(crate) open: Words,
+    pub(crate) dirty_blocks: u64,
+    pub(crate) log: Log,
+    pub(crate) regions: Regions,
+    pub(crate) intent_sequence: u64,
+    pub(crate) intent_capacity: usize,
+    pub(crate) intent_queue: VecDeque<u32>,
+    pub(crate) intent_write: Option<IntentWrite>,
+    pub(crate) intent_mode: IntentMode,
+    /// Why intents are not kept.
+    pub(crate) degraded: Option<String>,
+    /// Parts of the running cleaning that are not yet durable.
+    pub(crate) cleaning_parts: u8,
+    /// Requests in flight, by parity of their generation.
+    pub(crate) in_flight: [u32; 2],
+    pub(crate) syncs: Syncs,
+    pub(crate) failed: Failed,
+    /// A sync failed and no guest's flush has told (W6).
+    pub(crate) latched: bool,
+    pub(crate) fold: Option<Fold>,
+    pub(crate) frozen: Option<FrozenDisk>,
+    pub(crate) writes: u64,
+}
+
+impl Disk {
+    /// A disk that is served and not tracked.
+    pub(crate) fn untracked(
+        name: String,
+        path: String,
+        geometry: Geometry,
+        direct: bool,
+        align: u32,
+    ) -> Self {
+        let header = changes::Header {
+            disk: Default::default(),
+            session: Default::default(),
+            generation: Generation(1),
+            block_shift: geometry.block_shift,
+            size: geometry.size,
+        };
+        Self {
+            name,
+            path,
+            geometry,
+            direct,
+            align,
+            meta: Meta {
+                disk: Default::default(),
+                members: Vec::new(),
+                size: geometry.size,
+                block_shift: geometry.block_shift,
+                region_shift: geometry.region_shift,
+                session: Default::default(),
+                boot: Default::default(),
+                intents: String::new(),
+                clean: None,
+                stamp: Default::default(),
+                recheck: None,
+                doubtful: false,
+                target: None,
+                anchor: None,
+                released: Generation(0),
+            },
+            open: Words::private(0),
+            dirty_blocks: 0,
+            log: Log::new(header),
+            regions: Regions::new(0, 0, &[]),
+            intent_sequence: 0,
+            intent_capacity: 0,
+            intent_queue: VecDeque::new(),
+            intent_write: None,
+            intent_mode: IntentMode::Kept,
+            degraded: None,
+            cleaning_parts: 0,
+            in_flight: [0, 0],
+            syncs: Syncs::default(),
+            failed: Failed::default(),
+            latched: false,
+            fold: None,
+            frozen: None,
+            writes: 0,
+        }
+    }
+
+    /// One slice of folding. True when the fold is complete.
+    pub(crate) fn fold_slice(&mut self) -> bool {
+        let Some(fold) = &mut self.fold else { return true };
+        let blocks = self.geometry.blocks();
+        let words = blocks.div_ceil(bits::WORD_BLOCKS);
+        let stop = (fold.next + FOLD_SLICE).min(words);
+        for index in fold.next..stop {
+            let source = match &fold.source {
+                Some(map) => map[index as usize].load(Relaxed),
+                None => u64::MAX,
+            };
+            let tail = blocks - index * bits::WORD_BLOCKS;
+            let clipped = if tail < bits::WORD_BLOCKS { source & ((1 << tail) - 1) } else { source };
+            let word = &self.open[index as usize];
+            let old = word.load(Relaxed);
+            if old | clipped != old {
+                word.store(old | clipped, Relaxed);
+                self.dirty_blocks += u64::from((clipped & !old).count_ones());
+            }
+        }
+        fold.next = stop;
+        let complete = stop == words;
+        if complete {
+            self.fold = None;
+        }
+        complete
+    }
+
+    /// Marks blocks in the open map (W4, W5).
+    #[inline]
+    pub(crate) fn mark(&mut self, blocks: Range<u64>) {
+        self.dirty_blocks += bits::set(&self.open, blocks);
+    }
+
+    /// Whether any guest write is in flight.
+    pub(crate) fn busy(&self) -> bool {
+        self.in_flight != [0, 0]
+    }
+}

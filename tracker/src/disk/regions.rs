@@ -1,0 +1,275 @@
+//! The intents of one disk: an activity log of regions (W1, I1, I4), without I/O.
+//!
+//! A region is *ready* when it stands in the latest durable version of the set and in the version being written, if
+//! one is. Adding makes it ready when the version that has it is durable; dropping takes readiness away when the
+//! version that lacks it begins to be written: from then on that version may be what recovery finds.
+//!
+//! A region leaves in two steps (I4). *Cleaning*: its dirty blocks are being appended to the change log, or, if it has
+//! none, a sync behind its last write is awaited. *Clean*: that is durable. A write to it in between cancels both.
+
+use std::ops::Range;
+
+/// What is known of one region: 8 bytes, for a disk of 1 PiB has 2^28 of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Region {
+    /// Requests between their first check and their end.
+    pins: u16,
+    flags: u8,
+    _spare: u8,
+    /// The disk's count of begun syncs at the region's last completed write.
+    sync_epoch: u32,
+}
+
+const _: () = assert!(size_of::<Region>() == 8);
+
+const READY: u8 = 1;
+/// In the set that is durable or being written, or will be in the next.
+const MEMBER: u8 = 2;
+/// The clock hand gives it a second round.
+const REFERENCED: u8 = 4;
+const CLEANING: u8 = 8;
+const CLEAN: u8 = 16;
+/// A failed write lies in it: it stays (W5, I4).
+const FAILED: u8 = 32;
+
+/// Regions that one cleaning batch takes at most.
+const BATCH: usize = 256;
+
+/// The intents of a disk.
+#[derive(Debug)]
+pub(crate) struct Regions {
+    table: Vec<Region>,
+    /// The set: what the next version will hold.
+    members: Vec<u32>,
+    hand: usize,
+    budget: usize,
+    /// Regions that get ready when the version being written is durable.
+    adding: Vec<u32>,
+    writing: bool,
+    cleaning: Vec<Cleaning>,
+}
+
+/// A region on its way out.
+#[derive(Clone, Copy, Debug)]
+struct Cleaning {
+    region: u32,
+    /// Its dirty blocks are in the record; else it had none and needs a sync instead.
+    recorded: bool,
+}
+
+impl Regions {
+    /// `durable` is the set of the file as it was made (I3): all of them are ready.
+    pub(crate) fn new(regions: u64, budget: usize, durable: &[u32]) -> Self {
+        let mut table = vec![Region::default(); regions as usize];
+        for region in durable {
+            table[*region as usize].flags = READY | MEMBER;
+        }
+        Self {
+            table,
+            members: durable.to_vec(),
+            hand: 0,
+            budget: budget.max(durable.len()),
+            adding: Vec::new(),
+            writing: false,
+            cleaning: Vec::new(),
+        }
+    }
+
+    /// Regions in the set.
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The most regions in a set.
+    pub(crate) fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// The set, as the next version will hold it.
+    pub(crate) fn members(&self) -> &[u32] {
+        &self.members
+    }
+
+    /// W1 for a request's regions: pins all and returns true if all are ready; else changes nothing.
+    #[inline]
+    pub(crate) fn pin_if_ready(&mut self, range: Range<u32>) -> bool {
+        let regions = &mut self.table[range.start as usize..range.end as usize];
+        if regions.iter().any(|region| region.flags & READY == 0) {
+            return false;
+        }
+        for region in regions {
+            region.pins = region.pins.checked_add(1).expect("fewer requests than 65,536 are in flight");
+            region.flags |= REFERENCED;
+        }
+        true
+    }
+
+    /// Whether all are ready (a request that holds its pins already).
+    #[inline]
+    pub(crate) fn ready(&self, range: Range<u32>) -> bool {
+        self.table[range.start as usize..range.end as usize].iter().all(|region| region.flags & READY != 0)
+    }
+
+    /// Takes all regions of a waiting request into the next version and pins them, if they fit (W1: who does not fit
+    /// pins nothing).
+    pub(crate) fn admit(&mut self, range: Range<u32>) -> bool {
+        let missing = range.clone().filter(|region| self.table[*region as usize].flags & MEMBER == 0).count();
+        // Regions of the request itself must not be dropped for it.
+        for region in range.clone() {
+            self.pin(region);
+        }
+        while self.members.len() + missing > self.budget {
+            if !self.drop_one() {
+                range.for_each(|region| self.unpin(region));
+                return false;
+            }
+        }
+        for region in range {
+            let entry = &mut self.table[region as usize];
+            entry.flags |= REFERENCED;
+            if entry.flags & MEMBER == 0 {
+                entry.flags |= MEMBER;
+                self.members.push(region);
+                self.adding.push(region);
+            }
+        }
+        true
+    }
+
+    fn pin(&mut self, region: u32) {
+        let entry = &mut self.table[region as usize];
+        entry.pins = entry.pins.checked_add(1).expect("fewer requests than 65,536 are in flight");
+    }
+
+    /// The request completed, or was dropped.
+    #[inline]
+    pub(crate) fn unpin(&mut self, region: u32) {
+        let entry = &mut self.table[region as usize];
+        entry.pins -= 1;
+    }
+
+    /// A write was marked and submitted (W4): what was recorded of these regions is out of date.
+    #[inline]
+    pub(crate) fn marked(&mut self, range: Range<u32>) {
+        for region in &mut self.table[range.start as usize..range.end as usize] {
+            region.flags &= !(CLEANING | CLEAN);
+        }
+    }
+
+    /// A write completed when the disk had begun `sync_epoch` syncs.
+    #[inline]
+    pub(crate) fn completed(&mut self, range: Range<u32>, sync_epoch: u32) {
+        for region in &mut self.table[range.start as usize..range.end as usize] {
+            region.sync_epoch = sync_epoch;
+        }
+    }
+
+    /// A failed write lies, or no longer lies, in the region.
+    pub(crate) fn set_failed(&mut self, region: u32, failed: bool) {
+        let entry = &mut self.table[region as usize];
+        if failed {
+            entry.flags = (entry.flags | FAILED) & !(CLEANING | CLEAN);
+        } else {
+            entry.flags &= !FAILED;
+        }
+    }
+
+    /// Whether a version with changes waits to be written, and none is being written.
+    pub(crate) fn should_write(&self) -> bool {
+        !self.writing && !self.adding.is_empty()
+    }
+
+    /// Begins to write a version with the present [`Self::members`].
+    pub(crate) fn begin_write(&mut self) -> Vec<u32> {
+        assert!(!self.writing, "one in flight at a time");
+        self.writing = true;
+        // Room for those to come, as long as this version is written anyway.
+        while self.members.len() > self.budget - self.budget / 8 && self.drop_one() {}
+        std::mem::take(&mut self.adding)
+    }
+
+    /// The version is durable: what it added is ready.
+    pub(crate) fn written(&mut self, added: &[u32]) {
+        self.writing = false;
+        for region in added {
+            let entry = &mut self.table[*region as usize];
+            debug_assert!(entry.flags & MEMBER != 0);
+            entry.flags |= READY;
+        }
+    }
+
+    /// Drops one clean, unpinned region from the set. Only between versions: it loses readiness at once, and the
+    /// version that lacks it is the next to be written.
+    fn drop_one(&mut self) -> bool {
+        for _ in 0..self.members.len() {
+            self.hand = if self.hand + 1 < self.members.len() { self.hand + 1 } else { 0 };
+            let region = self.members[self.hand];
+            let entry = &mut self.table[region as usize];
+            if entry.flags & CLEAN != 0 && entry.pins == 0 {
+                entry.flags &= !(CLEAN | MEMBER | READY);
+                self.members.swap_remove(self.hand);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Chooses regions to clean by the clock, if the set is nearly full and no cleaning runs. `record` puts a region's
+    /// dirty blocks down and says whether there were any. True if anything was chosen.
+    pub(crate) fn begin_cleaning(&mut self, mut record: impl FnMut(u32) -> bool) -> bool {
+        if !self.cleaning.is_empty() || self.members.len() < self.budget - self.budget / 4 {
+            return false;
+        }
+        let clean =
+            self.members.iter().filter(|region| self.table[**region as usize].flags & CLEAN != 0).count();
+        let wanted = (self.budget / 4).clamp(1, BATCH);
+        if clean >= wanted {
+            return false;
+        }
+        for _ in 0..2 * self.members.len() {
+            if self.cleaning.len() == wanted {
+                break;
+            }
+            self.hand = if self.hand + 1 < self.members.len() { self.hand + 1 } else { 0 };
+            let region = self.members[self.hand];
+            let entry = &mut self.table[region as usize];
+            if entry.pins > 0 || entry.flags & READY == 0 || entry.flags & (CLEANING | CLEAN | FAILED) != 0 {
+                continue;
+            }
+            if entry.flags & REFERENCED != 0 {
+                entry.flags &= !REFERENCED;
+                continue;
+            }
+            entry.flags |= CLEANING;
+            self.cleaning.push(Cleaning { region, recorded: record(region) });
+        }
+        !self.cleaning.is_empty()
+    }
+
+    /// Whether a region being cleaned has no dirty blocks and needs a sync that began after its last completed write.
+    pub(crate) fn cleaning_needs_sync(&self, sync_done: u32) -> bool {
+        self.cleaning
+            .iter()
+            .any(|one| !one.recorded && sync_done <= self.table[one.region as usize].sync_epoch)
+    }
+
+    /// What cleaning waited for is durable: those that no write touched meanwhile are clean.
+    pub(crate) fn cleaned(&mut self, sync_done: u32) {
+        for one in std::mem::take(&mut self.cleaning) {
+            let entry = &mut self.table[one.region as usize];
+            if entry.flags & CLEANING != 0 {
+                entry.flags &= !CLEANING;
+                if one.recorded || sync_done > entry.sync_epoch {
+                    entry.flags |= CLEAN;
+                }
+            }
+        }
+    }
+
+    /// What cleaning waited for failed.
+    pub(crate) fn cleaning_failed(&mut self) {
+        for one in std::mem::take(&mut self.cleaning) {
+            self.table[one.region as usize].flags &= !CLEANING;
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! The cut and the road of a freeze (DESIGN 3.3): C1 the instant, C2 what follows it in order, release, undo.
+
+use super::action::{Action, Ticket};
+use super::job::{Job, JobError, SealDisk, Spare};
+use super::{Freeze, Group, PendingCut, before, parity};
+use crate::control::message::{Answer, Frozen, FrozenDisk as FrozenInfo, Refusal};
+use crate::disk::{Fold, FrozenDisk, Log, SyncWaiter};
+use crate::format::changes::Seal;
+use crate::format::meta::Recheck;
+use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, TargetId};
+use crate::map::header::{CutRecord, Road};
+use crate::mutant;
+use std::time::Duration;
+
+/// A release that failed (the sidecar's file system) is tried again after this.
+pub(crate) const RELEASE_RETRY: Duration = Duration::from_secs(1);
+
+impl Group {
+    /// A shipper asks for a cut: it happens as soon as it can.
+    pub(super) fn ask_cut(&mut self, ticket: Ticket, full: bool, time_ns: u64, actions: &mut Vec<Action>) {
+        if let Some(freeze) = &self.freeze
+            && matches!(self.state.road, Road::Draining | Road::Synced | Road::Sealed)
+        {
+            let answer = Refusal::Busy { cut: freeze.cut }.into();
+            actions.push(Action::Answer { ticket, answer });
+            return;
+        }
+        if let Some(other) = self.pending_cut.take() {
+            let answer = Refusal::Unable("another cut was asked for".into()).into();
+            actions.push(Action::Answer { ticket: other.ticket, answer });
+        }
+        self.pending_cut =
+            Some(PendingCut { ticket, full, filled: false, asked_ns: time_ns, asked: self.now });
+        self.unsettled = true;
+    }
+
+    /// Cuts, if one is asked for and nothing stands in its way.
+    pub(super) fn try_cut(&mut self, actions: &mut Vec<Action>) {
+        let Some(pending) = &mut self.pending_cut else { return };
+        if self.freeze.is_some() || self.spare.is_none() || self.metas_in_flight > 0 || self.stopping {
+            return;
+        }
+        if self.disks.iter().any(|disk| disk.fold.is_some()) {
+            return;
+        }
+        if pending.full && !pending.filled {
+            pending.filled = true;
+            self.disks.iter_mut().for_each(|disk| disk.fold = Some(Fold { source: None, next: 0 }));
+            return;
+        }
+        // The parity of the generation to come must be free of what an undone cut left in flight.
+        let next = self.state.open.next();
+        if self.disks.iter().any(|disk| disk.in_flight[parity(next)] > 0) {
+            return;
+        }
+        let pending = self.pending_cut.take().expect("looked at above");
+        self.cut(pending, actions);
+    }
+
+    /// C1: the instant. Nothing is submitted while this runs, on any disk of the group: there is one loop. The word
+    /// stored to the header is the cut; the rest derives from it or follows off the write path.
+    fn cut(&mut self, pending: PendingCut, actions: &mut Vec<Action>) {
+        let Spare { generation: open, cut, disks: spares } = self.spare.take().expect("checked");
+        let generation = self.state.open;
+        assert_eq!(open, generation.next(), "the spare is for the next generation");
+        let waited = self.now.0.saturating_sub(pending.asked.0);
+        let time_ns = pending.asked_ns + waited;
+        let record = CutRecord { cut, time_ns, first: self.first_pending };
+        self.header.write_cut(generation, record);
+        self.state.open = open;
+        self.state.road = Road::Draining;
+        self.state.fuzzy = false;
+        self.header.store(self.state);
+        for (index, (disk, spare)) in self.disks.iter_mut().zip(spares).enumerate() {
+            let recheck = disk.meta.recheck.as_ref();
+            disk.frozen = Some(FrozenDisk {
+                frozen: std::mem::replace(&mut disk.open, spare.open),
+                preserved: spare.preserved,
+                log: std::mem::replace(&mut disk.log, Log::new(spare.log)),
+                size: disk.geometry.size,
+                blocks: disk.geometry.blocks(),
+                frozen_blocks: std::mem::take(&mut disk.dirty_blocks),
+                preserved_blocks: 0,
+                compare: pending.full || recheck.is_some(),
+                whole: pending.full || recheck.is_some_and(|recheck| recheck.whole),
+                synced: false,
+            });
+            // W5: what a failed write may still change is dirty in every generation.
+            for blocks in disk.failed.extents().collect::<Vec<_>>() {
+                disk.mark(blocks);
+            }
+            self.counts.in_flight_at_cuts += u64::from(disk.in_flight[parity(generation)]);
+            tracing::debug!(%cut, %generation, disk = index, "cut");
+        }
+        self.freeze = Some(Freeze {
+            cut,
+            generation,
+            first: record.first,
+            time_ns,
+            fuzzy: None,
+            sealed: false,
+            tickets: vec![pending.ticket],
+            release: None,
+        });
+        self.counts.cuts += 1;
+        self.try_sync(actions);
+    }
+
+    /// A write of an earlier generation completed.
+    pub(super) fn drained_one(&mut self, slot: u32, actions: &mut Vec<Action>) {
+        if let Some(waiters) = self.drain_waiters.remove(&slot) {
+            self.ready.extend(waiters);
+        }
+        self.try_sync(actions);
+    }
+
+    /// C2: when the last tagged write of the generation has completed, every disk is synced, by a sync that is
+    /// submitted after that completion.
+    pub(super) fn try_sync(&mut self, actions: &mut Vec<Action>) {
+        if self.state.road != Road::Draining {
+            return;
+        }
+        let frozen = before(self.state.open);
+        let drained = self.disks.iter().all(|disk| disk.in_flight[parity(frozen)] == 0);
+        let Some(freeze) = &mut self.freeze else { return };
+        if (!drained && !mutant::active("sync-before-drain"))
+            || freeze.release.is_some()
+            || self.syncing_freeze
+        {
+            return;
+        }
+        self.syncing_freeze = true;
+        for index in 0..self.disks.len() {
+            self.want_sync(index, SyncWaiter::Freeze(frozen), actions);
+        }
+    }
+
+    /// The sync behind the generation's writes succeeded on one disk.
+    pub(super) fn disk_synced(&mut self, index: usize, generation: Generation, actions: &mut Vec<Action>) {
+        if self.state.road != Road::Draining || before(self.state.open) != generation {
+            return;
+        }
+        self.disks[index].frozen.as_mut().expect("a freeze has every disk").synced = true;
+        if self.disks.iter().all(|disk| disk.frozen.as_ref().is_some_and(|frozen| frozen.synced)) {
+            self.state.road = Road::Synced;
+            self.header.store(self.state);
+            self.try_seal(actions);
+        }
+    }
+
+    /// C2: seals the change log, once no append to it is in flight.
+    pub(super) fn try_seal(&mut self, actions: &mut Vec<Action>) {
+        if self.state.road != Road::Synced || self.sealing {
+            return;
+        }
+        let freeze = self.freeze.as_ref().expect("synced is a state of a freeze");
+        let frozen =
+            |disk: &crate::disk::Disk| disk.frozen.as_ref().is_some_and(|frozen| frozen.log.appending);
+        if self.disks.iter().any(frozen) {
+            return;
+        }
+        let disks = self.disks.iter().filter_map(|disk| disk.frozen.as_ref()).map(|frozen| SealDisk {
+            frozen: frozen.frozen.clone(),
+            header: frozen.log.header,
+            encoder: frozen.log.encoder.clone(),
+            end: frozen.log.end,
+            blocks: frozen.blocks,
+            seal: Seal {
+                cut: freeze.cut,
+                first: freeze.first,
+                last: freeze.generation,
+                size: frozen.size,
+                time_ns: freeze.time_ns,
+                blocks: frozen.frozen_blocks,
+                compare: frozen.compare,
+                whole: frozen.whole,
+            },
+        });
+        actions.push(Action::Job(Job::Seal { generation: freeze.generation, disks: disks.collect() }));
+        self.sealing = true;
+    }
+
+    /// The change log is durable: the freeze goes to the shipper.
+    pub(super) fn sealed(
+        &mut self,
+        generation: Generation,
+        result: Result<(), JobError>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.sealing = false;
+        let Some(freeze) = &mut self.freeze else { return };
+        if freeze.generation != generation {
+            return;
+        }
+        if let Err(error) = result {
+            self.undo_now(&format!("the change log can't be sealed: {}", error.0), actions);
+            return;
+        }
+        freeze.sealed = true;
+        if self.state.road != Road::Synced {
+            // Undone while it was being sealed: its log is durable all the same and stays pending (C4).
+            self.finish_undo(actions);
+            return;
+        }
+        self.vouched.push(freeze.cut);
+        self.state.road = Road::Sealed;
+        self.header.store(self.state);
+        for ticket in std::mem::take(&mut self.freeze.as_mut().expect("looked at above").tickets) {
+            let answer = Answer::Frozen(self.describe_freeze());
+            actions.push(Action::Answer { ticket, answer });
+        }
+    }
+
+    /// What a shipper is told of the sealed freeze.
+    fn describe_freeze(&self) -> Frozen {
+        let freeze = self.freeze.as_ref().expect("a sealed freeze");
+        let disks = self.disks.iter().filter_map(|disk| disk.frozen.as_ref().map(|frozen| (disk, frozen)));
+        Frozen {
+            cut: freeze.cut,
+            first_generation: freeze.first,
+            generation: freeze.generation,
+            time_ns: freeze.time_ns,
+            fuzzy: self.state.fuzzy,
+            disks: disks
+                .map(|(disk, frozen)| FrozenInfo {
+                    id: disk.meta.disk,
+                    size: frozen.size,
+                    block_shift: disk.geometry.block_shift,
+                    direct: disk.direct,
+                    align: disk.align,
+                    compare: frozen.compare,
+                    whole: frozen.whole,
+                    frozen_bytes: disk.geometry.block_bytes(frozen.frozen_blocks),
+                })
+                .collect(),
+        }
+    }
+
+    /// Describes the live freeze when it is sealed.
+    pub(super) fn ask_reopen(&mut self, ticket: Ticket, cut: CutId, actions: &mut Vec<Action>) {
+        let answer = match &mut self.freeze {
+            Some(freeze) if freeze.cut == cut && self.state.road == Road::Sealed => {
+                Answer::Frozen(self.describe_freeze())
+            }
+            Some(freeze) if freeze.cut == cut && self.state.road < Road::Sealed => {
+                freeze.tickets.push(ticket);
+                return;
+            }
+            _ => Refusal::NoSuchFreeze.into(),
+        };
+        actions.push(Action::Answer { ticket, answer });
+    }
+
+    /// R2.
+    pub(super) fn ask_confirm(&self, cut: CutId) -> Answer {
+        match &self.freeze {
+            Some(freeze) if freeze.cut == cut && self.state.road == Road::Sealed => {
+                Answer::Confirmed { exact: !self.state.fuzzy }
+            }
+            _ => Refusal::NoSuchFreeze.into(),
+        }
+    }
+
+    /// V9: the entry of the freeze is published. Refused unless target and cut id match; the attach number is checked.
+    pub(super) fn ask_release(
+        &mut self,
+        ticket: Ticket,
+        target: TargetId,
+        cut: CutId,
+        anchor: Anchor,
+        actions: &mut Vec<Action>,
+    ) {
+        let answer = match &mut self.freeze {
+            _ if Some(target) != self.target => Refusal::Mismatch("it is for another target".into()).into(),
+            Some(freeze) if freeze.cut == cut && self.state.road == Road::Sealed => {
+                freeze.release = Some(anchor);
+                freeze.tickets.push(ticket);
+                self.state.road = Road::Releasing;
+                self.header.store(self.state);
+                self.wake_preserve_waiters();
+                return self.store_release(actions);
+            }
+            Some(freeze) if freeze.cut == cut && freeze.release == Some(anchor) => {
+                freeze.tickets.push(ticket);
+                return;
+            }
+            // The answer to an earlier release was lost.
+            _ if self.anchor == Some(anchor) => Answer::Done,
+            _ => Refusal::NoSuchFreeze.into(),
+        };
+        actions.push(Action::Answer { ticket, answer });
+    }
+
+    /// The anchor goes to every disk's meta first, then the logs go (V9, C6). A comparison that this freeze has
+    /// carried out is over.
+    pub(super) fn store_release(&mut self, actions: &mut Vec<Action>) {
+        let freeze = self.freeze.as_ref().expect("releasing is a state of a freeze");
+        let Some(anchor) = freeze.release else { return };
+        let generation = freeze.generation;
+        for disk in &mut self.disks {
+            disk.meta.anchor = Some(anchor);
+            disk.meta.target = self.target;
+            disk.meta.released = generation;
+            let carried = disk.frozen.as_ref().is_some_and(|frozen| frozen.compare);
+            let whole = disk.frozen.as_ref().is_some_and(|frozen| frozen.whole);
+            disk.meta
+                .recheck
+                .take_if(|recheck| carried && recheck.since <= generation && (whole || !recheck.whole));
+        }
+        let metas = self.disks.iter().map(|disk| disk.meta.clone()).collect();
+        self.release_retry = None;
+        actions.push(Action::Job(Job::Release { generation, metas }));
+    }
+
+    /// The release is durable.
+    pub(super) fn released(
+        &mut self,
+        generation: Generation,
+        result: Result<(), JobError>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(freeze) = &mut self.freeze else { return };
+        if freeze.generation != generation || self.state.road != Road::Releasing {
+            return;
+        }
+        if let Err(error) = result {
+            tracing::warn!(error = error.0, "a release can't be stored; trying again");
+            self.release_retry = Some(self.now.after(RELEASE_RETRY));
+            return;
+        }
+        self.anchor = freeze.release;
+        let tickets = std::mem::take(&mut freeze.tickets);
+        self.vouched.clear();
+        self.first_pending = self.state.open;
+        self.end_freeze(actions);
+        for ticket in tickets {
+            actions.push(Action::Answer { ticket, answer: Answer::Done });
+        }
+    }
+
+    /// No freeze any more: its maps go, the next cut's are made. Fresh inodes always: somebody may still read the old
+    /// ones (C3).
+    fn end_freeze(&mut self, actions: &mut Vec<Action>) {
+        self.wake_preserve_waiters();
+        self.freeze = None;
+        self.syncing_freeze = false;
+        self.disks.iter_mut().for_each(|disk| disk.frozen = None);
+        self.state.road = Road::None;
+        self.state.fuzzy = false;
+        self.header.store(self.state);
+        actions.push(Action::Job(Job::Prepare { open: self.state.open }));
+        self.unsettled = true;
+    }
+
+    /// C4: forgets a freeze. Its frozen map is folded into the open one, its log stays pending.
+    pub(super) fn ask_undo(&mut self, ticket: Ticket, cut: CutId, actions: &mut Vec<Action>) {
+        match &mut self.freeze {
+            Some(freeze) if freeze.cut == cut && self.state.road != Road::Releasing => {
+                freeze.tickets.push(ticket);
+                if self.state.road != Road::Undoing {
+                    self.undo_now("the shipper asked", actions);
+                }
+            }
+            Some(freeze) if freeze.cut == cut => {
+                let answer = Refusal::Mismatch("it is being released".into()).into();
+                actions.push(Action::Answer { ticket, answer });
+            }
+            // Undone already, or never there: the same to who asks.
+            _ => actions.push(Action::Answer { ticket, answer: Answer::Done }),
+        }
+    }
+
+    /// Begins to undo the freeze. A release that has begun is finished instead: its entry is published.
+    pub(super) fn undo_now(&mut self, why: &str, _actions: &mut Vec<Action>) {
+        let Some(freeze) = &self.freeze else { return };
+        if matches!(self.state.road, Road::Releasing | Road::Undoing | Road::None) {
+            return;
+        }
+        tracing::info!(cut = %freeze.cut, reason = why, "the cut is undone");
+        self.state.road = Road::Undoing;
+        self.header.store(self.state);
+        self.wake_preserve_waiters();
+        self.wake_drain_waiters();
+        self.start_undo_fold();
+    }
+
+    /// Folds the frozen maps into the open ones. A fold of everything that runs already covers it.
+    pub(super) fn start_undo_fold(&mut self) {
+        for disk in &mut self.disks {
+            let frozen = disk.frozen.as_ref().expect("a freeze has every disk");
+            if disk.fold.as_ref().is_none_or(|fold| fold.source.is_some())
+                && !mutant::active("undo-without-fold")
+            {
+                disk.fold = Some(Fold { source: Some(frozen.frozen.clone()), next: 0 });
+            }
+        }
+        self.unsettled = true;
+    }
+
+    /// The undo is complete when every fold is, and no sealing runs that still reads the maps.
+    pub(super) fn finish_undo(&mut self, actions: &mut Vec<Action>) {
+        if self.state.road != Road::Undoing
+            || self.sealing
+            || self.disks.iter().any(|disk| disk.fold.is_some())
+        {
+            return;
+        }
+        let freeze = self.freeze.as_mut().expect("undoing is a state of a freeze");
+        let (generation, tickets) = (freeze.generation, std::mem::take(&mut freeze.tickets));
+        self.first_pending = freeze.first;
+        actions.push(Action::Job(Job::Forget { generation }));
+        self.end_freeze(actions);
+        for ticket in tickets {
+            actions.push(Action::Answer { ticket, answer: Answer::Done });
+        }
+    }
+
+    /// Those that waited for writes of the frozen generation run again.
+    fn wake_drain_waiters(&mut self) {
+        for (_, waiters) in self.drain_waiters.drain() {
+            self.ready.extend(waiters);
+        }
+    }
+
+    /// The disk must be compared as a whole: durable before the next cut, and every block becomes dirty.
+    pub(super) fn require_resync(&mut self, index: usize, why: &str, actions: &mut Vec<Action>) {
+        let disk = &mut self.disks[index];
+        disk.meta.recheck = Some(Recheck { since: self.state.open, whole: true, reason: why.to_string() });
+        disk.fold = Some(Fold { source: None, next: 0 });
+        self.unsettled = true;
+        self.store_metas(&[index], actions);
+    }
+
+    /// Stores metas; no cut happens before they are durable.
+    pub(super) fn store_metas(&mut self, disks: &[usize], actions: &mut Vec<Action>) {
+        let metas =
+            disks.iter().map(|index| (DiskIndex(*index as u16), self.disks[*index].meta.clone())).collect();
+        self.metas_in_flight += 1;
+        actions.push(Action::Job(Job::StoreMeta { metas }));
+    }
+
+    /// The newest attach number may ask; others are told so (V9).
+    pub(super) fn check_attach(&self, attach: AttachNumber) -> Result<(), Answer> {
+        if attach != self.attach {
+            return Err(Refusal::Revoked { newest: self.attach }.into());
+        }
+        if !self.tracking {
+            return Err(Refusal::Unable("tracking is off".into()).into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! Intents of the disks (W1, I1-I4, S4): group commits of the set, and the cleaning of regions that are to leave.
+
+use super::action::{Action, Errno, SidecarFile};
+use super::job::{Job, JobError};
+use super::{Group, Op, PersistOp};
+use crate::disk::{IntentMode, IntentWrite, SyncWaiter};
+use crate::format::intents::{IntentSet, slot_stride};
+use crate::id::{DiskIndex, Generation};
+use crate::map::header::Road;
+use crate::mutant;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// A slot write or an append that takes longer than this is a failure of tracking (S4).
+pub(crate) const INTENT_DEADLINE: Duration = Duration::from_secs(1);
+
+impl Group {
+    /// Starts what can be started for the disk's intents: a group commit for those that wait, cleaning of regions.
+    pub(super) fn settle_intents(&mut self, index: usize, actions: &mut Vec<Action>) {
+        if self.disks[index].intent_mode != IntentMode::Kept {
+            return;
+        }
+        self.commit(index, actions);
+        self.clean(index, actions);
+    }
+
+    /// W1: one small durable write for all that wait, one in flight at a time, carrying the whole set.
+    fn commit(&mut self, index: usize, actions: &mut Vec<Action>) {
+        let disk = &mut self.disks[index];
+        if disk.intent_write.is_some() {
+            return;
+        }
+        let mut admitted = Vec::new();
+        while let Some(&waiting) = disk.intent_queue.front() {
+            let slot = self.slots.get(waiting);
+            let range = disk.geometry.regions_of(slot.piece.clone());
+            if !disk.regions.admit(range.clone()) {
+                break;
+            }
+            slot.pinned = range;
+            slot.phase = super::slots::Phase::Admitted;
+            disk.intent_queue.pop_front();
+            admitted.push(waiting);
+        }
+        if !disk.regions.should_write() {
+            self.ready.extend(admitted);
+            return;
+        }
+        let added = disk.regions.begin_write();
+        if mutant::active("intent-after-write") {
+            self.ready.extend(admitted.drain(..));
+        }
+        disk.intent_sequence += 1;
+        let mut logs = [disk.log.mark(), Default::default()];
+        if let Some(frozen) = &disk.frozen {
+            logs[1] = frozen.log.mark();
+        }
+        let set = IntentSet {
+            sequence: disk.intent_sequence,
+            session: disk.meta.session,
+            logs,
+            regions: disk.regions.members().to_vec(),
+        };
+        let bytes = set.encode(disk.meta.disk, disk.intent_capacity);
+        let offset = (set.slot() * slot_stride(disk.intent_capacity)) as u64;
+        disk.intent_write = Some(IntentWrite { added, admitted });
+        self.persist(PersistOp::Intents(index), index, SidecarFile::Intents, offset, bytes, actions);
+    }
+
+    fn persist(
+        &mut self,
+        op: PersistOp,
+        disk: usize,
+        file: SidecarFile,
+        offset: u64,
+        bytes: Vec<u8>,
+        actions: &mut Vec<Action>,
+    ) {
+        let index = match self.persists.iter().position(Option::is_none) {
+            Some(index) => index,
+            None => {
+                self.persists.push(None);
+                self.persists.len() - 1
+            }
+        };
+        self.persists[index] = Some((op, self.now));
+        let id = Op::Persist(index as u32).id();
+        actions.push(Action::Persist { id, disk: DiskIndex(disk as u16), file, offset, bytes });
+    }
+
+    /// I4: chooses regions to leave and makes durable what recovery needs of them before they may.
+    fn clean(&mut self, index: usize, actions: &mut Vec<Action>) {
+        if self.disks[index].cleaning_parts > 0 {
+            return;
+        }
+        // A frozen map counts as long as no durable log holds it: before sealing, and after an undone cut.
+        let unsealed = self.frozen_is_unsealed();
+        let disk = &mut self.disks[index];
+        if disk.log.appending {
+            return;
+        }
+        let (open, geometry) = (disk.open.clone(), disk.geometry);
+        let frozen = disk.frozen.as_ref().filter(|_| unsealed).map(|frozen| frozen.frozen.clone());
+        let load = |word: usize| {
+            open[word].load(Relaxed) | frozen.as_ref().map_or(0, |frozen| frozen[word].load(Relaxed))
+        };
+        let mut bytes = Vec::new();
+        let encoder = &mut disk.log.encoder;
+        let chosen = disk.regions.begin_cleaning(|region| {
+            let before = bytes.len();
+            let blocks = geometry.region_blocks(region);
+            encoder.blocks(true, blocks.start & !63..blocks.end, load, &mut bytes);
+            bytes.len() > before
+        });
+        if !chosen {
+            return;
+        }
+        let needs_sync = disk.regions.cleaning_needs_sync(disk.syncs.done);
+        disk.cleaning_parts = u8::from(!bytes.is_empty()) + u8::from(needs_sync);
+        if disk.cleaning_parts == 0 {
+            disk.regions.cleaned(disk.syncs.done);
+            self.unsettled = true;
+            return;
+        }
+        if !bytes.is_empty() {
+            let (generation, offset) = (disk.log.header.generation, disk.log.end);
+            disk.log.appending = true;
+            disk.log.end += bytes.len() as u64;
+            if mutant::active("evict-before-durable") {
+                disk.regions.cleaned(u32::MAX);
+            }
+            let op = PersistOp::Append(index, generation);
+            self.persist(op, index, SidecarFile::Changes(generation), offset, bytes, actions);
+        }
+        if needs_sync {
+            self.want_sync(index, SyncWaiter::Cleaning, actions);
+        }
+    }
+
+    /// Whether there is a frozen map that no durable log holds.
+    pub(super) fn frozen_is_unsealed(&self) -> bool {
+        match self.state.road {
+            Road::Draining | Road::Synced => true,
+            Road::Undoing => self.freeze.as_ref().is_some_and(|freeze| !freeze.sealed),
+            Road::None | Road::Sealed | Road::Releasing => false,
+        }
+    }
+
+    /// The append or the sync of a cleaning ended.
+    pub(super) fn cleaning_part_done(&mut self, index: usize, good: bool) {
+        let disk = &mut self.disks[index];
+        if disk.cleaning_parts == 0 {
+            return;
+        }
+        disk.cleaning_parts -= 1;
+        if !good {
+            disk.regions.cleaning_failed();
+        } else if disk.cleaning_parts == 0 {
+            disk.regions.cleaned(disk.syncs.done);
+        }
+        self.unsettled = true;
+    }
+
+    /// A write to a sidecar file ended.
+    pub(super) fn persist_completed(
+        &mut self,
+        op: usize,
+        result: Result<(), Errno>,
+        actions: &mut Vec<Action>,
+    ) {
+        let (op, _) = self.persists[op].take().expect("a write completes once");
+        match op {
+            PersistOp::Intents(index) => {
+                let disk = &mut self.disks[index];
+                if disk.intent_mode != IntentMode::Kept {
+                    return;
+                }
+                let Some(write) = disk.intent_write.take() else { return };
+                if let Err(errno) = result {
+                    disk.intent_write = Some(write);
+                    return self.tracking_failed(
+                        index,
+                        &format!("intents can't be written (error {})", errno.0),
+                        actions,
+                    );
+                }
+                disk.regions.written(&write.added);
+                self.ready.extend(write.admitted);
+            }
+            PersistOp::Append(index, generation) => {
+                let disk = &mut self.disks[index];
+                let log = match &mut disk.frozen {
+                    Some(frozen) if frozen.log.header.generation == generation => &mut frozen.log,
+                    _ => &mut disk.log,
+                };
+                if log.header.generation == generation {
+                    log.appending = false;
+                    if result.is_ok() {
+                        log.durable = log.end;
+                    }
+                }
+                self.cleaning_part_done(index, result.is_ok());
+                if let Err(errno) = result {
+                    let why = format!("the change log can't be written (error {})", errno.0);
+                    self.tracking_failed(index, &why, actions);
+                }
+                self.try_seal(actions);
+            }
+        }
+        self.unsettled = true;
+    }
+
+    /// S4: tracking itself fails. The sidecar's files are dead to us: never written again by this session.
+    pub(super) fn tracking_failed(&mut self, index: usize, why: &str, actions: &mut Vec<Action>) {
+        let disk = &mut self.disks[index];
+        if disk.intent_mode != IntentMode::Kept {
+            return;
+        }
+        if let Some(write) = disk.intent_write.take() {
+            for slot in write.admitted {
+                disk.intent_queue.push_back(slot);
+            }
+        }
+        if self.config.strict {
+            tracing::error!(disk = %disk.name, reason = why, "tracking fails; writes wait (strict)");
+            disk.intent_mode = IntentMode::Strict;
+            return;
+        }
+        tracing::error!(disk = %disk.name, reason = why, "tracking fails; the guest goes on, resynchronization required");
+        disk.intent_mode = IntentMode::Marking;
+        disk.degraded = Some(why.to_string());
+        actions.push(Action::Job(Job::Mark { disk: DiskIndex(index as u16), meta: disk.meta.clone() }));
+    }
+
+    /// The mark on the disk is durable: who waited may go on untracked by intents. Not before (S4).
+    pub(super) fn marked(&mut self, index: usize, result: Result<(), JobError>) {
+        let disk = &mut self.disks[index];
+        if let Err(error) = result {
+            tracing::error!(disk = %disk.name, error = error.0, "the disk can't be marked either: its writes wait");
+            disk.intent_mode = IntentMode::Strict;
+            return;
+        }
+        disk.intent_mode = IntentMode::Bypassed;
+        for slot in std::mem::take(&mut disk.intent_queue) {
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// S4: a slot write or an append that hangs is a failure too.
+    pub(super) fn check_intent_deadlines(&mut self, actions: &mut Vec<Action>) {
+        for index in 0..self.persists.len() {
+            let Some((op, since)) = self.persists[index] else { continue };
+            if since.after(INTENT_DEADLINE) <= self.now {
+                let (PersistOp::Intents(disk) | PersistOp::Append(disk, _)) = op;
+                self.tracking_failed(disk, "the sidecar's file system does not answer", actions);
+            }
+        }
+    }
+
+    /// The generation whose log is appended to, and how much of it is durable; for tests and status.
+    pub fn log_of(&self, disk: DiskIndex) -> (Generation, u64) {
+        let log = &self.disks[disk.index()].log;
+        (log.header.generation, log.durable)
+    }
+}

@@ -1,0 +1,116 @@
+//! Syncs of a disk, and what an error of one means (W6).
+
+use super::action::{Action, Errno, Token};
+use super::{Group, Op};
+use crate::disk::SyncWaiter;
+use crate::id::DiskIndex;
+
+/// What a guest is told when a sync failed.
+const EIO: Errno = Errno(libc::EIO);
+
+impl Group {
+    /// See [`Group::flush`].
+    pub(super) fn begin_flush(&mut self, disk: usize, token: Token, actions: &mut Vec<Action>) {
+        if std::mem::take(&mut self.disks[disk].latched) {
+            // The kernel reports an error once, and our own sync may have eaten it (W6).
+            actions.push(Action::Reply { token, result: Err(EIO) });
+            return;
+        }
+        self.want_sync(disk, SyncWaiter::Flush(token), actions);
+    }
+
+    /// A sync that begins now or later serves the waiter; one that runs already does not.
+    pub(super) fn want_sync(&mut self, index: usize, waiter: SyncWaiter, actions: &mut Vec<Action>) {
+        let syncs = &mut self.disks[index].syncs;
+        syncs.waiting.push(waiter);
+        if syncs.running.is_none() {
+            self.begin_sync(index, actions);
+        }
+    }
+
+    fn begin_sync(&mut self, index: usize, actions: &mut Vec<Action>) {
+        let syncs = &mut self.disks[index].syncs;
+        let id = Op::Sync(index as u32).id();
+        syncs.begun += 1;
+        syncs.running = Some(id);
+        std::mem::swap(&mut syncs.waiting, &mut syncs.served);
+        actions.push(Action::Sync { id, disk: DiskIndex(index as u16) });
+    }
+
+    /// A sync ended.
+    pub(super) fn sync_completed(
+        &mut self,
+        index: usize,
+        result: Result<(), Errno>,
+        actions: &mut Vec<Action>,
+    ) {
+        let syncs = &mut self.disks[index].syncs;
+        assert!(syncs.running.take().is_some(), "one sync at a time");
+        let served = std::mem::take(&mut syncs.served);
+        if result.is_ok() {
+            syncs.done = syncs.begun;
+            let done = syncs.done;
+            let disk = &mut self.disks[index];
+            if !disk.failed.is_empty() && disk.failed.synced(done) {
+                self.failed_shrank(index);
+            }
+        } else {
+            let told = served.iter().any(|waiter| matches!(waiter, SyncWaiter::Flush(_)));
+            self.sync_failed(index, told, actions);
+        }
+        for waiter in served {
+            match waiter {
+                SyncWaiter::Flush(token) => actions.push(Action::Reply { token, result }),
+                SyncWaiter::Request(slot) => self.end(slot, result, actions),
+                SyncWaiter::Freeze(generation) => {
+                    if result.is_ok() {
+                        self.disk_synced(index, generation, actions);
+                    }
+                }
+                SyncWaiter::Cleaning => self.cleaning_part_done(index, result.is_ok()),
+            }
+        }
+        if !self.disks[index].syncs.waiting.is_empty() {
+            self.begin_sync(index, actions);
+        }
+    }
+
+    /// Some failed blocks were written again and synced: their regions may leave again.
+    fn failed_shrank(&mut self, index: usize) {
+        let disk = &mut self.disks[index];
+        let per = disk.geometry.region_shift - disk.geometry.block_shift;
+        let still: std::collections::HashSet<u32> = disk
+            .failed
+            .extents()
+            .flat_map(|blocks| (blocks.start >> per) as u32..((blocks.end - 1) >> per) as u32 + 1)
+            .collect();
+        for region in disk.regions.members().to_vec() {
+            disk.regions.set_failed(region, still.contains(&region));
+        }
+        self.store_failed(index);
+    }
+
+    /// W6: a later good flush does not vouch for what this one lost. The guest is told by its next flush, the cut is
+    /// undone, and "doubtful" is stored before any other cut: a host crash from then on means resynchronization. In
+    /// buffered mode the pages are clean and lost already: resynchronization at once, on a fresh descriptor.
+    pub(super) fn sync_failed(&mut self, index: usize, told: bool, actions: &mut Vec<Action>) {
+        let disk = &mut self.disks[index];
+        tracing::error!(disk = %disk.name, "a sync of the disk failed: it is doubtful from now on");
+        disk.latched = !told && !crate::mutant::active("sync-error-swallowed");
+        let first = !disk.meta.doubtful;
+        disk.meta.doubtful = true;
+        let buffered = !disk.direct;
+        if !self.tracking {
+            return;
+        }
+        if self.freeze.is_some() {
+            self.undo_now("a sync of a disk failed", actions);
+        }
+        if buffered {
+            actions.push(Action::Reopen { disk: DiskIndex(index as u16) });
+            self.require_resync(index, "a sync of the disk failed", actions);
+        } else if first {
+            self.store_metas(&[index], actions);
+        }
+    }
+}

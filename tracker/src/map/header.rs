@@ -1,0 +1,302 @@
+//! The group's header on tmpfs: what survives the death of the process and vanishes with the page cache (S1).
+//!
+//! **One word** says which generation is open and how far the freeze of the one before has come; everything else
+//! derives from it (C1). A successor repeats what the word does not say is done. All other words are written before
+//! the word that makes them count, or stand alone.
+//!
+//! | word | content |
+//! |---|---|
+//! | 0 | magic; written last when the file is made, zero again when it is void |
+//! | 1 | format version |
+//! | 2, 3 | boot id |
+//! | 4 | session that stamped the maps |
+//! | 5 | **the state word**: open generation << 8, fuzzy << 7, road |
+//! | 6 | heartbeat: the monotonic clock in nanoseconds |
+//! | 7 | newest attach number |
+//! | 8..16 | two freezes, by parity of their generation: cut id (2), time of the cut, first generation |
+//! | 16 | disks |
+//! | 64 + 64 d .. | disk d: id (2), size, failed extents (count; all ones: too many), 30 x (first block, count) |
+
+use super::Words;
+use crate::id::{AttachNumber, BootId, CutId, DiskId, Generation, Nanos, Session};
+use std::ops::Range;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+const MAGIC: u64 = 0x9d1a_4452_4844_4c54;
+const VERSION: u64 = 1;
+const DISK_WORDS: usize = 64;
+
+/// Failed extents that fit (W5); more of them are "too many", which a successor answers with a resynchronization.
+pub const FAILED_MAX: usize = 30;
+
+/// How far a freeze has come. The order is the only road (C2); fuzzy is beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Road {
+    /// No freeze.
+    None = 0,
+    /// Writes of the generation are in flight, or the disks are not yet synced behind them.
+    Draining = 1,
+    /// The disks are synced; the change log is being sealed.
+    Synced = 2,
+    /// The change log is durable: the shipper reads.
+    Sealed = 3,
+    /// The entry is published: the anchor is being stored, logs are being deleted.
+    Releasing = 4,
+    /// Forgotten: the frozen map is being folded into the open one (C4).
+    Undoing = 5,
+}
+
+impl Road {
+    /// The word used in status and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Draining => "draining",
+            Self::Synced => "synced",
+            Self::Sealed => "sealed",
+            Self::Releasing => "releasing",
+            Self::Undoing => "undoing",
+        }
+    }
+}
+
+/// The state word, decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The open generation; the freeze, if there is one, is of the generation before.
+    pub open: Generation,
+    /// How far the freeze has come.
+    pub road: Road,
+    /// The freeze is not, or no longer, exact.
+    pub fuzzy: bool,
+}
+
+impl State {
+    fn encode(self) -> u64 {
+        self.open.0 << 8 | u64::from(self.fuzzy) << 7 | self.road as u64
+    }
+
+    fn decode(word: u64) -> Option<Self> {
+        let road = match word & 0x7f {
+            0 => Road::None,
+            1 => Road::Draining,
+            2 => Road::Synced,
+            3 => Road::Sealed,
+            4 => Road::Releasing,
+            5 => Road::Undoing,
+            _ => return None,
+        };
+        Some(Self { open: Generation(word >> 8), road, fuzzy: word & 0x80 != 0 })
+    }
+}
+
+/// What a cut writes down before it becomes true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutRecord {
+    /// The cut's name.
+    pub cut: CutId,
+    /// The instant, nanoseconds since 1970.
+    pub time_ns: u64,
+    /// The oldest generation in the frozen map.
+    pub first: Generation,
+}
+
+/// The header, over words in memory.
+#[derive(Clone, Debug)]
+pub struct GroupHeader(Words);
+
+impl GroupHeader {
+    /// Words that a header of `disks` disks needs.
+    pub fn words(disks: usize) -> usize {
+        64 + disks * DISK_WORDS
+    }
+
+    /// A new header over zeroed words. Not valid before [`Self::stamp`].
+    pub fn new(words: Words) -> Self {
+        Self(words)
+    }
+
+    /// Fills a new header and makes it valid, the magic last.
+    pub fn create(
+        words: Words,
+        boot: BootId,
+        session: Session,
+        open: Generation,
+        disks: &[(DiskId, u64)],
+    ) -> Self {
+        let header = Self(words);
+        header.put(1, VERSION);
+        header.put_pair(2, boot.words());
+        header.put(4, session.0);
+        header.put(16, disks.len() as u64);
+        for (index, (disk, size)) in disks.iter().enumerate() {
+            header.put_pair(Self::disk(index), disk.words());
+            header.set_size(index, *size);
+        }
+        header.store(State { open, road: Road::None, fuzzy: false });
+        header.0[0].store(MAGIC, Release);
+        header
+    }
+
+    /// Whether it was made in this boot for these disks, in this order, by this session or the one above (S1).
+    pub fn fits(&self, boot: BootId, session: Session, disks: &[(DiskId, u64)]) -> bool {
+        let stamped = self.get(4);
+        self.0.len() >= Self::words(disks.len())
+            && self.0[0].load(Acquire) == MAGIC
+            && self.get(1) == VERSION
+            && BootId::from_words(self.pair(2)) == boot
+            && (stamped == session.0 || stamped == session.0 + 1)
+            && self.get(16) == disks.len() as u64
+            && State::decode(self.get(5)).is_some()
+            && disks.iter().enumerate().all(|(index, (disk, size))| {
+                DiskId::from_words(self.pair(Self::disk(index))) == *disk
+                    && self.get(Self::disk(index) + 2) == *size
+            })
+    }
+
+    /// A successor goes on with these maps: stamped before its number becomes durable in the sidecar (S1).
+    pub fn stamp(&self, session: Session) {
+        self.0[4].store(session.0, Release);
+    }
+
+    /// The maps are worth nothing from now on.
+    pub fn void(&self) {
+        self.0[0].store(0, Release);
+    }
+
+    /// The state word. `Acquire`: what was written before it is seen.
+    pub fn state(&self) -> State {
+        State::decode(self.0[5].load(Acquire)).expect("checked by `fits`, and written by us since")
+    }
+
+    /// Stores the state word (C1, C5). `Release`: what was written before it is seen by who sees it.
+    pub fn store(&self, state: State) {
+        self.0[5].store(state.encode(), Release);
+    }
+
+    /// Writes down a cut, before the word that makes it true.
+    pub fn write_cut(&self, generation: Generation, record: CutRecord) {
+        let at = Self::cut(generation);
+        self.put_pair(at, record.cut.words());
+        self.put(at + 2, record.time_ns);
+        self.put(at + 3, record.first.0);
+    }
+
+    /// The cut that ended `generation`, the one before the open one.
+    pub fn read_cut(&self, generation: Generation) -> CutRecord {
+        let at = Self::cut(generation);
+        CutRecord {
+            cut: CutId::from_words(self.pair(at)),
+            time_ns: self.get(at + 2),
+            first: Generation(self.get(at + 3)),
+        }
+    }
+
+    /// The last sign of life.
+    pub fn heartbeat(&self) -> Nanos {
+        Nanos(self.get(6))
+    }
+
+    /// A sign of life.
+    pub fn beat(&self, now: Nanos) {
+        self.put(6, now.0);
+    }
+
+    /// The newest attach number.
+    pub fn attach(&self) -> AttachNumber {
+        AttachNumber(self.get(7))
+    }
+
+    /// Remembers an attach number.
+    pub fn set_attach(&self, attach: AttachNumber) {
+        self.put(7, attach.0);
+    }
+
+    /// The disk's size.
+    pub fn set_size(&self, disk: usize, size: u64) {
+        self.put(Self::disk(disk) + 2, size);
+    }
+
+    /// The blocks of failed writes (W5); none if there were too many to keep.
+    pub fn failed(&self, disk: usize) -> Option<Vec<Range<u64>>> {
+        let at = Self::disk(disk) + 3;
+        let count = self.get(at) as usize;
+        (count <= FAILED_MAX).then(|| {
+            (0..count)
+                .map(|index| self.pair(at + 1 + 2 * index))
+                .map(|[first, count]| first..first + count)
+                .collect()
+        })
+    }
+
+    /// Remembers the blocks of failed writes.
+    pub fn set_failed(&self, disk: usize, failed: &[Range<u64>]) {
+        let at = Self::disk(disk) + 3;
+        // Whoever looks in between sees "too many": more work, never less.
+        self.0[at].store(u64::MAX, Release);
+        if failed.len() <= FAILED_MAX {
+            for (index, extent) in failed.iter().enumerate() {
+                self.put_pair(at + 1 + 2 * index, [extent.start, extent.end - extent.start]);
+            }
+            self.0[at].store(failed.len() as u64, Release);
+        }
+    }
+
+    fn cut(generation: Generation) -> usize {
+        8 + 4 * (generation.0 % 2) as usize
+    }
+
+    fn disk(index: usize) -> usize {
+        64 + index * DISK_WORDS
+    }
+
+    fn get(&self, at: usize) -> u64 {
+        self.0[at].load(Relaxed)
+    }
+
+    fn put(&self, at: usize, value: u64) {
+        self.0[at].store(value, Release);
+    }
+
+    fn pair(&self, at: usize) -> [u64; 2] {
+        [self.get(at), self.get(at + 1)]
+    }
+
+    fn put_pair(&self, at: usize, pair: [u64; 2]) {
+        self.put(at, pair[0]);
+        self.put(at + 1, pair[1]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_fits_only_its_own_disks_boot_and_sessions() {
+        let disks = [(DiskId([1; 16]), 4096), (DiskId([2; 16]), 8192)];
+        let words = Words::private(GroupHeader::words(2));
+        let header = GroupHeader::create(words, BootId([3; 16]), Session(5), Generation(9), &disks);
+        assert!(
+            header.fits(BootId([3; 16]), Session(5), &disks)
+                && header.fits(BootId([3; 16]), Session(4), &disks)
+        );
+        assert!(!header.fits(BootId([3; 16]), Session(6), &disks), "stale maps of an older session");
+        assert!(!header.fits(BootId([4; 16]), Session(5), &disks));
+        assert!(!header.fits(BootId([3; 16]), Session(5), &disks[..1]));
+        header.set_failed(1, &[3..5]);
+        assert_eq!(header.failed(1), Some(vec![3..5]));
+        header.set_failed(1, &vec![0..1; FAILED_MAX + 1]);
+        assert_eq!(header.failed(1), None);
+        for road in [Road::None, Road::Draining, Road::Synced, Road::Sealed, Road::Releasing, Road::Undoing] {
+            for fuzzy in [false, true] {
+                let state = State { open: Generation(1 << 40), road, fuzzy };
+                header.store(state);
+                assert_eq!(header.state(), state);
+            }
+        }
+        header.void();
+        assert!(!header.fits(BootId([3; 16]), Session(5), &disks));
+    }
+}

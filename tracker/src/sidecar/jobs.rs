@@ -1,0 +1,266 @@
+//! How each job of the machine is done, over any folder and any maps: the worker's thread and the simulator run this.
+
+use super::files::{append_map, create_log, log_name, parse_log_name, store_meta, store_name};
+use super::folder::{Folder, FolderFile};
+use super::maps::Maps;
+use crate::format::changes::{self, Header};
+use crate::format::meta::{Clean, Fingerprint, LogLength, Mark, Meta};
+use crate::group::SidecarFile;
+use crate::group::job::{Job, JobDone, JobError, SealDisk, Spare, SpareDisk, StopDisk};
+use crate::id::{CutId, DiskId, DiskIndex, Generation, Session};
+use crate::map::bits;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// What the sidecar needs of a disk itself.
+pub trait DiskFacts {
+    /// What the kernel says of it now.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn fingerprint(&self) -> io::Result<Fingerprint>;
+
+    /// `fsync`: content and times.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn fsync(&self) -> io::Result<()>;
+
+    /// The mark that travels with the disk, if it has one that can be read.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn mark(&self) -> io::Result<Option<Mark>>;
+
+    /// Sets the mark, durably.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn set_mark(&self, mark: &Mark) -> io::Result<()>;
+}
+
+/// One disk's sidecar.
+#[derive(Clone, Debug)]
+pub struct Home<F, D> {
+    /// The sidecar.
+    pub folder: F,
+    /// The disk.
+    pub facts: D,
+    /// Its identity.
+    pub id: DiskId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// log2 of the block size.
+    pub block_shift: u8,
+}
+
+/// Does the jobs of a group.
+#[derive(Debug)]
+pub struct Jobs<F, D, M> {
+    /// The disks' homes, in order.
+    pub homes: Vec<Home<F, D>>,
+    /// Where the maps are.
+    pub maps: M,
+    /// The session.
+    pub session: Session,
+    /// Draws the names of cuts.
+    pub draw: fn() -> CutId,
+}
+
+/// The name of a generation's map of a disk.
+pub fn map_name(generation: Generation, disk: usize) -> String {
+    format!("{:016x}.{disk}.map", generation.0)
+}
+
+/// The name of a freeze's preserved map of a disk.
+pub fn preserved_name(generation: Generation, disk: usize) -> String {
+    format!("{:016x}.{disk}.preserved", generation.0)
+}
+
+/// Files that a job opened and closed, with its outcome.
+pub struct Outcome<T> {
+    /// To be installed before `done` is told.
+    pub opened: Vec<(DiskIndex, SidecarFile, T)>,
+    /// To be closed.
+    pub closed: Vec<(DiskIndex, SidecarFile)>,
+    /// For the machine.
+    pub done: JobDone,
+}
+
+fn failed(error: io::Error) -> JobError {
+    JobError(error.to_string())
+}
+
+impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
+    /// Does one job.
+    pub fn run(&mut self, job: Job) -> Outcome<F::File> {
+        let (mut opened, mut closed) = (Vec::new(), Vec::new());
+        let done = match job {
+            Job::Prepare { open } => JobDone::Prepared(self.prepare(open, &mut opened).map_err(failed)),
+            Job::Seal { generation, disks } => {
+                JobDone::Sealed { generation, result: self.seal(generation, disks).map_err(failed) }
+            }
+            Job::Release { generation, metas } => {
+                let result = self.release(generation, &metas).map_err(failed);
+                self.close(generation, &mut closed);
+                closed.extend(
+                    (0..self.homes.len()).map(|disk| (index(disk), SidecarFile::Changes(generation))),
+                );
+                JobDone::Released { generation, result }
+            }
+            Job::Forget { generation } => {
+                self.remove_maps(generation);
+                self.close(generation, &mut closed);
+                JobDone::Forgotten
+            }
+            Job::StoreMeta { metas } => {
+                let store =
+                    |(disk, meta): &(DiskIndex, Meta)| store_meta(&self.homes[disk.index()].folder, meta);
+                JobDone::MetaStored(metas.iter().try_for_each(store).map_err(failed))
+            }
+            Job::Mark { disk, .. } => {
+                let home = &self.homes[disk.index()];
+                let result = home.facts.set_mark(&Mark { disk: home.id, untracked: true }).map_err(failed);
+                JobDone::Marked { disk, result }
+            }
+            Job::Watch => JobDone::Watched { low: self.homes.iter().any(|home| home.folder.low_on_space()) },
+            Job::Stamp { metas } => self.stamp(metas),
+            Job::Stop { disks } => JobDone::Stopped(self.stop(disks).map_err(failed)),
+        };
+        Outcome { opened, closed, done }
+    }
+
+    /// Fresh inodes, all of them: somebody may still read those of an earlier freeze (C3).
+    fn prepare(
+        &mut self,
+        open: Generation,
+        opened: &mut Vec<(DiskIndex, SidecarFile, F::File)>,
+    ) -> io::Result<Spare> {
+        let (next, cut) = (open.next(), (self.draw)());
+        let mut disks = Vec::new();
+        for (disk, home) in self.homes.iter().enumerate() {
+            let words = bits::words_for(home.size.div_ceil(1 << home.block_shift));
+            let header = Header {
+                disk: home.id,
+                session: self.session,
+                generation: next,
+                block_shift: home.block_shift,
+                size: home.size,
+            };
+            let log = create_log(&home.folder, &header)?;
+            let store = home.folder.create(&store_name(cut))?;
+            store.set_len(home.size)?;
+            disks.push(SpareDisk {
+                open: self.maps.create(&map_name(next, disk), words, true)?,
+                preserved: self.maps.create(&preserved_name(open, disk), words, false)?,
+                log: header,
+            });
+            opened.push((index(disk), SidecarFile::Changes(next), log));
+            opened.push((index(disk), SidecarFile::Store(open), store));
+        }
+        Ok(Spare { generation: next, cut, disks })
+    }
+
+    /// C2: the frozen map, then the seal, then one sync. Older logs are deleted only then: this one contains them (C6).
+    fn seal(&mut self, generation: Generation, disks: Vec<SealDisk>) -> io::Result<()> {
+        for (home, disk) in self.homes.iter().zip(disks) {
+            let SealDisk { frozen, header, mut encoder, end, blocks, seal } = disk;
+            let file = home.folder.open(&log_name(header.generation, header.session))?;
+            let load = |word: usize| frozen[word].load(Relaxed);
+            let (end, count) = append_map(&file, &mut encoder, end, false, blocks, load)?;
+            let mut bytes = Vec::new();
+            encoder.seal(&changes::Seal { blocks: count, ..seal }, &mut bytes);
+            file.write_at(&bytes, end)?;
+            if !crate::mutant::active("log-not-synced") {
+                file.sync()?;
+            }
+        }
+        for home in &self.homes {
+            let keep = |of: Generation, session: Session| {
+                of > generation || (of == generation && session == self.session)
+            };
+            remove_logs(&home.folder, keep)?;
+        }
+        Ok(())
+    }
+
+    /// V9: the anchor first, on every disk; then what it makes superfluous goes.
+    fn release(&mut self, generation: Generation, metas: &[Meta]) -> io::Result<()> {
+        for (home, meta) in self.homes.iter().zip(metas) {
+            store_meta(&home.folder, meta)?;
+        }
+        for home in &self.homes {
+            remove_logs(&home.folder, |of, _| of > generation)?;
+        }
+        self.remove_maps(generation);
+        Ok(())
+    }
+
+    fn remove_maps(&mut self, generation: Generation) {
+        for disk in 0..self.homes.len() {
+            self.maps.remove(&map_name(generation, disk));
+            self.maps.remove(&preserved_name(generation, disk));
+        }
+    }
+
+    fn close(&mut self, generation: Generation, closed: &mut Vec<(DiskIndex, SidecarFile)>) {
+        closed.extend((0..self.homes.len()).map(|disk| (index(disk), SidecarFile::Store(generation))));
+    }
+
+    /// S3: only an fsync makes the times durable that a start compares with.
+    fn stamp(&mut self, mut metas: Vec<Meta>) -> JobDone {
+        let mut failed = Vec::new();
+        for (disk, (home, meta)) in self.homes.iter().zip(&mut metas).enumerate() {
+            match home.facts.fsync().and_then(|()| home.facts.fingerprint()) {
+                Ok(stamp) => meta.stamp = stamp,
+                Err(_) => {
+                    failed.push(index(disk));
+                    continue;
+                }
+            }
+            if let Err(error) = store_meta(&home.folder, meta) {
+                tracing::warn!(%error, "the disk's stamp can't be stored");
+            }
+        }
+        JobDone::Stamped { failed, metas }
+    }
+
+    /// The clean stop: what is open becomes durable in the logs, the disk is synced, and only then the meta says clean.
+    fn stop(&mut self, disks: Vec<StopDisk>) -> io::Result<()> {
+        for (home, disk) in self.homes.iter().zip(disks) {
+            let StopDisk { open, unsealed, header, mut encoder, end, blocks, mut meta } = disk;
+            let file = home.folder.open(&log_name(header.generation, header.session))?;
+            let load = |word: usize| {
+                open[word].load(Relaxed) | unsealed.as_ref().map_or(0, |map| map[word].load(Relaxed))
+            };
+            let (end, _) = append_map(&file, &mut encoder, end, true, blocks, load)?;
+            file.sync()?;
+            home.facts.fsync()?;
+            let fingerprint = home.facts.fingerprint()?;
+            meta.stamp = fingerprint;
+            meta.clean =
+                Some(Clean { fingerprint, log: LogLength { generation: header.generation, length: end } });
+            store_meta(&home.folder, &meta)?;
+        }
+        Ok(())
+    }
+}
+
+/// Deletes the logs that need not be kept. Nothing waits for it to be durable: a log that comes back is only more work.
+pub(super) fn remove_logs(
+    folder: &impl Folder,
+    keep: impl Fn(Generation, Session) -> bool,
+) -> io::Result<()> {
+    for name in folder.names()? {
+        if let Some((generation, session)) = parse_log_name(&name)
+            && !keep(generation, session)
+        {
+            folder.remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
+fn index(disk: usize) -> DiskIndex {
+    DiskIndex(disk as u16)
+}

@@ -1,0 +1,163 @@
+//! Maps on tmpfs (S1): they survive the death of any process and vanish exactly when the page cache does.
+
+use super::folder::{Directory, Folder};
+use crate::map::Words;
+use nix::sys::mman::{self, MapFlags, ProtFlags};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Where maps come from.
+pub trait Maps {
+    /// A fresh inode with zeroed words. `dense`: allocated, prefaulted, and locked in memory if that is allowed (S5).
+    ///
+    /// # Errors
+    /// Whatever the file system says; no memory left.
+    fn create(&self, name: &str, words: usize, dense: bool) -> io::Result<Words>;
+
+    /// The words under this name, of exactly this size.
+    ///
+    /// # Errors
+    /// Missing, or of another size.
+    fn open(&self, name: &str, words: usize, dense: bool) -> io::Result<Words>;
+
+    /// Deletes the name; who has the words keeps them.
+    fn remove(&self, name: &str);
+
+    /// The names that are there.
+    fn names(&self) -> Vec<String>;
+}
+
+/// A mapping, unmapped at its end.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<libc::c_void>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping is plain memory; it is reached through `Words`, whose accesses are atomic.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `map`, and every `Words` over it is gone.
+        let _ = unsafe { mman::munmap(self.start, self.bytes) };
+    }
+}
+
+/// Maps the words of a file, shared with whoever else maps it.
+///
+/// # Errors
+/// Whatever the kernel says.
+pub fn map(file: &OwnedFd, words: usize, write: bool) -> io::Result<Words> {
+    let bytes = words * 8;
+    let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+    let access = if write { ProtFlags::PROT_READ | ProtFlags::PROT_WRITE } else { ProtFlags::PROT_READ };
+    // SAFETY: a fresh shared mapping of a file; the kernel chooses the place.
+    let start = unsafe { mman::mmap(None, length, access, MapFlags::MAP_SHARED, file, 0)? };
+    let keep = Arc::new(Mapping { start, bytes });
+    // SAFETY: page-aligned, `words` words long, lives as long as `keep`, and reached by atomic operations only.
+    Ok(unsafe { Words::from_raw(start.cast(), words, keep) })
+}
+
+/// Maps on a real tmpfs.
+#[derive(Clone, Debug)]
+pub struct Tmpfs {
+    folder: Directory,
+    /// Every dense map could be locked.
+    locked: Arc<AtomicBool>,
+}
+
+impl Tmpfs {
+    /// The folder of this user's group under `root`, which must be a tmpfs: maps that outlive the page cache would lie.
+    ///
+    /// # Errors
+    /// No tmpfs; not ours.
+    pub fn new(root: &Path, name: &str) -> io::Result<Self> {
+        let kind = nix::sys::statfs::statfs(root)?.filesystem_type();
+        if kind != nix::sys::statfs::TMPFS_MAGIC {
+            return Err(io::Error::other(format!("{} is no tmpfs", root.display())));
+        }
+        let user = nix::unistd::geteuid();
+        let home = root.join(format!("towline-{user}"));
+        Directory::new(&home)?;
+        use std::os::unix::fs::MetadataExt;
+        let found = std::fs::symlink_metadata(&home)?;
+        if !found.is_dir() || found.uid() != user.as_raw() || found.mode() & 0o077 != 0 {
+            return Err(io::Error::other(format!("{} is not ours alone", home.display())));
+        }
+        Ok(Self { folder: Directory::new(&home.join(name))?, locked: Arc::new(AtomicBool::new(true)) })
+    }
+
+    /// For a group that tracks nothing.
+    pub(super) fn nowhere() -> Self {
+        Self {
+            folder: Directory::unchecked("/nonexistent".as_ref()),
+            locked: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// Whether every dense map could be locked in memory so far.
+    pub fn locked(&self) -> bool {
+        self.locked.load(Ordering::Relaxed)
+    }
+
+    /// A fresh descriptor for reading (R1).
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn open_read(&self, name: &str) -> io::Result<OwnedFd> {
+        self.folder.open_read(name)
+    }
+
+    fn finish(&self, file: std::fs::File, words: usize, dense: bool) -> io::Result<Words> {
+        let file = OwnedFd::from(file);
+        let map = map(&file, words, true)?;
+        if dense {
+            let start = NonNull::from(&map[..]).cast::<libc::c_void>();
+            // SAFETY: the range is the mapping just made.
+            if unsafe { mman::mlock(start, words * 8) }.is_err() {
+                self.locked.store(false, Ordering::Relaxed);
+                // Not locked, but at least there: a first touch in the loop must not fault.
+                // SAFETY: as above; MADV_POPULATE_WRITE changes no content.
+                let _ = unsafe { mman::madvise(start, words * 8, mman::MmapAdvise::MADV_POPULATE_WRITE) };
+            }
+        }
+        Ok(map)
+    }
+}
+
+impl Maps for Tmpfs {
+    fn create(&self, name: &str, words: usize, dense: bool) -> io::Result<Words> {
+        let file = self.folder.create(name)?;
+        let bytes = (words * 8) as i64;
+        if dense {
+            nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, bytes)?;
+        } else {
+            file.set_len(bytes as u64)?;
+        }
+        self.finish(file, words, dense)
+    }
+
+    fn open(&self, name: &str, words: usize, dense: bool) -> io::Result<Words> {
+        let file = self.folder.open(name)?;
+        if file.metadata()?.len() != (words * 8) as u64 {
+            return Err(io::Error::other("the map has another size"));
+        }
+        self.finish(file, words, dense)
+    }
+
+    fn remove(&self, name: &str) {
+        let _ = self.folder.remove(name);
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.folder.names().unwrap_or_default()
+    }
+}

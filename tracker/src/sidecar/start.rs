@@ -1,0 +1,613 @@
+//! The start of a session, over any folder and any maps: look, decide (the table in [`crate::recover`]), and make the
+//! new session durable in an order that a crash at any point survives.
+//!
+//! 1. Fresh maps are made and filled, or a good header is stamped with the new session: before the sidecar says so (S1).
+//! 2. Intents of the new session, a fresh inode with all regions of the dead one (I3), and fresh logs: durable.
+//! 3. The metas name them: the new session is in force. A crash before leaves the old session's files untouched.
+//! 4. Fresh maps become valid; the untracked mark is cleared; what nobody needs any more is deleted.
+
+use super::files::{self, META, create_intents, create_log, intents_name, read_logs, store_meta, store_name};
+use super::folder::Folder;
+use super::jobs::{DiskFacts, Home, map_name, preserved_name, remove_logs};
+use super::maps::Maps;
+use crate::disk::geometry::Geometry;
+use crate::disk::regions::Regions;
+use crate::disk::{Disk, FrozenDisk, IntentMode, Log, Syncs, failed::Failed};
+use crate::error::{Error, Kind};
+use crate::format::changes::Header;
+use crate::format::envelope::BadFile;
+use crate::format::intents;
+use crate::format::meta::{Mark, Meta, Recheck};
+use crate::group::{GroupConfig, SidecarFile, Start};
+use crate::id::{BootId, DiskId, DiskIndex, Generation, Nanos, Session};
+use crate::map::header::{CutRecord, GroupHeader, Road, State};
+use crate::map::{Words, bits};
+use crate::recover::{Evidence, Stop, Times, Verdict, changed, decide};
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// The name of the group's header among the maps.
+pub const HEADER: &str = "header";
+
+/// A disk as the start finds it.
+#[derive(Debug)]
+pub struct Candidate<F, D> {
+    /// Its name in the group.
+    pub name: String,
+    /// Its path, for people.
+    pub path: String,
+    /// Its sidecar.
+    pub folder: F,
+    /// The disk itself.
+    pub facts: D,
+    /// Its sizes.
+    pub geometry: Geometry,
+    /// See [`super::OpenDisk::direct`].
+    pub direct: bool,
+    /// See [`super::OpenDisk::align`].
+    pub align: u32,
+}
+
+/// The world at the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// This boot.
+    pub boot: BootId,
+    /// When it began, nanoseconds since 1970.
+    pub boot_ns: i128,
+    /// The wall clock, nanoseconds since 1970.
+    pub wall_ns: i128,
+    /// The monotonic clock.
+    pub monotonic: Nanos,
+}
+
+/// A session that is in force.
+pub struct Started<F: Folder, D> {
+    /// Where the machine begins.
+    pub(crate) start: Start,
+    /// Files for the engine.
+    pub opened: Vec<(DiskIndex, SidecarFile, F::File)>,
+    /// For the jobs.
+    pub homes: Vec<Home<F, D>>,
+    /// The session.
+    pub session: Session,
+}
+
+/// What was read of one disk.
+struct Look {
+    id: DiskId,
+    meta: Option<Meta>,
+    fresh: bool,
+    intents: intents::IntentSet,
+    logs: files::Logs,
+    /// The intents can't be believed.
+    rotten: bool,
+    verdict: Verdict,
+}
+
+/// Starts a session of the group.
+///
+/// # Errors
+/// A sidecar of another disk or of a newer program, or one that can't be written: one clear line.
+pub fn start<F: Folder, D: DiskFacts, M: Maps>(
+    candidates: Vec<Candidate<F, D>>,
+    maps: &M,
+    mut config: GroupConfig,
+    intent_budget: u64,
+    now: Now,
+    draw: fn() -> DiskId,
+) -> Result<Started<F, D>, Error> {
+    let sidecar = |name: &str, what: &str, error: io::Error| {
+        Error::caused(
+            Kind::Sidecar,
+            format!("{what} of disk {name} can't be used; check its file system"),
+            error,
+        )
+    };
+    let mut found = Vec::new();
+    for candidate in &candidates {
+        found.push(read_identity(candidate, draw)?);
+    }
+    let ids: Vec<_> = found.iter().map(|(id, ..)| *id).collect();
+    let sizes: Vec<_> = ids.iter().copied().zip(candidates.iter().map(|one| one.geometry.size)).collect();
+    let header = maps.open(HEADER, GroupHeader::words(ids.len()), false).ok().map(GroupHeader::new);
+    let holder =
+        found.iter().filter_map(|(_, meta, _)| meta.as_ref()).max_by_key(|meta| meta.released).cloned();
+    let last = found.iter().filter_map(|(_, meta, _)| meta.as_ref()).map(|meta| meta.session).max();
+    config.session = Session(last.unwrap_or_default().0 + 1);
+    let session = config.session;
+    // The maps are good only if they are so for every disk.
+    let fits = |meta: &Meta| {
+        header.as_ref().is_some_and(|header| {
+            header.fits(now.boot, meta.session, &sizes) || crate::mutant::active("stale-maps-believed")
+        })
+    };
+    let metas = || found.iter().map(|(_, meta, _)| meta.as_ref());
+    let mut good = !config.off && metas().all(|meta| meta.is_some_and(fits));
+    good = good && open_maps(&candidates, maps, header.as_ref()).is_some();
+    let mut looks = look(&candidates, &found, holder.as_ref(), header.as_ref(), good, now)
+        .map_err(|(name, error)| sidecar(&name, "the sidecar", error))?;
+    if good && !looks.iter().all(|look| look.verdict == Verdict::Continue) {
+        good = false;
+        looks = look(&candidates, &found, holder.as_ref(), header.as_ref(), false, now)
+            .map_err(|(name, error)| sidecar(&name, "the sidecar", error))?;
+    }
+
+    // 1. Maps.
+    let open_generation = match &header {
+        Some(header) if good => header.state().open,
+        _ => Generation::first_of(session),
+    };
+    if let Some(header) = &header {
+        if good { header.stamp(session) } else { header.void() }
+    }
+    let words = |candidate: &Candidate<F, D>| bits::words_for(candidate.geometry.blocks());
+    let mut open = Vec::new();
+    let mut freeze_maps = Vec::new();
+    let state = header.as_ref().filter(|_| good).map(GroupHeader::state);
+    if let (Some(header), Some(state)) = (&header, state) {
+        (open, freeze_maps) = open_maps(&candidates, maps, Some(header)).expect("looked at above");
+        if state.road == Road::Sealed && !sealed_log_is_there(&candidates, &looks, header, state) {
+            tracing::warn!("the live freeze has lost its change log: it is undone");
+            header.store(State { road: Road::Undoing, ..state });
+        }
+    } else {
+        maps.names().iter().for_each(|name| maps.remove(name));
+        for (index, (candidate, look)) in candidates.iter().zip(&looks).enumerate() {
+            let map = maps
+                .create(&map_name(open_generation, index), words(candidate), true)
+                .map_err(|error| sidecar(&candidate.name, "the map in memory", error))?;
+            rebuild(&map, candidate.geometry, look);
+            open.push(map);
+        }
+    }
+    let state = header.as_ref().filter(|_| good).map(GroupHeader::state);
+    let frozen_generation =
+        state.filter(|state| state.road != Road::None).map(|state| Generation(state.open.0 - 1));
+
+    // 2 and 3. Files, then metas.
+    let mut opened = Vec::new();
+    let mut disks = Vec::new();
+    let mut homes = Vec::new();
+    let mut first_pending = open_generation;
+    let mut vouched = Vec::new();
+    let mut fill = Vec::new();
+    let anchor_of = holder.as_ref();
+    for (index, ((candidate, look), open)) in candidates.into_iter().zip(looks).zip(open).enumerate() {
+        let disk_index = DiskIndex(index as u16);
+        let complain = |what: &str, error| sidecar(&candidate.name, what, error);
+        let stamp =
+            candidate.facts.fsync().and_then(|()| candidate.facts.fingerprint()).map_err(|error| {
+                Error::caused(Kind::Disk, format!("disk {} can't be synced", candidate.name), error)
+            })?;
+        if look.fresh || config.off {
+            // The identity travels with the disk from its first attach on; `--tracking off` is durable before the
+            // first untracked write.
+            candidate
+                .facts
+                .set_mark(&Mark { disk: look.id, untracked: config.off })
+                .map_err(|error| complain("the mark (extended attribute)", error))?;
+        }
+        let mut recheck = look.meta.as_ref().and_then(|meta| meta.recheck.clone());
+        let adopted = anchor_of.filter(|holder| holder.members.contains(&look.id) || holder.disk == look.id);
+        recheck.take_if(|recheck| adopted.is_some_and(|holder| recheck.since <= holder.released));
+        let since = open_generation;
+        match &look.verdict {
+            Verdict::Continue => {}
+            Verdict::Rebuild { compare } => {
+                if *compare && recheck.is_none() {
+                    recheck = Some(Recheck { since, whole: false, reason: "after a crash".into() });
+                }
+            }
+            Verdict::Resync(reason) => {
+                tracing::warn!(disk = candidate.name, reason, "resynchronization required");
+                recheck = Some(Recheck { since, whole: true, reason: reason.clone() });
+            }
+        }
+        if config.off {
+            recheck = Some(Recheck { since, whole: true, reason: "tracking was off".into() });
+        }
+        let carried =
+            frozen_generation.is_some_and(|frozen| recheck.as_ref().is_some_and(|one| one.since <= frozen));
+        if recheck.as_ref().is_some_and(|recheck| recheck.whole) && !carried && !config.off {
+            fill.push(index);
+        }
+        let resync = matches!(look.verdict, Verdict::Resync(_));
+        // After a clean stop everything is in the logs; a disk to be compared as a whole needs no intents either.
+        let clean = look.meta.as_ref().is_some_and(|meta| meta.clean.is_some());
+        let regions = match &look.verdict {
+            _ if clean || resync => Vec::new(),
+            // With the maps good, bad intents are made anew from them: every region with a dirty block.
+            Verdict::Continue if look.rotten => {
+                let maps = [Some(&open), freeze_maps.get(index).map(|(map, _)| map)];
+                dirty_regions(candidate.geometry, &maps)
+            }
+            _ => look.intents.regions.clone(),
+        };
+        let budget = usize::try_from(intent_budget >> candidate.geometry.region_shift).unwrap_or(usize::MAX);
+        // A write of the largest size must fit several times over.
+        let least = 4 * ((crate::limits::WRITE_MAX >> candidate.geometry.region_shift) as usize + 1);
+        let budget = budget.max(least).min(intents::REGIONS_MAX);
+        let capacity = budget.max(regions.len());
+        let log_of = |generation| Header {
+            disk: look.id,
+            session,
+            generation,
+            block_shift: candidate.geometry.block_shift,
+            size: candidate.geometry.size,
+        };
+        let mut new_log = |generation: Generation| -> io::Result<Log> {
+            let file = create_log(&candidate.folder, &log_of(generation))?;
+            opened.push((disk_index, SidecarFile::Changes(generation), file));
+            Ok(Log::new(log_of(generation)))
+        };
+        let log = new_log(open_generation).map_err(|error| complain("a change log", error))?;
+        let mut frozen = None;
+        if let (Some(generation), Some(state)) = (frozen_generation, state) {
+            let cut = header.as_ref().map(|header| header.read_cut(generation)).expect("there is a state");
+            let (map, preserved): &(Words, Words) = &freeze_maps[index];
+            let sealed = state.road >= Road::Sealed && state.road != Road::Undoing;
+            let log = if sealed {
+                Log::new(log_of(generation))
+            } else {
+                new_log(generation).map_err(|error| complain("a change log", error))?
+            };
+            frozen = Some(resume(&candidate, &look, map, preserved, cut, log, carried));
+            if let Ok(store) = candidate.folder.open(&store_name(cut.cut)) {
+                opened.push((disk_index, SidecarFile::Store(generation), store));
+            }
+            first_pending = first_pending.min(cut.first);
+        }
+        let marks =
+            [log.mark(), frozen.as_ref().map(|frozen: &FrozenDisk| frozen.log.mark()).unwrap_or_default()];
+        let (file, intent_sequence) =
+            create_intents(&candidate.folder, look.id, session, marks, &regions, capacity)
+                .map_err(|error| complain("the intents", error))?;
+        opened.push((disk_index, SidecarFile::Intents, file));
+        let doubtful = look.meta.as_ref().is_some_and(|meta| meta.doubtful) && !resync;
+        let meta = Meta {
+            disk: look.id,
+            members: ids.clone(),
+            size: candidate.geometry.size,
+            block_shift: candidate.geometry.block_shift,
+            region_shift: candidate.geometry.region_shift,
+            session,
+            boot: now.boot,
+            intents: intents_name(session),
+            clean: None,
+            stamp,
+            recheck,
+            doubtful,
+            target: adopted.and_then(|holder| holder.target),
+            anchor: adopted.and_then(|holder| holder.anchor),
+            released: adopted.map_or(Generation(0), |holder| holder.released),
+        };
+        // The names of the new files before the meta that needs them.
+        candidate.folder.sync().map_err(|error| complain("the sidecar", error))?;
+        store_meta(&candidate.folder, &meta).map_err(|error| complain("disk.meta", error))?;
+        if let Some(first) = look.logs.first {
+            first_pending = first_pending.min(first);
+        }
+        for seal in &look.logs.seals {
+            if !vouched.contains(&seal.cut) && !resync {
+                vouched.push(seal.cut);
+            }
+        }
+        let failed = match header.as_ref().filter(|_| good).map(|header| header.failed(index)) {
+            None => Failed::default(),
+            Some(Some(extents)) => Failed::new(extents),
+            // Too many to know: anywhere.
+            Some(None) => Failed::new(std::iter::once(0..candidate.geometry.blocks()).collect()),
+        };
+        let mut region_table = Regions::new(candidate.geometry.regions(), budget, &regions);
+        let per = candidate.geometry.region_shift - candidate.geometry.block_shift;
+        for blocks in failed.extents() {
+            for region in (blocks.start >> per) as u32..((blocks.end - 1) >> per) as u32 + 1 {
+                region_table.set_failed(region, true);
+            }
+        }
+        disks.push(Disk {
+            name: candidate.name.clone(),
+            path: candidate.path.clone(),
+            geometry: candidate.geometry,
+            direct: candidate.direct,
+            align: candidate.align,
+            dirty_blocks: bits::count(&open),
+            open,
+            meta,
+            log,
+            regions: region_table,
+            intent_sequence,
+            intent_capacity: capacity,
+            intent_queue: Default::default(),
+            intent_write: None,
+            intent_mode: IntentMode::Kept,
+            degraded: None,
+            cleaning_parts: 0,
+            in_flight: [0, 0],
+            syncs: Syncs::default(),
+            failed,
+            latched: false,
+            fold: None,
+            frozen,
+            writes: 0,
+        });
+        homes.push(Home {
+            folder: candidate.folder,
+            facts: candidate.facts,
+            id: ids[index],
+            size: candidate.geometry.size,
+            block_shift: candidate.geometry.block_shift,
+        });
+    }
+
+    // 4. Valid from here on.
+    let header = match header.filter(|_| good) {
+        Some(header) => header,
+        None => {
+            let words = maps
+                .create(HEADER, GroupHeader::words(ids.len()), false)
+                .map_err(|error| Error::caused(Kind::Other, "the maps' header can't be made", error))?;
+            let header = GroupHeader::create(words, now.boot, session, open_generation, &sizes);
+            header.set_attach(crate::id::AttachNumber(session.0 << 32));
+            header
+        }
+    };
+    header.beat(now.monotonic);
+    let live_cut = frozen_generation.map(|generation| header.read_cut(generation).cut);
+    for (home, disk) in homes.iter().zip(&disks) {
+        let mark = Mark { disk: home.id, untracked: false };
+        if !config.off && !matches!(home.facts.mark(), Ok(Some(found)) if found == mark) {
+            // What it asked for is in the meta, durably. If this fails, the next start asks again.
+            let _ = home.facts.set_mark(&mark);
+        }
+        clean_up(home, &disk.meta, session, live_cut);
+    }
+    let anchor = disks.iter().find_map(|disk| disk.meta.anchor);
+    let target = disks.iter().find_map(|disk| disk.meta.target);
+    let start =
+        Start { config, header, disks, target, anchor, vouched, first_pending, fill, now: now.monotonic };
+    Ok(Started { start, opened, homes, session })
+}
+
+type Identity = (DiskId, Option<Meta>, bool);
+
+/// Who the disk is: by its meta, by the mark that it carries, or by a new draw.
+fn read_identity<F: Folder, D: DiskFacts>(
+    candidate: &Candidate<F, D>,
+    draw: fn() -> DiskId,
+) -> Result<Identity, Error> {
+    let name = &candidate.name;
+    let mark = candidate.facts.mark().map_err(|error| {
+        Error::caused(
+            Kind::Sidecar,
+            format!("the mark (extended attribute) of disk {name} can't be read"),
+            error,
+        )
+    })?;
+    let meta = match candidate.folder.read(META) {
+        Ok(bytes) => Some(Meta::decode(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            return Err(Error::caused(
+                Kind::Sidecar,
+                format!("the sidecar of disk {name} can't be read"),
+                error,
+            ));
+        }
+    };
+    let path = &candidate.path;
+    match (meta, mark) {
+        (Some(Ok(meta)), Some(mark)) if meta.disk != mark.disk => Err(Error::new(
+            Kind::Sidecar,
+            format!(
+                "the sidecar of {path} belongs to another disk: move it away, and the disk is resynchronized"
+            ),
+        )),
+        (Some(Ok(meta)), _) => Ok((meta.disk, Some(meta), false)),
+        (Some(Err(error @ BadFile::Newer(_))), _) => Err(Error::caused(
+            Kind::Sidecar,
+            format!("the sidecar of {path} is from a newer version of Towline: use that one"),
+            error,
+        )),
+        // Damaged or missing: what the disk carries says who it is, and it is resynchronized.
+        (_, Some(mark)) => Ok((mark.disk, None, false)),
+        (_, None) => Ok((draw(), None, true)),
+    }
+}
+
+type Maps2 = (Vec<Words>, Vec<(Words, Words)>);
+
+/// The maps that the header speaks of, if all are there: open, and frozen with preserved.
+fn open_maps<F, D, M: Maps>(
+    candidates: &[Candidate<F, D>],
+    maps: &M,
+    header: Option<&GroupHeader>,
+) -> Option<Maps2> {
+    let state = header?.state();
+    let (mut open, mut frozen) = (Vec::new(), Vec::new());
+    for (index, candidate) in candidates.iter().enumerate() {
+        let words = bits::words_for(candidate.geometry.blocks());
+        open.push(maps.open(&map_name(state.open, index), words, true).ok()?);
+        if state.road != Road::None {
+            let generation = Generation(state.open.0 - 1);
+            // A release or an undo may have deleted them already; what is left of it needs none.
+            let over = state.road == Road::Releasing;
+            let get = |name: String, dense| match maps.open(&name, words, dense) {
+                Err(_) if over => Some(Words::private(words)),
+                other => other.ok(),
+            };
+            let map = get(map_name(generation, index), true)?;
+            frozen.push((map, get(preserved_name(generation, index), false)?));
+        }
+    }
+    Some((open, frozen))
+}
+
+/// Reads what is there of each disk and decides.
+fn look<F: Folder, D: DiskFacts>(
+    candidates: &[Candidate<F, D>],
+    found: &[Identity],
+    holder: Option<&Meta>,
+    header: Option<&GroupHeader>,
+    good: bool,
+    now: Now,
+) -> Result<Vec<Look>, (String, io::Error)> {
+    let heartbeat =
+        header.map(|header| now.wall_ns - i128::from(now.monotonic.0.saturating_sub(header.heartbeat().0)));
+    let mut looks = Vec::new();
+    for (candidate, (id, meta, fresh)) in candidates.iter().zip(found) {
+        let complain = |error| (candidate.name.clone(), error);
+        let Some(meta) = meta else {
+            let why = if *fresh { "the disk is new" } else { "its sidecar is missing or damaged" };
+            looks.push(Look {
+                id: *id,
+                meta: None,
+                fresh: *fresh,
+                intents: intents::IntentSet::default(),
+                logs: files::Logs::default(),
+                rotten: false,
+                verdict: Verdict::Resync(why.into()),
+            });
+            continue;
+        };
+        let stop = match (&meta.clean, meta.boot == now.boot) {
+            (Some(_), _) => Stop::Clean,
+            (None, true) => Stop::Process,
+            (None, false) => Stop::Host,
+        };
+        let mut damaged = None;
+        let mut set = intents::IntentSet::default();
+        let mut marks = Vec::new();
+        if let Some(clean) = &meta.clean {
+            let mark = intents::LogMark { generation: clean.log.generation, length: clean.log.length };
+            marks.push((meta.session, mark));
+        } else {
+            let bytes = candidate.folder.read(&meta.intents).unwrap_or_default();
+            match intents::newest(*id, &bytes) {
+                Ok(newest) => {
+                    marks.extend(newest.logs.map(|mark| (newest.session, mark)));
+                    set = newest;
+                }
+                Err(error) => damaged = Some(error.to_string()),
+            }
+        }
+        let rotten = damaged.is_some();
+        let released = match holder {
+            Some(holder) if holder.members.contains(id) => holder.released,
+            _ => meta.released,
+        };
+        let logs = read_logs(&candidate.folder, *id, released, &marks).map_err(complain)?;
+        let blocks = candidate.geometry.blocks();
+        if logs.ranges.iter().any(|range| range.end > blocks.next_multiple_of(64)) {
+            damaged = Some("a log speaks of blocks beyond the disk's end".into());
+        }
+        if set.regions.iter().any(|region| u64::from(*region) >= candidate.geometry.regions()) {
+            damaged = Some("the intents speak of regions beyond the disk's end".into());
+        }
+        let same_sizes = (meta.block_shift, meta.region_shift)
+            == (candidate.geometry.block_shift, candidate.geometry.region_shift);
+        if !same_sizes {
+            damaged = Some("the block size or the region size was changed".into());
+        }
+        let found_now = candidate.facts.fingerprint().map_err(complain)?;
+        let times = Times { heartbeat_ns: heartbeat.filter(|_| stop == Stop::Process), boot_ns: now.boot_ns };
+        let mark = candidate.facts.mark().map_err(complain)?;
+        let member = holder.is_none_or(|holder| {
+            holder.disk == *id || (holder.members.contains(id) && meta.members.contains(&holder.disk))
+        });
+        let verdict = decide(&Evidence {
+            stop,
+            maps: good && same_sizes,
+            member,
+            untracked: mark.is_some_and(|mark| mark.untracked),
+            doubtful: meta.doubtful,
+            changed: changed(stop, &meta.stamp, meta.clean.as_ref(), &found_now, times),
+            damaged: damaged.or(logs.bad.clone()),
+        });
+        looks.push(Look {
+            id: *id,
+            meta: Some(meta.clone()),
+            fresh: false,
+            intents: set,
+            logs,
+            rotten,
+            verdict,
+        });
+    }
+    Ok(looks)
+}
+
+/// Fills a fresh open map (DESIGN 3.5): intents and unreleased logs.
+fn rebuild(map: &Words, geometry: Geometry, look: &Look) {
+    if !matches!(look.verdict, Verdict::Rebuild { .. }) {
+        return;
+    }
+    let blocks = geometry.blocks();
+    for range in &look.logs.ranges {
+        bits::set(map, range.start.min(blocks)..range.end.min(blocks));
+    }
+    if look.meta.as_ref().is_some_and(|meta| meta.clean.is_none()) {
+        for region in &look.intents.regions {
+            bits::set(map, geometry.region_blocks(*region));
+        }
+    }
+}
+
+/// The regions with a set bit in any of these maps.
+fn dirty_regions(geometry: Geometry, maps: &[Option<&Words>]) -> Vec<u32> {
+    let load = |word: usize| maps.iter().flatten().fold(0, |bits, map| bits | map[word].load(Relaxed));
+    let regions = 0..geometry.regions() as u32;
+    regions.filter(|region| bits::any(geometry.region_blocks(*region), load)).collect()
+}
+
+/// The sealed freeze's log must be there for the shipper.
+fn sealed_log_is_there<F: Folder, D>(
+    candidates: &[Candidate<F, D>],
+    looks: &[Look],
+    header: &GroupHeader,
+    state: State,
+) -> bool {
+    let cut = header.read_cut(Generation(state.open.0 - 1)).cut;
+    let store = |candidate: &Candidate<F, D>| candidate.folder.open(&store_name(cut)).is_ok();
+    looks.iter().all(|look| look.logs.seals.iter().any(|seal| seal.cut == cut))
+        && candidates.iter().all(store)
+}
+
+/// A freeze that survived with its maps.
+fn resume<F, D>(
+    candidate: &Candidate<F, D>,
+    look: &Look,
+    map: &Words,
+    preserved: &Words,
+    cut: CutRecord,
+    log: Log,
+    carried: bool,
+) -> FrozenDisk {
+    let seal = look.logs.seals.iter().find(|seal| seal.cut == cut.cut);
+    let recheck = look.meta.as_ref().and_then(|meta| meta.recheck.as_ref()).filter(|_| carried);
+    FrozenDisk {
+        frozen: map.clone(),
+        preserved: preserved.clone(),
+        log,
+        size: candidate.geometry.size,
+        blocks: candidate.geometry.blocks(),
+        frozen_blocks: bits::count(map),
+        preserved_blocks: bits::count(preserved),
+        compare: seal.map_or(recheck.is_some(), |seal| seal.compare),
+        whole: seal.map_or(recheck.is_some_and(|recheck| recheck.whole), |seal| seal.whole),
+        synced: false,
+    }
+}
+
+/// Deletes what the session that is in force doesn't need.
+fn clean_up<F: Folder, D>(home: &Home<F, D>, meta: &Meta, session: Session, live: Option<crate::id::CutId>) {
+    let _ = remove_logs(&home.folder, |generation, _| generation > meta.released);
+    let keep = [META.to_string(), intents_name(session), live.map(store_name).unwrap_or_default()];
+    for name in home.folder.names().unwrap_or_default() {
+        let ours = [".intents", ".preserved", ".new"].iter().any(|end| name.ends_with(end));
+        if ours && !keep.contains(&name) {
+            let _ = home.folder.remove(&name);
+        }
+    }
+}
