@@ -2,8 +2,8 @@
 
 pub mod codec;
 pub mod control;
-pub mod engine;
 pub mod disk;
+pub mod engine;
 pub mod error;
 pub mod format;
 pub mod frontend;
