@@ -3,4 +3,5 @@
 pub mod client;
 pub mod frame;
 pub mod message;
+pub mod serve;
 pub mod sys;
