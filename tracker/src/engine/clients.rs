@@ -409,7 +409,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         let ticket = Ticket(self.tickets.insert(reply));
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.machine.ask(question, ticket, time_ns, self.now, &mut self.actions);
+        self.measured(|machine, now, actions| machine.ask(question, ticket, time_ns, now, actions));
         self.settle();
     }
 

@@ -176,7 +176,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             listed: Vec::with_capacity(16),
             requests: Slab::with_capacity(1024),
             operations: Slab::with_capacity(1024),
-            actions: Vec::with_capacity(64),
+            actions: parts.actions,
             ended: VecDeque::with_capacity(64),
             slices: VecDeque::new(),
             zeros: None,
@@ -202,6 +202,8 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         self.ring.poll(Tag::Wakeup, wakeup.as_fd());
         self.ring.poll(Tag::Jobs, self.jobs.wakeup());
         self.now = self.clock();
+        // What recovery left to be done comes before any request.
+        self.settle();
         loop {
             while let Some(completion) = self.ring.take() {
                 self.complete(completion);
@@ -213,7 +215,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             // The machine's time to go on by itself: after what waited was served.
             self.serve_listed();
             if self.machine.wake_at().is_some_and(|at| at <= self.now) {
-                self.machine.tick(self.now, &mut self.actions);
+                self.measured(|machine, now, actions| machine.tick(now, actions));
                 self.settle();
                 self.serve_listed();
             }
@@ -230,9 +232,21 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         }
     }
 
+    /// The monotonic clock itself: a successor compares the heartbeat with it (S3).
     fn clock(&self) -> Nanos {
-        // Never 0: a machine may use 0 for "not yet".
-        Nanos(1).after(self.started.elapsed())
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+            .expect("every Linux has this clock");
+        Nanos(std::time::Duration::from(now).as_nanos() as u64)
+    }
+
+    /// Calls the machine where a cut may happen, and measures how long one held the writes.
+    pub(super) fn measured(&mut self, call: impl FnOnce(&mut M, Nanos, &mut Vec<Action>)) {
+        let (cuts, before) = (self.machine.cuts(), self.clock());
+        call(&mut self.machine, self.now, &mut self.actions);
+        if self.machine.cuts() != cuts {
+            let hold = self.clock().0 - before.0;
+            self.machine.note_cut_hold(hold);
+        }
     }
 
     /// How long the loop may sleep.
@@ -320,7 +334,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             for opened in report.opened {
                 self.disks[opened.disk.index()].install(opened.file, opened.fd);
             }
-            self.machine.job_done(report.done, self.now, &mut self.actions);
+            self.measured(|machine, now, actions| machine.job_done(report.done, now, actions));
             self.settle();
             for (disk, file) in report.closed {
                 self.disks[disk.index()].close(file);

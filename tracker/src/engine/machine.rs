@@ -36,6 +36,10 @@ pub trait Machine {
     fn stop(&mut self, now: Nanos, actions: &mut Vec<Action>);
     /// See [`Group::stopped`].
     fn stopped(&self) -> bool;
+    /// See [`Group::cuts`].
+    fn cuts(&self) -> u64;
+    /// See [`Group::note_cut_hold`].
+    fn note_cut_hold(&mut self, hold_ns: u64);
 }
 
 impl Machine for Group {
@@ -87,6 +91,15 @@ impl Machine for Group {
 
     fn stopped(&self) -> bool {
         self.stopped()
+    }
+
+    #[inline]
+    fn cuts(&self) -> u64 {
+        self.cuts()
+    }
+
+    fn note_cut_hold(&mut self, hold_ns: u64) {
+        self.note_cut_hold(hold_ns);
     }
 }
 

@@ -33,7 +33,7 @@ mod tests;
 
 use crate::control::message::Answer;
 use crate::error::{Error, Kind};
-use crate::group::Question;
+use crate::group::{Action, Question};
 use crate::id::DiskIndex;
 use crate::sidecar::{OpenDisk, Opened, Opening};
 use crossbeam_channel::{Sender, bounded};
@@ -117,6 +117,8 @@ pub(crate) struct Parts<M, J> {
     pub(crate) jobs: J,
     pub(crate) disks: Vec<OpenDisk>,
     pub(crate) opened: Vec<Opened>,
+    /// To be executed before anything else.
+    pub(crate) actions: Vec<Action>,
 }
 
 /// Serves a group on a thread of its own.
@@ -124,8 +126,8 @@ pub(crate) struct Parts<M, J> {
 /// # Errors
 /// The kernel has no io_uring for us.
 pub fn spawn(opening: Opening, options: Options) -> Result<EngineHandle, Error> {
-    let Opening { group, worker, disks, opened, .. } = opening;
-    spawn_parts(Parts { machine: group, jobs: worker, disks, opened }, options)
+    let Opening { group, worker, disks, opened, actions, .. } = opening;
+    spawn_parts(Parts { machine: group, jobs: worker, disks, opened, actions }, options)
 }
 
 /// [`spawn`] with any machine.

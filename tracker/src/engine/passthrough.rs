@@ -114,6 +114,12 @@ impl Machine for PassThrough {
     fn stopped(&self) -> bool {
         self.after.is_empty()
     }
+
+    fn cuts(&self) -> u64 {
+        0
+    }
+
+    fn note_cut_hold(&mut self, _: u64) {}
 }
 
 /// A worker without work.

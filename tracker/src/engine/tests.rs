@@ -63,7 +63,13 @@ impl Server {
             nbd_address: socket.display().to_string(),
             read_only,
         };
-        let parts = Parts { machine, jobs: NoJobs::new(), disks: vec![disk], opened: Vec::new() };
+        let parts = Parts {
+            machine,
+            jobs: NoJobs::new(),
+            disks: vec![disk],
+            opened: Vec::new(),
+            actions: Vec::new(),
+        };
         let engine = Some(spawn_parts(parts, options).unwrap());
         Self { engine, socket, holding, directory }
     }
