@@ -1,0 +1,142 @@
+//! Listening sockets in the file system: they appear whole, take the place of stale ones, and go away with us.
+
+use nix::unistd::{Gid, chown};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use towline_tracker::error::{Error, Kind};
+
+/// The longest path of a socket: the kernel's limit of 108 bytes with its end.
+const PATH_MAX: usize = 107;
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Access {
+    /// What the process's umask says.
+    Umask,
+    /// This user only, and a group if one is given.
+    Private(Option<Gid>),
+}
+
+/// A socket file that is removed at the end.
+#[derive(Debug)]
+pub(crate) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it before us.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Checks that a socket can be made here, without making it.
+///
+/// # Errors
+/// The path is too long, something else is there, somebody listens.
+pub(crate) fn check(path: &Path) -> Result<(), Error> {
+    let length = path.as_os_str().len();
+    if length > PATH_MAX {
+        let text = format!(
+            "{}: a socket's path has at most {PATH_MAX} bytes, this one has {length}: choose a shorter one, \
+             in /run for instance",
+            path.display()
+        );
+        return Err(Error::new(Kind::Socket, text));
+    }
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(path, error)),
+        Ok(found) if !found.file_type().is_socket() => {
+            let text = format!("{} is there and no socket: remove it or choose another path", path.display());
+            return Err(Error::new(Kind::Socket, text));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        // Stale: its process is gone.
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => {
+            let text =
+                format!("{}: somebody listens there already: stop it or choose another path", path.display());
+            Err(Error::new(Kind::Socket, text))
+        }
+        Err(error) => Err(failed(path, error)),
+    }
+}
+
+/// Listens. The file appears when connecting works, in place of a stale one.
+///
+/// # Errors
+/// As [`check`], and whatever the file system says.
+pub(crate) fn listen(path: &Path, access: Access) -> Result<(UnixListener, SocketFile), Error> {
+    check(path)?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let made = File::open(folder).and_then(|folder| {
+        // By the folder's descriptor: the interim name can't be too long.
+        let interim = format!("/proc/self/fd/{}/.towline-{}", folder.as_raw_fd(), std::process::id());
+        let _ = fs::remove_file(&interim);
+        let listener = UnixListener::bind(&interim)?;
+        let finish = || -> io::Result<()> {
+            if let Access::Private(group) = access {
+                fs::set_permissions(&interim, Permissions::from_mode(0o600))?;
+                if let Some(group) = group {
+                    chown(interim.as_str(), None, Some(group))?;
+                    fs::set_permissions(&interim, Permissions::from_mode(0o660))?;
+                }
+            }
+            fs::rename(&interim, path)
+        };
+        finish().inspect_err(|_| {
+            let _ = fs::remove_file(&interim);
+        })?;
+        Ok(listener)
+    });
+    match made {
+        Ok(listener) => Ok((listener, SocketFile(path.to_owned()))),
+        Err(error) => Err(failed(path, error)),
+    }
+}
+
+fn failed(path: &Path, error: io::Error) -> Error {
+    let text = format!("{}: the socket can't be made ({error})", path.display());
+    Error::caused(Kind::Socket, text, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let (listener, file) = listen(&path, Access::Private(None)).unwrap();
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(listen(&path, Access::Umask).unwrap_err().kind(), Kind::Socket);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing interim is left");
+        drop((listener, file));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn other_files_and_long_paths_are_refused_with_a_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "precious").unwrap();
+        assert!(listen(&path, Access::Umask).unwrap_err().to_string().contains("remove it"));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        let long = folder.path().join("x".repeat(120));
+        assert!(listen(&long, Access::Umask).unwrap_err().to_string().contains("shorter"));
+        let nowhere = folder.path().join("no/such/folder");
+        assert_eq!(listen(&nowhere, Access::Umask).unwrap_err().kind(), Kind::Socket);
+    }
+}
