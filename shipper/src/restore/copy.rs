@@ -22,7 +22,8 @@ pub struct Copied {
     pub fetched_bytes: u64,
 }
 
-/// Copies all of an image with `jobs` threads; `tell` hears how many bytes of the disk are done.
+/// Copies all of an image with `jobs` threads, `window` blocks at a time ([`WINDOW`] but in tests); `tell` hears how
+/// many bytes of the disk are done.
 ///
 /// # Errors
 /// `Damage`, the store's, the output's. The first failure stops all threads.
@@ -31,6 +32,7 @@ pub fn copy(
     hasher: BlockHasher,
     output: &Output,
     jobs: usize,
+    window: usize,
     tell: &(dyn Fn(u64) + Sync),
 ) -> Result<Copied> {
     let job = Job {
@@ -42,8 +44,8 @@ pub fn copy(
         stop: AtomicBool::new(false),
     };
     let jobs = jobs.clamp(1, JOBS_MAX);
-    for first in (0..image.blocks()).step_by(WINDOW) {
-        let count = usize::try_from(image.blocks() - first).unwrap_or(WINDOW).min(WINDOW);
+    for first in (0..image.blocks()).step_by(window) {
+        let count = usize::try_from(image.blocks() - first).unwrap_or(window).min(window);
         let window = image.window(first, count)?;
         if !output.is_fresh() {
             job.zero(&window)?;

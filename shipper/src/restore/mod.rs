@@ -146,12 +146,14 @@ fn restore_disks(
         for (image, path) in images.iter().zip(paths) {
             outputs.push(Output::create(path, image.size(), request.force)?);
         }
-        check_space(&images, &outputs)?;
+        if let Some(free) = outputs.first().map(Output::free_space).transpose()?.flatten() {
+            check_space(&images, free)?;
+        }
         let total = images.iter().map(Image::size).sum();
         let (mut walked, mut restored) = (0, Vec::new());
         for ((image, output), (disk, path)) in images.iter().zip(&outputs).zip(disks.iter().zip(paths)) {
             let tell = |bytes| progress(walked + bytes, total);
-            let copied = copy::copy(image, hasher, output, request.jobs, &tell)?;
+            let copied = copy::copy(image, hasher, output, request.jobs, copy::WINDOW, &tell)?;
             walked += image.size();
             restored.push(RestoredDisk {
                 name: disk.name.clone(),
@@ -195,8 +197,7 @@ fn make_folder(path: &Path) -> Result<bool> {
 }
 
 /// Refuses early what can't fit. Counts exactly only when the cheap bound does not fit.
-fn check_space(images: &[Image], outputs: &[Output]) -> Result<()> {
-    let Some(free) = outputs.first().map(Output::free_space).transpose()?.flatten() else { return Ok(()) };
+fn check_space(images: &[Image], free: u64) -> Result<()> {
     let bytes = |blocks: u64, image: &Image| blocks.saturating_mul(1 << image.block_shift());
     let bound =
         images.iter().fold(0u64, |sum, image| sum.saturating_add(bytes(image.data_blocks_bound(), image)));

@@ -103,6 +103,12 @@ impl Output {
         Ok(Self { file, target: target.to_owned(), kind: OutputKind::Device })
     }
 
+    /// A file that is treated as a device is.
+    #[cfg(test)]
+    pub(super) fn in_place(file: File, target: &Path) -> Self {
+        Self { file, target: target.to_owned(), kind: OutputKind::Device }
+    }
+
     /// Whether it reads as zeros where nothing was written.
     pub fn is_fresh(&self) -> bool {
         !matches!(self.kind, OutputKind::Device)

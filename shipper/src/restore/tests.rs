@@ -1,1 +1,215 @@
+//! Restores through real files.
 
+use super::*;
+use crate::store::Store;
+use crate::vault::entry::EntryKind;
+use crate::vault::sample::{BLOCK, Change, Cycle, World, disk_id, simple};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use towline_tracker::id::CutId;
+
+fn request(to: &Path) -> Request {
+    Request {
+        group: "db".into(),
+        disk: None,
+        point: Wanted::Latest,
+        to: to.to_owned(),
+        force: false,
+        jobs: 3,
+    }
+}
+
+fn quietly(world: &World, request: &Request) -> Result<Restored> {
+    restore(&world.vault, request, &|_, _| {})
+}
+
+/// Two disks, one of them large and sparse, in several packs, with checkpoints and a fuzzy cycle between.
+fn busy() -> World {
+    let mut world = World::new();
+    for round in 0..6u64 {
+        let mut changes: BTreeMap<u64, Change> =
+            (0..90).map(|n| (n * 7 + round, Change::Noise(n ^ round << 32))).collect();
+        changes.extend((0..30).map(|n| (n * 11 + round, Change::Zero)));
+        changes.insert(2_500, Change::Text(round as u8));
+        let second = (0..20).map(|n| (n, Change::Text(n as u8 ^ round as u8))).collect();
+        let cycle: Cycle = [(3_000 * BLOCK as u64 + 1024, changes), (20 * BLOCK as u64, second)];
+        match round {
+            3 => drop(world.publish(&cycle, CutId::random(), EntryKind::Fuzzy, 40)),
+            4 => drop(world.publish(&cycle, CutId::random(), EntryKind::Point, 40)),
+            _ => drop(world.cycle(&cycle)),
+        }
+    }
+    world
+}
+
+#[test]
+fn every_point_restores_to_what_the_disks_were_sparse_and_bounded() {
+    let world = busy();
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(world.points.len(), 5);
+    for (n, (id, disks)) in world.points.iter().enumerate() {
+        let to = folder.path().join(format!("{n}"));
+        let restored =
+            quietly(&world, &Request { point: Wanted::Id(id.to_string()), ..request(&to) }).unwrap();
+        assert_eq!(restored.point.id, *id);
+        for (disk, model) in restored.disks.iter().zip(disks) {
+            assert!(fs::read(&disk.path).unwrap() == *model, "{id} {}", disk.name);
+            let meta = fs::metadata(&disk.path).unwrap();
+            assert!(meta.blocks() * 512 <= 4 << 20, "{} is sparse: {} sectors", disk.name, meta.blocks());
+            assert_eq!(meta.mode() & 0o777, 0o600);
+            // What is fetched is the image's, frames with little that lives included, not the history's.
+            assert!(disk.fetched_bytes < 4 << 20, "{}", disk.fetched_bytes);
+        }
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 2, "nothing else");
+    }
+}
+
+#[test]
+fn one_disk_is_chosen_by_name_or_id() {
+    let world = busy();
+    let folder = tempfile::tempdir().unwrap();
+    for (n, disk) in ["disk1.raw".to_owned(), disk_id(1).to_string()].into_iter().enumerate() {
+        let to = folder.path().join(format!("{n}.raw"));
+        quietly(&world, &Request { disk: Some(disk), ..request(&to) }).unwrap();
+        assert!(fs::read(&to).unwrap() == world.points.last().unwrap().1[1]);
+    }
+    let to = folder.path().join("x");
+    let error = quietly(&world, &Request { disk: Some("sda".into()), ..request(&to) }).unwrap_err();
+    assert_eq!(error.kind(), Kind::GroupNotFound);
+    assert!(error.line().contains("disk0.raw"), "{}", error.line());
+}
+
+#[test]
+fn nothing_is_replaced_without_force_and_everything_with_it() {
+    let mut world = World::new();
+    world.cycle(&simple([(1, Change::Noise(1))]));
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("d.raw");
+    let one = Request { disk: Some("disk0.raw".into()), ..request(&to) };
+    fs::write(&to, "precious").unwrap();
+    assert_eq!(quietly(&world, &one).unwrap_err().kind(), Kind::OutputExists);
+    assert_eq!(fs::read(&to).unwrap(), b"precious");
+    quietly(&world, &Request { force: true, ..one.clone() }).unwrap();
+    assert!(fs::read(&to).unwrap() == world.points[0].1[0]);
+    // A folder is no file, and a file no folder, with or without force.
+    for force in [false, true] {
+        let to = folder.path().to_owned();
+        let error = quietly(&world, &Request { to, force, ..one.clone() }).unwrap_err();
+        assert_eq!(error.kind(), Kind::OutputExists);
+        let error = quietly(&world, &Request { disk: None, force, ..one.clone() }).unwrap_err();
+        assert_eq!(error.kind(), Kind::OutputExists, "{}", error.line());
+    }
+    // Into a folder that is there, beside other files; a second time not.
+    fs::create_dir(folder.path().join("all")).unwrap();
+    fs::write(folder.path().join("all/other"), "x").unwrap();
+    let all = request(&folder.path().join("all"));
+    quietly(&world, &all).unwrap();
+    assert_eq!(quietly(&world, &all).unwrap_err().kind(), Kind::OutputExists);
+    quietly(&world, &Request { force: true, ..all }).unwrap();
+    assert_eq!(fs::read_dir(folder.path().join("all")).unwrap().count(), 3);
+}
+
+#[test]
+fn a_failed_restore_leaves_nothing_and_harms_nothing() {
+    let mut world = busy();
+    world.pack_size = 1 << 16;
+    let folder = tempfile::tempdir().unwrap();
+    let packs = world.store.list("groups/", "", 1000).unwrap();
+    let pack = packs.iter().rfind(|object| object.name.ends_with(".pack")).unwrap();
+    let mut bytes = world.store.get(&pack.name, 1 << 30).unwrap();
+    bytes[100] ^= 4;
+    world.store.overwrite(&pack.name, bytes);
+    let failing: Vec<_> = world
+        .points
+        .iter()
+        .filter(|(id, _)| {
+            let point = Wanted::Id(id.to_string());
+            let to = folder.path().join("new");
+            let result = quietly(&world, &Request { point: point.clone(), ..request(&to) });
+            if result.is_ok() {
+                fs::remove_dir_all(&to).unwrap();
+                return false;
+            }
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), Kind::Damage);
+            assert!(error.line().contains(&pack.name), "{}", error.line());
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no folder, no file, no leftover");
+            let old = folder.path().join("old.raw");
+            fs::write(&old, "old").unwrap();
+            let forced = Request { disk: Some("disk0.raw".into()), point, force: true, ..request(&old) };
+            assert!(quietly(&world, &forced).is_err());
+            assert_eq!(fs::read(&old).unwrap(), b"old");
+            fs::remove_file(&old).unwrap();
+            true
+        })
+        .collect();
+    assert!(!failing.is_empty());
+}
+
+#[test]
+fn names_from_the_vault_never_lead_out_of_the_folder() {
+    let to = Path::new("/srv/out");
+    let disk = |name: &str, n| DiskImage {
+        id: disk_id(n),
+        name: name.into(),
+        size: 0,
+        block_shift: 12,
+        indexes: Vec::new(),
+    };
+    for name in ["../x", "/etc/passwd", "a/b", "..", ".", "", "a/", "a\0b"] {
+        let disks = [disk(name, 0), disk("good.raw", 1)];
+        let paths = paths(&disks.iter().collect::<Vec<_>>(), to, true).unwrap();
+        assert_eq!(paths, [to.join(disk_id(0).to_string()), to.join("good.raw")], "{name:?}");
+    }
+    let twins = [disk("same", 0), disk("same", 1)];
+    let paths = paths(&twins.iter().collect::<Vec<_>>(), to, true).unwrap();
+    assert_eq!(paths, [to.join("same"), to.join(disk_id(1).to_string())]);
+}
+
+#[test]
+fn what_can_not_fit_is_refused_before_anything_is_fetched() {
+    let world = busy();
+    let entry = world.group.entry_at(world.group.head(0).unwrap()).unwrap();
+    let reader = Arc::new(Reader::new(world.group.clone(), CACHE));
+    let images: Vec<_> = entry
+        .content()
+        .unwrap()
+        .disks
+        .iter()
+        .map(|disk| Image::open(reader.clone(), disk).unwrap())
+        .collect();
+    let data: usize = images
+        .iter()
+        .flat_map(|image| (0..2).map(|n| image.window(n << 19, 1 << 19).unwrap().data_blocks()))
+        .sum();
+    let exact = (data * BLOCK) as u64;
+    let bound: u64 = images.iter().map(Image::data_blocks_bound).sum::<u64>() * BLOCK as u64;
+    assert!(exact < bound, "blocks lie over one another");
+    assert!(check_space(&images, exact).is_ok(), "counted exactly where the bound does not fit");
+    assert_eq!(check_space(&images, exact - 1).unwrap_err().kind(), Kind::NoSpace);
+}
+
+#[test]
+fn what_was_on_a_device_is_gone_where_the_disk_has_zeros() {
+    let mut world = World::new();
+    world.cycle(&simple([
+        (1, Change::Noise(1)),
+        (5, Change::Text(1)),
+        (39, Change::Noise(2)),
+        (40, Change::Noise(3)),
+    ]));
+    world.cycle(&simple([(5, Change::Zero)]));
+    let entry = world.group.entry_at(world.group.head(0).unwrap()).unwrap();
+    let reader = Arc::new(Reader::new(world.group.clone(), CACHE));
+    let image = Image::open(reader, &entry.content().unwrap().disks[0]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("device");
+    let model = &world.points[1].1[0];
+    fs::write(&path, vec![0xaa; model.len() + 5000]).unwrap();
+    let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let output = Output::in_place(file, &path);
+    copy::copy(&image, world.group.hasher(), &output, 2, 7, &|_| {}).unwrap();
+    let found = fs::read(&path).unwrap();
+    assert!(found[..model.len()] == **model);
+    assert!(found[model.len()..].iter().all(|byte| *byte == 0xaa), "beyond the disk nothing is touched");
+}

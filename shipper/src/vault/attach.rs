@@ -361,3 +361,6 @@ pub struct Claimed {
     /// The claim; its seq is the writer epoch, and it is the head.
     pub claim: EntryHeader,
 }
+
+#[cfg(test)]
+mod tests;

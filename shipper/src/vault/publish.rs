@@ -203,3 +203,105 @@ impl Publisher {
         self.state = State::Published(header);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::Payload;
+    use super::super::sample::{Change, World, simple};
+    use super::*;
+    use towline_tracker::id::CutId;
+
+    fn world() -> (World, Publisher, Draft) {
+        let mut world = World::new();
+        world.cycle(&simple([(1, Change::Text(1))]));
+        let content = world.base.clone().unwrap().content;
+        world.claim(false).unwrap();
+        let claim = world.group.entry_header(world.epoch).unwrap().unwrap();
+        let publisher = Publisher::new(world.group.seal, &claim);
+        let (attached, payload) = (Vec::new(), Payload::Content(content));
+        let draft =
+            Draft { kind: EntryKind::Point, cut: CutId([9; 16]), time_ns: 1, base: 0, attached, payload };
+        (world, publisher, draft)
+    }
+
+    fn put(publisher: &mut Publisher) -> EntryHeader {
+        let Some(Action::Put { header, .. }) = publisher.poll() else { panic!("a put is due") };
+        assert_eq!(publisher.poll(), None, "one entry at a time");
+        header
+    }
+
+    #[test]
+    fn an_entry_waits_for_every_object_begun_before_it_and_for_none_after() {
+        let (_, mut publisher, draft) = world();
+        let (a, b) = (publisher.begin(), publisher.begin());
+        publisher.entry(draft);
+        let _later = publisher.begin();
+        assert_eq!(publisher.poll(), None);
+        publisher.done(b);
+        assert_eq!(publisher.poll(), None);
+        publisher.done(a);
+        assert_eq!(put(&mut publisher).seq, 4);
+    }
+
+    #[test]
+    fn entries_go_one_after_another_each_over_the_one_before() {
+        let (_, mut publisher, draft) = world();
+        publisher.entry(draft.clone());
+        publisher.entry(Draft { cut: CutId([8; 16]), ..draft });
+        let first = put(&mut publisher);
+        assert_eq!((first.seq, first.base, first.epoch), (4, 2, 3));
+        publisher.answer(Answer::Created);
+        assert_eq!(publisher.poll(), Some(Action::Published { header: first }));
+        let second = put(&mut publisher);
+        assert_eq!((second.seq, second.base, second.previous), (5, 4, first.hash()));
+        publisher.answer(Answer::Created);
+        publisher.poll();
+        assert!(publisher.is_idle());
+    }
+
+    #[test]
+    fn a_lost_answer_is_looked_up_and_the_entry_adopted_or_put_again() {
+        let (_, mut publisher, draft) = world();
+        publisher.entry(draft);
+        let header = put(&mut publisher);
+        publisher.answer(Answer::Lost);
+        assert_eq!(publisher.poll(), Some(Action::ReadBack { seq: 4 }));
+        publisher.read_failed();
+        assert_eq!(publisher.poll(), Some(Action::ReadBack { seq: 4 }));
+        publisher.read_back(None);
+        assert_eq!(put(&mut publisher), header, "it had not arrived");
+        publisher.answer(Answer::Exists);
+        assert_eq!(publisher.poll(), Some(Action::ReadBack { seq: 4 }));
+        // Same lineage and cut, other bytes (a restart seals anew): ours.
+        let found = EntryHeader { time_ns: 77, payload_hash: [7; 32], ..header };
+        publisher.read_back(Some(found));
+        assert_eq!(publisher.poll(), Some(Action::Published { header: found }));
+        assert_eq!(publisher.head(), found.reference());
+    }
+
+    #[test]
+    fn anybody_elses_entry_at_our_place_fences_for_good() {
+        let (_, mut publisher, draft) = world();
+        publisher.entry(draft);
+        let header = put(&mut publisher);
+        publisher.answer(Answer::Exists);
+        publisher.poll();
+        let by = EntryHeader { kind: EntryKind::Claim, epoch: 4, ..header };
+        publisher.read_back(Some(by));
+        assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
+        assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
+    }
+
+    #[test]
+    fn losing_to_a_condemned_entry_of_the_own_epoch_is_no_fencing() {
+        let (_, mut publisher, draft) = world();
+        publisher.entry(draft);
+        let header = put(&mut publisher);
+        publisher.answer(Answer::Exists);
+        publisher.poll();
+        let condemned = EntryHeader { kind: EntryKind::Condemned, ..header };
+        publisher.read_back(Some(condemned));
+        let again = put(&mut publisher);
+        assert_eq!((again.seq, again.previous, again.base), (5, condemned.hash(), 2));
+    }
+}

@@ -1,0 +1,276 @@
+//! Every row of the attach table, through a real log in memory.
+
+use super::super::entry::EntryKind;
+use super::super::log::Appended;
+use super::super::sample::{Change, World, simple};
+use super::*;
+use towline_tracker::id::{Anchor, DiskId, VaultId};
+
+fn decide_now(world: &World, take_over: bool) -> Decision {
+    let head = world.group.head(0).unwrap();
+    decide(&world.attached, world.vault.id(), head, &mut &world.group, take_over).unwrap()
+}
+
+fn one(block: u64) -> super::super::sample::Cycle {
+    simple([(block, Change::Noise(block))])
+}
+
+/// A world with `points` released points, one epoch each, as `ship --once` leaves it.
+fn shipped(points: u64) -> World {
+    let mut world = World::new();
+    for block in 0..points {
+        world.claim(false).unwrap();
+        world.cycle(&one(block));
+    }
+    world
+}
+
+fn is_resync(decision: &Decision, what: &str) -> bool {
+    matches!(decision, Decision::Resync { reason, .. } if reason.contains(what))
+}
+
+#[test]
+fn an_empty_log_and_one_of_only_our_claims_is_initial() {
+    let mut world = World::new();
+    assert_eq!(decide_now(&world, false), Decision::Initial);
+    world.claim(false).unwrap();
+    assert_eq!(decide_now(&world, false), Decision::Initial);
+    world.claim(false).unwrap();
+    assert_eq!(decide_now(&world, false), Decision::Initial);
+}
+
+#[test]
+fn at_the_anchor_it_is_a_delta_also_behind_claims_without_content() {
+    let mut world = shipped(2);
+    let anchor = world.attached.anchor.unwrap();
+    for _ in 0..3 {
+        let decision = decide_now(&world, false);
+        let Decision::Delta(base) = &decision else { panic!("{decision:?}") };
+        assert_eq!((base.header.seq, base.header.hash()), (anchor.seq, anchor.hash));
+        world.claim(false).unwrap();
+    }
+}
+
+#[test]
+fn a_published_point_of_the_live_freeze_is_adopted() {
+    let mut world = shipped(1);
+    let cut = CutId([9; 16]);
+    world.claim(false).unwrap();
+    world.freeze(cut);
+    let point = world.publish(&one(3), cut, EntryKind::Point, usize::MAX);
+    for _ in 0..2 {
+        let decision = decide_now(&world, false);
+        assert!(matches!(&decision, Decision::Adopt(base) if base.header == point), "{decision:?}");
+        // Killed once more between claim and release: still adopted.
+        world.claim(false).unwrap();
+    }
+    // The first point of all, never released.
+    let mut world = World::new();
+    world.freeze(cut);
+    world.publish(&one(3), cut, EntryKind::Point, usize::MAX);
+    assert!(matches!(decide_now(&world, false), Decision::Adopt(_)));
+}
+
+#[test]
+fn a_checkpoint_of_the_live_freeze_is_continued_and_its_cut_listed() {
+    for released in [0, 2] {
+        let mut world = shipped(released);
+        let cut = CutId([9; 16]);
+        world.claim(false).unwrap();
+        world.freeze(cut);
+        let checkpoint = world.publish(&one(3), cut, EntryKind::Checkpoint, usize::MAX);
+        let decision = decide_now(&world, false);
+        assert!(matches!(&decision, Decision::Continue(base) if base.header == checkpoint), "{decision:?}");
+        let claim = decision.claim(&world.attached, &world.claimant());
+        assert!(matches!(claim.payload, Payload::Claim(claim) if claim.continued == [cut]));
+    }
+}
+
+#[test]
+fn an_entry_of_a_cut_that_is_undone_but_vouched_for_is_a_base() {
+    // Released point, then a point that was published but whose freeze the host's crash made forget.
+    for kind in [EntryKind::Point, EntryKind::Fuzzy, EntryKind::Checkpoint] {
+        let mut world = shipped(1);
+        let cut = CutId([9; 16]);
+        world.claim(false).unwrap();
+        let entry = world.publish(&one(3), cut, kind, usize::MAX);
+        world.attached.vouched = vec![CutId([8; 16]), cut];
+        let decision = decide_now(&world, false);
+        assert!(matches!(&decision, Decision::Delta(base) if base.header == entry), "{kind:?}: {decision:?}");
+    }
+}
+
+#[test]
+fn fuzzy_entries_and_checkpoints_that_nobody_vouches_for_are_void() {
+    for kind in [EntryKind::Fuzzy, EntryKind::Checkpoint] {
+        let mut world = shipped(2);
+        let anchor = world.attached.anchor.unwrap();
+        world.claim(false).unwrap();
+        world.publish(&one(3), CutId([9; 16]), kind, usize::MAX);
+        let decision = decide_now(&world, false);
+        assert!(matches!(&decision, Decision::Delta(base) if base.header.seq == anchor.seq), "{decision:?}");
+        // The claim skips it, and after it the image at the head is the anchor's again.
+        world.claim(false).unwrap();
+        assert!(matches!(decide_now(&world, false), Decision::Delta(base) if base.header.seq == anchor.seq));
+        // A vouched one above an unvouched one is no base: its image holds the other's.
+        let mut world = shipped(2);
+        world.claim(false).unwrap();
+        world.publish(&one(3), CutId([9; 16]), kind, usize::MAX);
+        world.publish(&one(4), CutId([8; 16]), kind, usize::MAX);
+        world.attached.vouched = vec![CutId([8; 16])];
+        assert!(matches!(decide_now(&world, false), Decision::Delta(base) if base.header.seq == anchor.seq));
+    }
+}
+
+#[test]
+fn an_older_copy_of_the_vault_is_resynchronized() {
+    let mut world = shipped(2);
+    let older = world.store.copy();
+    world.claim(false).unwrap();
+    world.cycle(&one(7));
+    world.switch(&older);
+    for _ in 0..4 {
+        let decision = decide_now(&world, false);
+        assert!(is_resync(&decision, "older"), "{decision:?}");
+        assert_eq!(decision.base().unwrap().header.seq, 4, "over the newest image that is there");
+        // Killed after its claim, again and again, until the claims' numbers pass the anchor's: still no alarm.
+        world.claim(false).unwrap();
+    }
+    // Killed after a checkpoint: goes on with the resynchronization.
+    let cut = CutId([9; 16]);
+    world.freeze(cut);
+    world.publish(&one(8), cut, EntryKind::Checkpoint, usize::MAX);
+    assert!(is_resync(&decide_now(&world, false), "cut short"));
+    // Killed between point and release: adopted.
+    world.publish(&one(9), cut, EntryKind::Point, usize::MAX);
+    assert!(matches!(decide_now(&world, false), Decision::Adopt(_)));
+}
+
+#[test]
+fn a_copy_of_the_vault_used_in_turn_is_a_broken_lineage() {
+    let mut world = shipped(2);
+    let (original, copy) = (world.store.clone(), world.store.copy());
+    world.claim(false).unwrap();
+    world.cycle(&one(7));
+    // The copy looks like a vault that was put back: it is compared, and safely used.
+    world.switch(&copy);
+    assert!(matches!(world.claim(false).unwrap(), Decision::Resync { .. }));
+    world.cycle(&one(8));
+    // Now the original: its entry at the anchor's number is another.
+    world.switch(&original);
+    let decision = decide_now(&world, false);
+    assert!(matches!(decision, Decision::BrokenLineage { .. }), "{decision:?}");
+    let error = decision.accept().unwrap_err();
+    assert_eq!(error.kind(), Kind::BrokenLineage);
+    assert!(error.line().contains("--take-over"), "{}", error.line());
+    assert!(world.claim(false).is_err());
+    let decision = decide_now(&world, true);
+    assert!(matches!(decision, Decision::Resync { taken_over: true, .. }), "{decision:?}");
+}
+
+#[test]
+fn a_cloned_disk_and_sidecar_used_in_turn_is_refused() {
+    let mut world = shipped(2);
+    let clone = world.attached.clone();
+    world.claim(false).unwrap();
+    world.cycle(&one(7));
+    let ours = std::mem::replace(&mut world.attached, clone.clone());
+    let decision = decide_now(&world, false);
+    assert!(matches!(decision, Decision::BrokenLineage { .. }), "{decision:?}");
+    // The clone takes over by an explicit word; then the original is the one that is refused.
+    world.claim(true).unwrap();
+    world.cycle(&one(8));
+    world.attached = ours;
+    assert!(matches!(decide_now(&world, false), Decision::BrokenLineage { .. }));
+}
+
+#[test]
+fn a_released_entry_that_a_later_claim_passed_over_is_a_broken_lineage() {
+    // Somebody else, with an older state of this tracker, claims the older point as its base.
+    let mut world = shipped(1);
+    let (old, base) = (world.attached.clone(), world.base.clone());
+    world.cycle(&one(7));
+    let draft = Decision::Delta(base.unwrap()).claim(&old, &world.claimant());
+    assert!(matches!(world.group.append(world.head, 0, &draft).unwrap(), Appended::Ours(_)));
+    let decision = decide_now(&world, false);
+    assert!(
+        matches!(&decision, Decision::BrokenLineage { details } if details.contains("passed over")),
+        "{decision:?}"
+    );
+}
+
+#[test]
+fn a_deleted_sidecar_and_another_vault_are_resynchronized() {
+    let mut world = shipped(2);
+    let anchor = world.attached.anchor.take();
+    let decision = decide_now(&world, false);
+    assert!(is_resync(&decision, "sidecar"), "{decision:?}");
+    assert_eq!(decision.base().unwrap().header.seq, 4);
+    world.attached.anchor = anchor.map(|anchor| Anchor { vault: VaultId([1; 16]), ..anchor });
+    assert!(is_resync(&decide_now(&world, false), "another vault"));
+}
+
+#[test]
+fn an_initial_replication_into_a_second_vault_that_was_cut_short_is_continued() {
+    let mut world = shipped(2);
+    let elsewhere = World::new();
+    world.switch(&elsewhere.store);
+    let cut = CutId([9; 16]);
+    assert_eq!(world.claim(false).unwrap(), Decision::Initial);
+    world.freeze(cut);
+    world.publish(&one(1), cut, EntryKind::Checkpoint, usize::MAX);
+    assert!(matches!(decide_now(&world, false), Decision::Continue(_)));
+}
+
+#[test]
+fn another_machines_disks_of_the_same_name_are_refused_and_the_owner_named() {
+    let mut world = shipped(2);
+    for (n, disk) in world.attached.disks.iter_mut().enumerate() {
+        disk.id = DiskId([n as u8; 16]);
+    }
+    for anchor in [None, world.attached.anchor] {
+        world.attached.anchor = anchor;
+        let decision = decide_now(&world, false);
+        assert!(matches!(&decision, Decision::Foreign { .. }), "{decision:?}");
+        let error = decision.accept().unwrap_err();
+        assert_eq!(error.kind(), Kind::ForeignOwner);
+        for word in ["disk0.raw", "here", "--group", "--take-over"] {
+            assert!(error.line().contains(word), "{}", error.line());
+        }
+    }
+    assert!(matches!(decide_now(&world, true), Decision::Resync { taken_over: true, .. }));
+    // Also when the owner has only claimed so far.
+    let mut world = World::new();
+    world.claim(false).unwrap();
+    world.attached.disks[0].id = DiskId([1; 16]);
+    world.attached.disks[1].id = DiskId([2; 16]);
+    assert!(matches!(decide_now(&world, false), Decision::Foreign { .. }));
+    assert_eq!(decide_now(&world, true), Decision::Initial);
+}
+
+#[test]
+fn a_disk_that_was_added_or_taken_away_leaves_the_group_ours() {
+    let mut world = shipped(2);
+    world.attached.disks[1].id = DiskId([77; 16]);
+    assert!(matches!(decide_now(&world, false), Decision::Delta(_)));
+    world.attached.disks.truncate(1);
+    assert!(matches!(decide_now(&world, false), Decision::Delta(_)));
+}
+
+#[test]
+fn of_two_claims_one_wins_and_fences_the_other() {
+    let mut world = shipped(1);
+    let (head, epoch) = (world.head, world.epoch);
+    world.claim(false).unwrap();
+    // The older writer tries to go on at its head.
+    let draft = Draft {
+        kind: EntryKind::Point,
+        cut: CutId([9; 16]),
+        time_ns: 0,
+        base: head.unwrap().seq,
+        attached: Vec::new(),
+        payload: Payload::Content(world.base.clone().unwrap().content),
+    };
+    let appended = world.group.append(head, epoch, &draft).unwrap();
+    assert!(matches!(appended, Appended::Theirs(header) if header.kind == EntryKind::Claim), "{appended:?}");
+}
