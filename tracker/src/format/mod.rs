@@ -1,4 +1,5 @@
 //! Bytes to values and back, without I/O.
+#![doc = include_str!("format.md")]
 
 mod bytes;
 pub mod changes;
@@ -6,3 +7,5 @@ pub mod checksum;
 pub mod envelope;
 pub mod intents;
 pub mod meta;
+#[cfg(test)]
+mod tables;
