@@ -31,13 +31,15 @@ pub(crate) struct Log {
     pub(crate) durable: u64,
     /// An append is in flight.
     pub(crate) appending: bool,
+    /// An append failed: the file is never written again (F6).
+    pub(crate) dead: bool,
 }
 
 impl Log {
     /// A log that holds its durable header and nothing else.
     pub(crate) fn new(header: changes::Header) -> Self {
         let end = changes::HEADER as u64;
-        Self { encoder: Encoder::new(&header), header, end, durable: end, appending: false }
+        Self { encoder: Encoder::new(&header), header, end, durable: end, appending: false, dead: false }
     }
 
     pub(crate) fn mark(&self) -> LogMark {
@@ -91,6 +93,22 @@ pub(crate) enum IntentMode {
     Strict,
 }
 
+/// The road back to kept intents (S4). The next cut is what heals: all that is dirty then goes into a sealed log, and
+/// what comes after it into the fresh intents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Healing {
+    /// There is nothing to heal, or nothing was done yet.
+    None,
+    /// A fresh intents file is being made.
+    Renewing,
+    /// It is there and empty: its name, and the sequence of its newest slot.
+    Renewed(String, u64),
+    /// Intents are kept in it since the cut that opened this generation; the log of the one before is to be sealed.
+    Cut(String, Generation),
+    /// It is sealed; the meta that names the file is being stored, then the mark is cleared.
+    Naming,
+}
+
 /// The part of a freeze that belongs to one disk.
 #[derive(Debug)]
 pub(crate) struct FrozenDisk {
@@ -135,11 +153,15 @@ pub(crate) struct Disk {
     pub(crate) dirty_blocks: u64,
     pub(crate) log: Log,
     pub(crate) regions: Regions,
+    /// The open generation when the intents file in use came into use; 0 for the one of the start.
+    pub(crate) intents_since: Generation,
     pub(crate) intent_sequence: u64,
     pub(crate) intent_capacity: usize,
     pub(crate) intent_queue: VecDeque<u32>,
     pub(crate) intent_write: Option<IntentWrite>,
     pub(crate) intent_mode: IntentMode,
+    /// How far healing has come.
+    pub(crate) healing: Healing,
     /// Why intents are not kept.
     pub(crate) degraded: Option<String>,
     /// Parts of the running cleaning that are not yet durable.
@@ -198,11 +220,13 @@ impl Disk {
             dirty_blocks: 0,
             log: Log::new(header),
             regions: Regions::new(0, 0, &[]),
+            intents_since: Generation(0),
             intent_sequence: 0,
             intent_capacity: 0,
             intent_queue: VecDeque::new(),
             intent_write: None,
             intent_mode: IntentMode::Kept,
+            healing: Healing::None,
             degraded: None,
             cleaning_parts: 0,
             in_flight: [0, 0],

@@ -75,6 +75,17 @@ impl Regions {
         }
     }
 
+    /// Forgets the set: a fresh, empty file takes its place (S4). Pins stay with their requests.
+    pub(crate) fn reset(&mut self) {
+        for region in &mut self.table {
+            region.flags &= FAILED;
+        }
+        self.members.clear();
+        self.adding.clear();
+        self.cleaning.clear();
+        (self.hand, self.writing) = (0, false);
+    }
+
     /// Regions in the set.
     pub(crate) fn len(&self) -> usize {
         self.members.len()

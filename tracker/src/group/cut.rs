@@ -92,6 +92,7 @@ impl Group {
             self.counts.in_flight_at_cuts += u64::from(disk.in_flight[parity(generation)]);
             tracing::debug!(%cut, %generation, disk = index, "cut");
         }
+        (0..self.disks.len()).for_each(|index| self.heal_at_cut(index));
         self.freeze = Some(Freeze {
             cut,
             generation,
@@ -165,6 +166,7 @@ impl Group {
             encoder: frozen.log.encoder.clone(),
             end: frozen.log.end,
             blocks: frozen.blocks,
+            dead: frozen.log.dead,
             seal: Seal {
                 cut: freeze.cut,
                 first: freeze.first,
@@ -197,6 +199,8 @@ impl Group {
             return;
         }
         freeze.sealed = true;
+        self.heal_at_seal(generation, actions);
+        let Some(freeze) = &mut self.freeze else { return };
         if self.state.road != Road::Synced {
             // Undone while it was being sealed: its log is durable all the same and stays pending (C4).
             self.finish_undo(actions);

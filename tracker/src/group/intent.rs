@@ -2,12 +2,14 @@
 
 use super::action::{Action, Errno, SidecarFile};
 use super::job::{Job, JobError};
+use super::slots::Phase;
 use super::{Group, Op, PersistOp};
-use crate::disk::{IntentMode, IntentWrite, SyncWaiter};
+use crate::disk::{Healing, IntentMode, IntentWrite, SyncWaiter};
 use crate::format::intents::{IntentSet, slot_stride};
 use crate::id::{DiskIndex, Generation};
 use crate::map::header::Road;
 use crate::mutant;
+use crate::sidecar::files::renewed_intents_name;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -38,7 +40,7 @@ impl Group {
                 break;
             }
             slot.pinned = range;
-            slot.phase = super::slots::Phase::Admitted;
+            slot.phase = Phase::Admitted;
             disk.intent_queue.pop_front();
             admitted.push(waiting);
         }
@@ -64,7 +66,8 @@ impl Group {
         let bytes = set.encode(disk.meta.disk, disk.intent_capacity);
         let offset = (set.slot() * slot_stride(disk.intent_capacity)) as u64;
         disk.intent_write = Some(IntentWrite { added, admitted });
-        self.persist(PersistOp::Intents(index), index, SidecarFile::Intents, offset, bytes, actions);
+        let op = PersistOp::Intents(index, disk.intents_since);
+        self.persist(op, index, SidecarFile::Intents, offset, bytes, actions);
     }
 
     fn persist(
@@ -96,7 +99,7 @@ impl Group {
         // A frozen map counts as long as no durable log holds it: before sealing, and after an undone cut.
         let unsealed = self.frozen_is_unsealed();
         let disk = &mut self.disks[index];
-        if disk.log.appending {
+        if disk.log.appending || disk.log.dead {
             return;
         }
         let (open, geometry) = (disk.open.clone(), disk.geometry);
@@ -170,9 +173,10 @@ impl Group {
     ) {
         let (op, _) = self.persists[op].take().expect("a write completes once");
         match op {
-            PersistOp::Intents(index) => {
+            PersistOp::Intents(index, generation) => {
                 let disk = &mut self.disks[index];
-                if disk.intent_mode != IntentMode::Kept {
+                // A slot of a file that was given up (S4): who waited for it waits for another.
+                if disk.intent_mode != IntentMode::Kept || generation != disk.intents_since {
                     return;
                 }
                 let Some(write) = disk.intent_write.take() else { return };
@@ -195,8 +199,9 @@ impl Group {
                 };
                 if log.header.generation == generation {
                     log.appending = false;
-                    if result.is_ok() {
-                        log.durable = log.end;
+                    match result {
+                        Ok(()) => log.durable = log.end,
+                        Err(_) => log.dead = true,
                     }
                 }
                 self.cleaning_part_done(index, result.is_ok());
@@ -216,6 +221,8 @@ impl Group {
         if disk.intent_mode != IntentMode::Kept {
             return;
         }
+        // Healing that had begun has failed with it: its meta may still be stored, the mark stays.
+        disk.healing = Healing::None;
         if let Some(write) = disk.intent_write.take() {
             for slot in write.admitted {
                 disk.intent_queue.push_back(slot);
@@ -246,12 +253,105 @@ impl Group {
         }
     }
 
+    /// S4: begins to heal, by a fresh intents file. Who waits on the old one still hangs in the sidecar's file system?
+    /// Then the worker does too, or the file is made and all is well.
+    pub(super) fn try_heal(&mut self, actions: &mut Vec<Action>) {
+        for (index, disk) in self.disks.iter_mut().enumerate() {
+            let broken = matches!(disk.intent_mode, IntentMode::Bypassed | IntentMode::Strict);
+            if broken && disk.healing == Healing::None {
+                disk.healing = Healing::Renewing;
+                let name = renewed_intents_name(self.config.session, self.state.open);
+                let disk_index = DiskIndex(index as u16);
+                let capacity = disk.intent_capacity;
+                actions.push(Action::Job(Job::RenewIntents { disk: disk_index, name, capacity }));
+            }
+        }
+    }
+
+    /// The fresh intents file is there.
+    pub(super) fn intents_renewed(&mut self, index: usize, name: String, result: Result<u64, JobError>) {
+        let disk = &mut self.disks[index];
+        disk.healing = match result {
+            Ok(sequence) => Healing::Renewed(name, sequence),
+            Err(_) => Healing::None,
+        };
+    }
+
+    /// S4, at the instant of a cut: everything dirty is in the frozen map now, which is about to be sealed; what comes
+    /// is kept in the fresh intents. In `availability` the mark still vouches for the time until then.
+    pub(super) fn heal_at_cut(&mut self, index: usize) {
+        let open = self.state.open;
+        let disk = &mut self.disks[index];
+        let Healing::Renewed(name, sequence) = &disk.healing else { return };
+        disk.intent_sequence = *sequence;
+        disk.healing = Healing::Cut(name.clone(), open);
+        disk.intents_since = open;
+        disk.intent_write = None;
+        disk.cleaning_parts = 0;
+        disk.regions.reset();
+        if disk.intent_mode == IntentMode::Bypassed {
+            disk.intent_mode = IntentMode::Kept;
+        }
+        for blocks in disk.failed.extents().collect::<Vec<_>>() {
+            let per = disk.geometry.region_shift - disk.geometry.block_shift;
+            for region in (blocks.start >> per) as u32..((blocks.end - 1) >> per) as u32 + 1 {
+                disk.regions.set_failed(region, true);
+            }
+        }
+        // Whoever waits starts at W1 again, with the new set.
+        let waiting = |slot: &super::slots::Slot| !matches!(slot.phase, Phase::InFlight | Phase::Syncing);
+        let held: Vec<u32> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.disk.index() == index && waiting(slot))
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in held {
+            self.unpin(slot);
+        }
+    }
+
+    /// S4: the log of the generation before the healing cut is durable. Now the meta may name the fresh intents.
+    pub(super) fn heal_at_seal(&mut self, generation: Generation, actions: &mut Vec<Action>) {
+        for index in 0..self.disks.len() {
+            let disk = &mut self.disks[index];
+            let Healing::Cut(name, open) = &disk.healing else { continue };
+            if super::before(*open) > generation {
+                continue;
+            }
+            disk.meta.intents = name.clone();
+            disk.healing = Healing::Naming;
+            self.store_metas(&[index], actions);
+        }
+    }
+
+    /// S4: full intents are durable; only now the mark is cleared.
+    pub(super) fn heal_at_meta(&mut self, actions: &mut Vec<Action>) {
+        for (index, disk) in self.disks.iter_mut().enumerate() {
+            if disk.healing != Healing::Naming {
+                continue;
+            }
+            disk.healing = Healing::None;
+            disk.degraded = None;
+            tracing::info!(disk = %disk.name, "tracking is whole again");
+            if disk.intent_mode == IntentMode::Strict {
+                disk.intent_mode = IntentMode::Kept;
+                self.ready.extend(disk.intent_queue.drain(..));
+            } else {
+                actions.push(Action::Job(Job::Unmark { disk: DiskIndex(index as u16) }));
+            }
+        }
+    }
+
     /// S4: a slot write or an append that hangs is a failure too.
     pub(super) fn check_intent_deadlines(&mut self, actions: &mut Vec<Action>) {
         for index in 0..self.persists.len() {
             let Some((op, since)) = self.persists[index] else { continue };
             if since.after(INTENT_DEADLINE) <= self.now {
-                let (PersistOp::Intents(disk) | PersistOp::Append(disk, _)) = op;
+                let (PersistOp::Intents(disk, of) | PersistOp::Append(disk, of)) = op;
+                if of < self.disks[disk].intents_since {
+                    continue;
+                }
                 self.tracking_failed(disk, "the sidecar's file system does not answer", actions);
             }
         }

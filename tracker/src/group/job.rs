@@ -47,6 +47,20 @@ pub enum Job {
         /// Its meta, for identity.
         meta: Meta,
     },
+    /// Make a fresh, empty intents file, durable, for when the next cut heals the tracking of this disk (S4).
+    RenewIntents {
+        /// The disk.
+        disk: DiskIndex,
+        /// The file's name.
+        name: String,
+        /// Regions that a slot must be able to hold.
+        capacity: usize,
+    },
+    /// Clear the mark: tracking is whole again (S4).
+    Unmark {
+        /// The disk.
+        disk: DiskIndex,
+    },
     /// Look whether the sidecars' file systems run out of space (C5).
     Watch,
     /// `fsync` the disks and store what the kernel says of them in their metas (S3).
@@ -74,6 +88,8 @@ pub struct SealDisk {
     pub end: u64,
     /// Blocks of the disk.
     pub blocks: u64,
+    /// An append to the file failed: it is dead, all goes to a fresh inode (F6).
+    pub dead: bool,
     /// The seal; its count of blocks is the machine's, asserted by the worker.
     pub seal: Seal,
 }
@@ -122,6 +138,22 @@ pub enum JobDone {
     MetaStored(Result<(), JobError>),
     /// [`Job::Mark`].
     Marked {
+        /// The disk.
+        disk: DiskIndex,
+        /// How it ended.
+        result: Result<(), JobError>,
+    },
+    /// [`Job::RenewIntents`].
+    IntentsRenewed {
+        /// The disk.
+        disk: DiskIndex,
+        /// The file's name.
+        name: String,
+        /// The sequence of the newest slot, or how it failed.
+        result: Result<u64, JobError>,
+    },
+    /// [`Job::Unmark`].
+    Unmarked {
         /// The disk.
         disk: DiskIndex,
         /// How it ended.

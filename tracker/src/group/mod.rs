@@ -66,8 +66,8 @@ enum Op {
 /// What a write to a sidecar file is for.
 #[derive(Clone, Copy, Debug)]
 enum PersistOp {
-    /// A slot of the disk's intents.
-    Intents(usize),
+    /// A slot of the disk's intents, of the file in use since this generation.
+    Intents(usize, Generation),
     /// Evicted records in the log of a generation.
     Append(usize, Generation),
 }
@@ -336,6 +336,9 @@ impl Group {
                         self.tracking_failed(index, "the disk's meta can't be stored", actions);
                     }
                 }
+                if result.is_ok() {
+                    self.heal_at_meta(actions);
+                }
                 for ticket in std::mem::take(&mut self.meta_tickets) {
                     let answer = match &result {
                         Ok(()) => Answer::Done,
@@ -345,6 +348,15 @@ impl Group {
                 }
             }
             JobDone::Marked { disk, result } => self.marked(disk.index(), result),
+            JobDone::IntentsRenewed { disk, name, result } => {
+                self.intents_renewed(disk.index(), name, result)
+            }
+            JobDone::Unmarked { disk, result } => {
+                if let Err(error) = result {
+                    let name = &self.disks[disk.index()].name;
+                    tracing::warn!(disk = %name, error = error.0, "the mark can't be cleared; the next start does");
+                }
+            }
             JobDone::Watched { low } => {
                 self.watching = false;
                 if low && self.exact() {
@@ -437,6 +449,7 @@ impl Group {
         if self.next_beat <= now {
             self.next_beat = now.after(HEARTBEAT);
             self.header.beat(now);
+            self.try_heal(actions);
             if !self.watching && self.exact() {
                 self.watching = true;
                 actions.push(Action::Job(Job::Watch));

@@ -20,6 +20,11 @@ pub fn intents_name(session: Session) -> String {
     format!("{session}.intents")
 }
 
+/// The name of the intents that replace those which failed in the middle of a session (S4).
+pub fn renewed_intents_name(session: Session, open: Generation) -> String {
+    format!("{session}-{:016x}.intents", open.0)
+}
+
 /// The name of a change log. The session is in it, for a successor that goes on with a generation appends to a fresh
 /// inode (S2).
 pub fn log_name(generation: Generation, session: Session) -> String {
@@ -57,13 +62,14 @@ pub fn store_meta(folder: &impl Folder, meta: &Meta) -> io::Result<()> {
 /// Whatever the file system says.
 pub fn create_intents<F: Folder>(
     folder: &F,
+    name: &str,
     disk: DiskId,
     session: Session,
     logs: [LogMark; 2],
     regions: &[u32],
     capacity: usize,
 ) -> io::Result<(F::File, u64)> {
-    let file = folder.create(&intents_name(session))?;
+    let file = folder.create(name)?;
     let regions = if mutant::active("intents-started-empty") { &[] } else { regions };
     file.write_at(&vec![0; slot_stride(capacity) + slot_size(capacity)], 0)?;
     for sequence in 0..2 {

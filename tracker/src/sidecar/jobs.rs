@@ -1,6 +1,8 @@
 //! How each job of the machine is done, over any folder and any maps: the worker's thread and the simulator run this.
 
-use super::files::{append_map, create_log, log_name, parse_log_name, store_meta, store_name};
+use super::files::{
+    append_map, create_intents, create_log, log_name, parse_log_name, store_meta, store_name,
+};
 use super::folder::{Folder, FolderFile};
 use super::maps::Maps;
 use crate::format::changes::{self, Header};
@@ -123,6 +125,29 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
                 let result = home.facts.set_mark(&Mark { disk: home.id, untracked: true }).map_err(failed);
                 JobDone::Marked { disk, result }
             }
+            Job::RenewIntents { disk, name, capacity } => {
+                let home = &self.homes[disk.index()];
+                let made = create_intents(
+                    &home.folder,
+                    &name,
+                    home.id,
+                    self.session,
+                    Default::default(),
+                    &[],
+                    capacity,
+                );
+                let result = made.and_then(|(file, sequence)| {
+                    home.folder.sync()?;
+                    opened.push((disk, SidecarFile::Intents, file));
+                    Ok(sequence)
+                });
+                JobDone::IntentsRenewed { disk, name, result: result.map_err(failed) }
+            }
+            Job::Unmark { disk } => {
+                let home = &self.homes[disk.index()];
+                let result = home.facts.set_mark(&Mark { disk: home.id, untracked: false }).map_err(failed);
+                JobDone::Unmarked { disk, result }
+            }
             Job::Watch => JobDone::Watched { low: self.homes.iter().any(|home| home.folder.low_on_space()) },
             Job::Stamp { metas } => self.stamp(metas),
             Job::Stop { disks } => JobDone::Stopped(self.stop(disks).map_err(failed)),
@@ -164,8 +189,17 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
     /// C2: the frozen map, then the seal, then one sync. Older logs are deleted only then: this one contains them (C6).
     fn seal(&mut self, generation: Generation, disks: Vec<SealDisk>) -> io::Result<()> {
         for (home, disk) in self.homes.iter().zip(disks) {
-            let SealDisk { frozen, header, mut encoder, end, blocks, seal } = disk;
-            let file = home.folder.open(&log_name(header.generation, header.session))?;
+            let SealDisk { frozen, header, mut encoder, mut end, blocks, dead, seal } = disk;
+            let name = log_name(header.generation, header.session);
+            let new = format!("{name}.new");
+            let file = if dead {
+                let file = home.folder.create(&new)?;
+                file.write_at(&header.encode(), 0)?;
+                (encoder, end) = (changes::Encoder::new(&header), changes::HEADER as u64);
+                file
+            } else {
+                home.folder.open(&name)?
+            };
             let load = |word: usize| frozen[word].load(Relaxed);
             let (end, count) = append_map(&file, &mut encoder, end, false, blocks, load)?;
             let mut bytes = Vec::new();
@@ -173,6 +207,10 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             file.write_at(&bytes, end)?;
             if !crate::mutant::active("log-not-synced") {
                 file.sync()?;
+            }
+            if dead {
+                home.folder.rename(&new, &name)?;
+                home.folder.sync()?;
             }
         }
         for home in &self.homes {

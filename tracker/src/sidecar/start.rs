@@ -12,7 +12,7 @@ use super::jobs::{DiskFacts, Home, map_name, preserved_name, remove_logs};
 use super::maps::Maps;
 use crate::disk::geometry::Geometry;
 use crate::disk::regions::Regions;
-use crate::disk::{Disk, FrozenDisk, IntentMode, Log, Syncs, failed::Failed};
+use crate::disk::{Disk, FrozenDisk, Healing, IntentMode, Log, Syncs, failed::Failed};
 use crate::error::{Error, Kind};
 use crate::format::changes::Header;
 use crate::format::envelope::BadFile;
@@ -260,9 +260,16 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         }
         let marks =
             [log.mark(), frozen.as_ref().map(|frozen: &FrozenDisk| frozen.log.mark()).unwrap_or_default()];
-        let (file, intent_sequence) =
-            create_intents(&candidate.folder, look.id, session, marks, &regions, capacity)
-                .map_err(|error| complain("the intents", error))?;
+        let (file, intent_sequence) = create_intents(
+            &candidate.folder,
+            &intents_name(session),
+            look.id,
+            session,
+            marks,
+            &regions,
+            capacity,
+        )
+        .map_err(|error| complain("the intents", error))?;
         opened.push((disk_index, SidecarFile::Intents, file));
         let doubtful = look.meta.as_ref().is_some_and(|meta| meta.doubtful) && !resync;
         let meta = Meta {
@@ -317,11 +324,13 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             meta,
             log,
             regions: region_table,
+            intents_since: Generation(0),
             intent_sequence,
             intent_capacity: capacity,
             intent_queue: Default::default(),
             intent_write: None,
             intent_mode: IntentMode::Kept,
+            healing: Healing::None,
             degraded: None,
             cleaning_parts: 0,
             in_flight: [0, 0],

@@ -7,10 +7,12 @@ use super::maps::Tmpfs;
 use super::{Opened, Report};
 use crate::format::meta::Mark;
 use crate::group::job::{Job, JobDone, JobError};
+use crate::id::DiskId;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The worker of a group. Dropping it ends its thread once the queue is empty.
 #[derive(Debug)]
@@ -19,8 +21,29 @@ pub struct Worker {
     reports: Receiver<Report>,
     report: Sender<Report>,
     wakeup: Arc<EventFd>,
-    /// The disks, for marks: set on a thread of their own, for the worker may hang in the sidecar (S4).
-    disks: Vec<(crate::id::DiskId, Arc<DiskFile>)>,
+    /// The disks, for marks: set on threads of their own, for the worker may hang in the sidecar (S4).
+    disks: Vec<Marker>,
+    /// Marks asked for.
+    marks: AtomicU64,
+}
+
+/// Sets the mark of a disk. The last one asked for wins, whatever the order in which threads come.
+#[derive(Clone, Debug)]
+struct Marker {
+    id: DiskId,
+    facts: Arc<DiskFile>,
+    newest: Arc<Mutex<u64>>,
+}
+
+impl Marker {
+    fn set(&self, number: u64, untracked: bool) -> std::io::Result<()> {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if *newest > number {
+            return Ok(());
+        }
+        *newest = number;
+        self.facts.set_mark(&Mark { disk: self.id, untracked })
+    }
 }
 
 impl Worker {
@@ -29,7 +52,12 @@ impl Worker {
         let (send_job, receive_job) = unbounded::<Job>();
         let (send_report, receive_report) = unbounded();
         let wakeup = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-        let disks = jobs.homes.iter().map(|home| (home.id, home.facts.clone())).collect();
+        let marker = |home: &super::jobs::Home<_, Arc<DiskFile>>| Marker {
+            id: home.id,
+            facts: home.facts.clone(),
+            newest: Arc::default(),
+        };
+        let disks = jobs.homes.iter().map(marker).collect();
         let (report, wake) = (send_report.clone(), wakeup.clone());
         std::thread::Builder::new().name("sidecar".into()).spawn(move || {
             for job in receive_job {
@@ -38,27 +66,40 @@ impl Worker {
                 }
             }
         })?;
-        Ok(Self { jobs: send_job, reports: receive_report, report: send_report, wakeup, disks })
+        Ok(Self {
+            jobs: send_job,
+            reports: receive_report,
+            report: send_report,
+            wakeup,
+            disks,
+            marks: AtomicU64::new(0),
+        })
     }
 
     /// Queues a job; never blocks.
     pub fn post(&self, job: Job) {
-        let Job::Mark { disk, .. } = job else {
-            // The thread only ends with us.
-            let _ = self.jobs.send(job);
-            return;
+        let (disk, untracked) = match job {
+            Job::Mark { disk, .. } => (disk, true),
+            Job::Unmark { disk } => (disk, false),
+            job => {
+                // The thread only ends with us.
+                let _ = self.jobs.send(job);
+                return;
+            }
         };
-        let (id, facts) = self.disks[disk.index()].clone();
+        let number = self.marks.fetch_add(1, Ordering::Relaxed) + 1;
+        let marker = self.disks[disk.index()].clone();
         let (report, wake) = (self.report.clone(), self.wakeup.clone());
-        let marking = std::thread::Builder::new().name("mark".into()).spawn(move || {
-            let result = facts.set_mark(&Mark { disk: id, untracked: true });
-            let done = JobDone::Marked { disk, result: result.map_err(|error| JobError(error.to_string())) };
+        let done = move |result: std::io::Result<()>| {
+            let result = result.map_err(|error| JobError(error.to_string()));
+            let done =
+                if untracked { JobDone::Marked { disk, result } } else { JobDone::Unmarked { disk, result } };
             let _ = tell(&report, &wake, Outcome { opened: Vec::new(), closed: Vec::new(), done });
-        });
-        if let Err(error) = marking {
-            let done = JobDone::Marked { disk, result: Err(JobError(error.to_string())) };
-            let outcome = Outcome { opened: Vec::new(), closed: Vec::new(), done };
-            let _ = tell(&self.report, &self.wakeup, outcome);
+        };
+        let failed = done.clone();
+        let thread = std::thread::Builder::new().name("mark".into());
+        if let Err(error) = thread.spawn(move || done(marker.set(number, untracked))) {
+            failed(Err(error));
         }
     }
 
