@@ -451,7 +451,7 @@ fn lost_answers_and_bad_moments_change_nothing() {
         let (shipped, _) = world.ship(store, &source, &mut hooks).unwrap();
         world.check(&shipped.content);
         let entries = hooks.entries.len() as u64;
-        assert!(entries >= 4, "{:?}", hooks.entries);
+        assert!(entries >= 2, "{:?}", hooks.entries);
         assert_eq!(world.group().head(0).unwrap(), entries + 1, "no entry was put twice");
     }
 }
