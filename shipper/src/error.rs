@@ -39,6 +39,8 @@ pub enum Kind {
     Denied,
     /// The store can't be reached at the moment; trying again may help.
     Unreachable,
+    /// Somebody stopped it (a signal) before it was done.
+    Stopped,
     /// Anything else.
     Other,
 }

@@ -20,6 +20,7 @@
 //! | 15 | the tracker refused | the line says why |
 //! | 16 | permission missing | run as a user that may |
 //! | 17 | the store can't be reached | try again |
+//! | 18 | stopped by a signal before it was done | run it again: it goes on |
 
 use crate::Kind;
 
@@ -43,5 +44,6 @@ pub fn code(kind: Kind) -> u8 {
         Kind::TrackerRefused => 15,
         Kind::Denied => 16,
         Kind::Unreachable => 17,
+        Kind::Stopped => 18,
     }
 }

@@ -4,6 +4,9 @@
 pub mod exit;
 pub mod points;
 pub mod restore;
+pub mod ship;
+pub mod status;
+pub mod units;
 pub mod vault;
 pub mod verify;
 
@@ -21,7 +24,7 @@ use std::process::ExitCode;
     after_help = "Exit codes: 0 done, 2 bad arguments, 3 not a vault, 4 newer \
 vault, 5 no such group, 6 no such point, 7 output exists, 8 no space, 9 damage, 10 broken lineage, 11 foreign owner, \
 12 taken over, 13 given up on fuzzy freezes, 14 no tracker, 15 refused by the tracker, 16 permission, 17 store \
-unreachable, 1 anything else."
+unreachable, 18 stopped by a signal, 1 anything else."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -32,6 +35,10 @@ pub struct Cli {
 enum Command {
     /// Make a vault
     Vault(vault::Args),
+    /// Ship a tracker's changes into a vault
+    Ship(ship::Args),
+    /// Show how a tracker and its disks are
+    Status(status::Args),
     /// List recovery points
     Points(points::Args),
     /// Restore a recovery point
@@ -48,6 +55,8 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
             Command::Vault(args) => vault::run(args),
+            Command::Ship(args) => ship::run(args),
+            Command::Status(args) => status::run(args),
             Command::Points(args) => points::run(args),
             Command::Restore(args) => restore::run(args),
             Command::Verify(args) => verify::run(args),

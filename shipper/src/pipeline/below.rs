@@ -158,6 +158,6 @@ impl Below for ImageBelow {
 }
 
 /// A disk as the vault sees it.
-pub(super) fn shape(disk: &SourceDisk) -> DiskShape {
+pub fn shape(disk: &SourceDisk) -> DiskShape {
     DiskShape { id: disk.id, name: disk.name.clone(), size: disk.size, block_shift: disk.block_shift }
 }

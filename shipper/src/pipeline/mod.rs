@@ -19,11 +19,11 @@ mod jobs;
 mod plan;
 mod put;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod work;
 
 pub use assemble::{Checkpoint, Cycle, Hooks, Shipped, ship};
-pub use below::{Below, BelowBlock, ImageBelow, NothingBelow};
+pub use below::{Below, BelowBlock, ImageBelow, NothingBelow, shape};
 pub use plan::{MEMORY, MEMORY_MIN, Plan};
 pub use put::Retry;
 

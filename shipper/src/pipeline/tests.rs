@@ -155,7 +155,7 @@ impl Hooks for Quiet {
     }
 }
 
-fn noise(seed: u64) -> Vec<u8> {
+pub(crate) fn noise(seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; BLOCK];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
@@ -307,7 +307,7 @@ impl World {
 }
 
 /// The bytes of an image, frame by frame.
-fn restored(group: &Group, image: &crate::vault::entry::DiskImage) -> Vec<u8> {
+pub(crate) fn restored(group: &Group, image: &crate::vault::entry::DiskImage) -> Vec<u8> {
     use crate::vault::access::Reader;
     use crate::vault::image::Image;
     let reader = Arc::new(Reader::new(group.clone(), 1 << 20));

@@ -1,0 +1,80 @@
+//! `towline ship`: takes a tracker's changes, generation by generation, into a vault.
+
+use super::units;
+use crate::pipeline::{MEMORY, MEMORY_MIN, Retry};
+use crate::progress::Progress;
+use crate::ship::{self, Ended, Options, Stop};
+use crate::vault::limits::{PACK_SIZE, PACK_SIZE_MAX, PACK_SIZE_MIN};
+use crate::{Error, Kind, Result};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `towline ship ...`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The tracker's control socket
+    #[arg(long, value_name = "SOCKET")]
+    tracker: PathBuf,
+    /// The vault: file:///folder or a path
+    #[arg(long, value_name = "URL")]
+    vault: String,
+    /// Time from one cut to the next: 500ms, 30s, 5m, 1h
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
+    every: Duration,
+    /// Finish or undo an open freeze, make one point, print its id as the last line, and end
+    #[arg(long, conflicts_with = "every")]
+    once: bool,
+    /// Freeze everything at the first cut, compare it with the vault and ship what differs
+    #[arg(long)]
+    full: bool,
+    /// Take over a group whose log went on without this tracker, or that belongs to other disks: everything is
+    /// compared
+    #[arg(long)]
+    take_over: bool,
+    /// Memory to use, whatever the size of the disks; at least 64MiB
+    #[arg(long, value_name = "SIZE", default_value_t = MEMORY, value_parser = units::size)]
+    memory: u64,
+    /// Size at which a pack is closed, 64KiB to 256MiB; at most a sixteenth of the memory is used
+    #[arg(long, value_name = "SIZE", default_value_t = PACK_SIZE as u64, value_parser = units::size)]
+    pack_size: u64,
+    /// Bytes after which a long shipment puts a checkpoint (also every 5 minutes)
+    #[arg(long, value_name = "SIZE", default_value_t = 1 << 30, value_parser = units::size)]
+    checkpoint_every: u64,
+    /// One JSON object per published entry on standard output, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See [`super::exit`].
+pub fn run(args: Args) -> Result<()> {
+    if args.memory < MEMORY_MIN {
+        return Err(Error::new(Kind::Usage, "--memory must be at least 64MiB"));
+    }
+    if !(PACK_SIZE_MIN as u64..=PACK_SIZE_MAX as u64).contains(&args.pack_size) {
+        return Err(Error::new(Kind::Usage, "--pack-size must be between 64KiB and 256MiB"));
+    }
+    let options = Options {
+        tracker: args.tracker,
+        vault: args.vault,
+        every: (!args.once).then_some(args.every),
+        full: args.full,
+        take_over: args.take_over,
+        memory: args.memory,
+        pack_size: usize::try_from(args.pack_size).unwrap_or(PACK_SIZE_MAX),
+        checkpoint_every: args.checkpoint_every,
+        retry: Retry::STORE,
+    };
+    let stop = Stop::on_signals()?;
+    match ship::run(&options, &stop, &mut Progress::new(args.json))? {
+        // With --json the object was the last line.
+        Ended::Once(summary) if !args.json => super::print(&format!("{}\n", summary.id)),
+        Ended::Once(_) => Ok(()),
+        Ended::Stopped => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+    }
+}

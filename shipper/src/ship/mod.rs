@@ -1,0 +1,100 @@
+//! The shipping loop: attach, decide, claim, then freeze after freeze into the vault.
+//!
+//! ```text
+//! connect ─ attach ─ decide by the attach table (V10) ─ claim (V2)
+//!    ▲                   │
+//!    │        an open freeze: finish it (from its last checkpoint), release it, or undo it
+//!    │                   │
+//!    │         ┌─► cut ─ read ─ packs ─ confirm (R2) ─ entry ─ release (V9) ─┐
+//!    │         └──────────────── wait for the next cycle ◄───────────────────┘
+//!    └── anything that may pass (the tracker or the store away): wait, begin again
+//! ```
+//!
+//! [`plan`] holds what is decided, without I/O; the rest does what it says.
+
+#[cfg(test)]
+mod fake;
+pub mod plan;
+mod run;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod tracker;
+
+pub use run::{Report, run};
+pub use stop::Stop;
+pub use tracker::refusal;
+
+use crate::pipeline::Retry;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What to ship, where to, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The tracker's control socket.
+    pub tracker: PathBuf,
+    /// The vault's URL.
+    pub vault: String,
+    /// The time from one cut to the next; `None`: one point, then the end.
+    pub every: Option<Duration>,
+    /// The first cut freezes everything and compares it with the vault.
+    pub full: bool,
+    /// Take over a group that another lineage or other disks own.
+    pub take_over: bool,
+    /// Memory in bytes, whatever the disks.
+    pub memory: u64,
+    /// Bytes at which a pack is closed.
+    pub pack_size: usize,
+    /// Bytes after which a checkpoint is put.
+    pub checkpoint_every: u64,
+    /// How a store's bad moments are sat out within a cycle.
+    pub retry: Retry,
+}
+
+/// Why the loop ended without a failure.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ended {
+    /// The one point that was asked for.
+    Once(Summary),
+    /// Somebody wants it to stop.
+    Stopped,
+}
+
+/// What one freeze became; the JSON object of a cycle.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// The cut id: the point's name.
+    pub id: String,
+    /// `point` or `fuzzy`.
+    pub kind: &'static str,
+    /// The group's name.
+    pub group: String,
+    /// The entry's number in the group's log.
+    pub entry: u64,
+    /// The generation that the cut ended.
+    pub generation: u64,
+    /// The instant of the cut, nanoseconds since 1970.
+    pub time_ns: u64,
+    /// Bytes of frozen blocks.
+    pub bytes_changed: u64,
+    /// Bytes read from the disks.
+    pub bytes_read: u64,
+    /// Bytes put into the vault.
+    pub bytes_put: u64,
+    /// Bytes found zero.
+    pub bytes_zero: u64,
+    /// Bytes found equal to what the vault has.
+    pub bytes_unchanged: u64,
+    /// Bytes of blocks put, before compression.
+    pub bytes_shipped: u64,
+    /// Blocks taken from the freeze's store, because the guest had overwritten them.
+    pub reads_from_store: u64,
+    /// From the request to cut (or to reopen) to the release, in seconds.
+    pub seconds: f64,
+    /// Of these, until the tracker handed the freeze out.
+    pub seconds_cut: f64,
+    /// Fuzzy entries in a row, with this one.
+    pub fuzzy_in_a_row: u32,
+}

@@ -1,0 +1,425 @@
+//! The loop itself: does what [`super::plan`] decides.
+
+use super::plan::{self, Backoff, Fuzzy, Opening};
+use super::tracker::{Mine, Tracker};
+use super::{Ended, Options, Stop, Summary};
+use crate::pipeline::{
+    self, Below, Checkpoint, Counters, Cycle, Hooks, ImageBelow, NothingBelow, Plan, Shipped,
+};
+use crate::source::{FrozenSource, Source};
+use crate::vault::attach::{Base, Claimant, Decision};
+use crate::vault::entry::{Content, EntryHeader, EntryKind, Totals};
+use crate::vault::publish::Publisher;
+use crate::vault::{Group, Vault};
+use crate::{Error, Kind, Result, store};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use towline_tracker::control::client::Handed;
+use towline_tracker::control::message::Attached;
+use towline_tracker::id::{Anchor, CutId, TargetId};
+
+/// A checkpoint is put at least this often while a freeze ships.
+const CHECKPOINT_AGE: Duration = Duration::from_secs(300);
+/// How often a wait listens.
+const LISTEN: Duration = Duration::from_millis(100);
+
+/// Who is told what happens.
+pub trait Report {
+    /// A freeze is being shipped; called about ten times a second.
+    fn progress(&mut self, counters: &Counters);
+    /// A point or fuzzy entry is published and released.
+    fn published(&mut self, summary: &Summary);
+}
+
+/// Ships until the one point is published, somebody stops it, or an administrator must act.
+///
+/// # Errors
+/// Everything that does not pass by itself; see [`crate::cli::exit`].
+pub fn run(options: &Options, stop: &Stop, report: &mut dyn Report) -> Result<Ended> {
+    let vault = Vault::open(store::open(&options.vault)?)?;
+    run_into(vault, options, stop, report)
+}
+
+/// As [`run`], into an open vault.
+pub(super) fn run_into(
+    vault: Vault,
+    options: &Options,
+    stop: &Stop,
+    report: &mut dyn Report,
+) -> Result<Ended> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let plan = Plan::new(options.memory, options.pack_size, cores);
+    if plan.pack_size < options.pack_size {
+        tracing::info!(bytes = plan.pack_size, "packs are smaller than asked for: more don't fit the memory");
+    }
+    let mut shipper = Shipper {
+        target: TargetId(vault.id().0),
+        vault,
+        options,
+        stop,
+        report,
+        plan,
+        full: options.full,
+        take_over: options.take_over,
+        mine: None,
+        backoff: Backoff::default(),
+        fuzzy: Fuzzy::default(),
+    };
+    loop {
+        let error = match shipper.attached() {
+            Ok(ended) => return Ok(ended),
+            Err(error) if error.kind() == Kind::Stopped && options.every.is_some() => {
+                return Ok(Ended::Stopped);
+            }
+            Err(error) => error,
+        };
+        // What fails before the first attach is the command line's fault; once is once.
+        let wait = shipper.backoff.failed(error.kind());
+        let Some(wait) = wait.filter(|_| shipper.mine.is_some() && options.every.is_some()) else {
+            return Err(error);
+        };
+        tracing::warn!(error = error.line(), seconds = wait.as_secs_f64(), "trying again");
+        match shipper.sit_out(wait) {
+            Err(error) if error.kind() == Kind::Stopped => return Ok(Ended::Stopped),
+            done => done?,
+        }
+    }
+}
+
+struct Shipper<'a> {
+    vault: Vault,
+    target: TargetId,
+    options: &'a Options,
+    stop: &'a Stop,
+    report: &'a mut dyn Report,
+    plan: Plan,
+    /// A whole cut is still to be made because somebody asked for it.
+    full: bool,
+    take_over: bool,
+    mine: Option<Mine>,
+    backoff: Backoff,
+    fuzzy: Fuzzy,
+}
+
+/// The right to append to a group's log, and the image that the next index is laid over.
+struct Writer {
+    group: Group,
+    publisher: Publisher,
+    base: Option<Base>,
+    attached: Attached,
+}
+
+impl Writer {
+    fn content(&self) -> Option<&Content> {
+        self.base.as_ref().map(|base| &base.content)
+    }
+
+    fn anchor(&self, header: &EntryHeader) -> Anchor {
+        Anchor { vault: self.group.seal.vault, seq: header.seq, hash: header.hash() }
+    }
+}
+
+impl Shipper<'_> {
+    /// One attach: everything from the connection to its end.
+    fn attached(&mut self) -> Result<Ended> {
+        let mut tracker = Tracker::connect(&self.options.tracker, self.stop, self.mine)?;
+        let attached = tracker.attach(self.target)?;
+        self.mine = tracker.mine();
+        let group = self.vault.group(&attached.group);
+        let claimant = Claimant { host: host(), target: self.target, time_ns: now_ns() };
+        let claimed = group.claim(&attached, &claimant, self.take_over)?;
+        // The word was for what was found now, not for what may come.
+        self.take_over = false;
+        let decision = claimed.decision;
+        tracing::info!(
+            group = attached.group,
+            attach = attached.attach.0,
+            epoch = claimed.claim.seq,
+            "{}",
+            describe(&decision)
+        );
+        let publisher = Publisher::new(group.seal, &claimed.claim);
+        let mut writer = Writer { group, publisher, base: decision.base().cloned(), attached };
+        let mut whole = plan::needs_whole(&decision);
+        if self.open_freeze(&mut tracker, &mut writer, &decision)? {
+            whole = false;
+        }
+        let mut reason = match &decision {
+            Decision::Resync { reason, .. } if whole => Some(reason.clone()),
+            _ => None,
+        };
+        loop {
+            let begun = Instant::now();
+            if let Some(reason) = reason.take() {
+                // Stored by the tracker, so that it outlives this process and the tracker's.
+                tracker.resynchronize(&reason)?;
+            }
+            let summary = self.cycle(&mut tracker, &mut writer, whole)?;
+            whole = false;
+            if summary.kind == EntryKind::Point.word() && self.options.every.is_none() {
+                return Ok(Ended::Once(summary));
+            }
+            if self.fuzzy.again() {
+                tracing::warn!(
+                    in_a_row = self.fuzzy.in_a_row,
+                    "the freeze turned fuzzy; cutting again at once"
+                );
+                tracker.tick()?;
+                continue;
+            }
+            let Some(every) = self.options.every else { return Err(self.hopeless()) };
+            if self.fuzzy.hopeless() {
+                tracing::error!("{}", self.hopeless().line());
+            }
+            wait(&mut tracker, begun + every)?;
+        }
+    }
+
+    /// Finishes, releases or undoes the freeze that was open at the attach. True if it completed the image.
+    fn open_freeze(
+        &mut self,
+        tracker: &mut Tracker<'_>,
+        writer: &mut Writer,
+        decision: &Decision,
+    ) -> Result<bool> {
+        let Some(live) = writer.attached.live else { return Ok(false) };
+        match plan::opening(decision, Some(live)) {
+            Opening::Nothing => Ok(false),
+            Opening::Release => {
+                let base = decision.base().expect("what is adopted is there");
+                tracker.release(self.target, live.cut, writer.anchor(&base.header))?;
+                tracing::info!(cut = %live.cut, entry = base.header.seq, "released what was published already");
+                Ok(true)
+            }
+            Opening::Finish { resume } => {
+                let begun = Instant::now();
+                let handed = tracker.reopen(live.cut)?;
+                let source = source(handed, &writer.attached)?;
+                if !plan::fits(source.disks(), writer.content(), plan::needs_whole(decision)) {
+                    tracing::info!(cut = %live.cut, "the open freeze does not complete the vault's image; undoing it");
+                    tracker.undo(live.cut)?;
+                    return Ok(false);
+                }
+                tracing::info!(cut = %live.cut, resume, "finishing the open freeze");
+                self.ship(tracker, writer, &source, resume, begun)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Cuts and ships.
+    fn cycle(&mut self, tracker: &mut Tracker<'_>, writer: &mut Writer, whole: bool) -> Result<Summary> {
+        let begun = Instant::now();
+        let handed = tracker.cut(whole || self.full)?;
+        let mut source = source(handed, &writer.attached)?;
+        if !plan::fits(source.disks(), writer.content(), whole) {
+            // A disk that the vault does not have, or not with these blocks: only a whole freeze gives its image.
+            tracker.undo(source.info().cut)?;
+            source = self::source(tracker.cut(true)?, &writer.attached)?;
+            if !plan::fits(source.disks(), writer.content(), true) {
+                tracker.undo(source.info().cut)?;
+                let line = "the tracker does not freeze the whole disks although asked to";
+                return Err(Error::new(Kind::TrackerRefused, line));
+            }
+        }
+        self.ship(tracker, writer, &source, false, begun)
+    }
+
+    /// Ships a freeze, publishes it and releases it.
+    fn ship(
+        &mut self,
+        tracker: &mut Tracker<'_>,
+        writer: &mut Writer,
+        source: &FrozenSource,
+        resume: bool,
+        begun: Instant,
+    ) -> Result<Summary> {
+        let seconds_cut = begun.elapsed().as_secs_f64();
+        let info = source.info();
+        let base = writer.base.take();
+        let content = base.as_ref().map(|base| &base.content);
+        let compare = plan::compare(source.disks(), content);
+        let below: Box<dyn Below> = match content {
+            Some(content) if compare.contains(&true) => {
+                let cache = self.plan.cache_bytes;
+                Box::new(ImageBelow::open(&writer.group, content, source.disks(), &compare, cache)?)
+            }
+            _ => Box::new(NothingBelow),
+        };
+        let (skip, totals) = match content.filter(|_| resume) {
+            Some(content) => (content.covered.clone(), content.totals),
+            None => (Vec::new(), Totals::default()),
+        };
+        let counters = Counters::default();
+        let cycle = Cycle {
+            source,
+            group: &writer.group,
+            base: content,
+            below: &*below,
+            compare: &compare,
+            skip: &skip,
+            totals,
+            session: writer.attached.session,
+            attach: writer.attached.attach,
+            plan: self.plan,
+            checkpoint: Checkpoint { bytes: self.options.checkpoint_every, age: CHECKPOINT_AGE },
+            retry: self.options.retry,
+            counters: &counters,
+        };
+        let mut hooks =
+            Talk { tracker, report: self.report, counters: &counters, cut: info.cut, fuzzy: info.fuzzy };
+        let Shipped { header, content } = pipeline::ship(&cycle, &mut writer.publisher, &mut hooks)?;
+        let anchor = writer.anchor(&header);
+        match tracker.release(self.target, info.cut, anchor) {
+            // The point is in the vault; the next attach finds it there and releases it.
+            Err(error) if error.kind() == Kind::TrackerNotRunning && self.options.every.is_none() => {
+                tracing::warn!(
+                    error = error.line(),
+                    "the point is published, but the tracker does not know it yet"
+                );
+            }
+            done => done?,
+        }
+        self.full = false;
+        self.backoff.succeeded();
+        self.fuzzy.published(header.kind, header.time_ns, content.totals.bytes_changed);
+        let summary = self.summary(writer, &header, &content, &counters, (begun, seconds_cut));
+        writer.base = Some(Base { header, content });
+        self.report.published(&summary);
+        Ok(summary)
+    }
+
+    fn summary(
+        &self,
+        writer: &Writer,
+        header: &EntryHeader,
+        content: &Content,
+        counters: &Counters,
+        (begun, seconds_cut): (Instant, f64),
+    ) -> Summary {
+        let totals = content.totals;
+        let shift = content.disks.first().map_or(0, |disk| disk.block_shift);
+        Summary {
+            id: header.cut.to_string(),
+            kind: header.kind.word(),
+            group: writer.attached.group.clone(),
+            entry: header.seq,
+            generation: content.generation.0,
+            time_ns: header.time_ns,
+            bytes_changed: totals.bytes_changed,
+            bytes_read: totals.bytes_read,
+            bytes_put: totals.bytes_put + header.object_length() - header.attached,
+            bytes_zero: totals.blocks_zero << shift,
+            bytes_unchanged: totals.blocks_unchanged << shift,
+            bytes_shipped: totals.blocks_put << shift,
+            reads_from_store: Counters::get(&counters.from_store),
+            seconds: begun.elapsed().as_secs_f64(),
+            seconds_cut,
+            fuzzy_in_a_row: self.fuzzy.in_a_row,
+        }
+    }
+
+    fn hopeless(&self) -> Error {
+        let rate = match self.fuzzy.rate {
+            Some(rate) => format!("{:.1} MiB/s", rate / f64::from(1 << 20)),
+            None => "an unknown rate".to_owned(),
+        };
+        let line = format!(
+            "{} freezes in a row turned fuzzy: the guest overwrites at {rate}, faster than they can be kept exact; \
+             raise the tracker's --preserve-limit or --preserve-deadline, or ship to a faster vault",
+            self.fuzzy.in_a_row
+        );
+        Error::new(Kind::FuzzyGiveUp, line)
+    }
+
+    /// Waits before another attach; the tracker is not listened to, but nothing is done that a newer shipper minds.
+    fn sit_out(&self, time: Duration) -> Result<()> {
+        let until = Instant::now() + time;
+        let mut asked = Instant::now();
+        while Instant::now() < until {
+            self.stop.check()?;
+            // A long wait for the store must not hide that a newer shipper is at work.
+            if asked.elapsed() > Duration::from_secs(5) {
+                asked = Instant::now();
+                match Tracker::connect(&self.options.tracker, self.stop, self.mine) {
+                    Err(error) if error.kind() == Kind::Revoked => return Err(error),
+                    _ => {}
+                }
+            }
+            std::thread::sleep(LISTEN.min(until - Instant::now().min(until)));
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the next cycle, listening.
+fn wait(tracker: &mut Tracker<'_>, until: Instant) -> Result<()> {
+    loop {
+        tracker.tick()?;
+        let now = Instant::now();
+        if now >= until {
+            return Ok(());
+        }
+        std::thread::sleep(LISTEN.min(until - now));
+    }
+}
+
+/// The pipeline's questions, answered by the tracker.
+struct Talk<'a, 'b> {
+    tracker: &'a mut Tracker<'b>,
+    report: &'a mut dyn Report,
+    counters: &'a Counters,
+    cut: CutId,
+    fuzzy: bool,
+}
+
+impl Hooks for Talk<'_, '_> {
+    fn tick(&mut self) -> Result<()> {
+        self.report.progress(self.counters);
+        self.tracker.tick()
+    }
+
+    fn confirm(&mut self) -> Result<bool> {
+        Ok(!self.fuzzy && self.tracker.confirm(self.cut)?)
+    }
+
+    fn published(&mut self, header: &EntryHeader, content: &Content) {
+        let put = content.totals.bytes_put;
+        tracing::info!(entry = header.seq, kind = header.kind.word(), cut = %header.cut, put, "published");
+    }
+}
+
+/// The freeze that was handed out, its disks named as the group names them.
+fn source(handed: Handed, attached: &Attached) -> Result<FrozenSource> {
+    let name = |id| {
+        attached
+            .disks
+            .iter()
+            .find(|disk| disk.id == id)
+            .map_or_else(|| id.to_string(), |disk| disk.name.clone())
+    };
+    let names: Vec<_> = handed.frozen.disks.iter().map(|disk| name(disk.id)).collect();
+    FrozenSource::new(handed, &names)
+}
+
+fn describe(decision: &Decision) -> String {
+    match decision {
+        Decision::Initial => "initial replication".to_owned(),
+        Decision::Delta(base) => format!("going on over entry {}", base.header.seq),
+        Decision::Adopt(base) => format!("entry {} was published, but not released", base.header.seq),
+        Decision::Continue(base) => format!("going on from the checkpoint in entry {}", base.header.seq),
+        Decision::Resync { reason, base, .. } => {
+            format!("resynchronization over entry {}: {reason}", base.header.seq)
+        }
+        Decision::BrokenLineage { .. } | Decision::Foreign { .. } => "refused".to_owned(),
+    }
+}
+
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

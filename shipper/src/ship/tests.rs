@@ -1,0 +1,316 @@
+//! The loop against a fake tracker and a store in memory.
+
+use super::fake::{BLOCK, Fake};
+use super::run::{Report, run_into};
+use super::{Ended, Options, Stop, Summary};
+use crate::pipeline::tests::{noise, restored};
+use crate::pipeline::{Counters, MEMORY_MIN, Retry};
+use crate::store::memory::MemoryStore;
+use crate::vault::entry::{Content, EntryKind};
+use crate::vault::{Group, Vault};
+use crate::{Kind, Result};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Finds a hang, nothing else.
+const HANG: Duration = Duration::from_secs(120);
+
+/// Keeps what it is told, and stops the loop after so many entries.
+struct Told<'a> {
+    summaries: Mutex<Vec<Summary>>,
+    stop: Option<(&'a Stop, usize)>,
+}
+
+impl Told<'_> {
+    fn nothing() -> Self {
+        Self { summaries: Mutex::default(), stop: None }
+    }
+}
+
+impl Report for &Told<'_> {
+    fn progress(&mut self, _: &Counters) {}
+
+    fn published(&mut self, summary: &Summary) {
+        let mut summaries = self.summaries.lock().unwrap();
+        summaries.push(summary.clone());
+        if let Some((stop, after)) = self.stop
+            && summaries.len() >= after
+        {
+            stop.ask();
+        }
+    }
+}
+
+fn options(fake: &Fake, every: Option<Duration>) -> Options {
+    Options {
+        tracker: fake.socket(),
+        vault: String::new(),
+        every,
+        full: false,
+        take_over: false,
+        memory: MEMORY_MIN,
+        pack_size: 256 << 10,
+        checkpoint_every: u64::MAX,
+        retry: Retry { first: Duration::from_millis(1), tries: 3 },
+    }
+}
+
+fn new_vault() -> MemoryStore {
+    let store = MemoryStore::new();
+    Vault::init(Arc::new(store.clone()), 1).unwrap();
+    store
+}
+
+fn group(store: &MemoryStore) -> Group {
+    Vault::open(Arc::new(store.clone())).unwrap().group("vm")
+}
+
+fn run_with(store: &MemoryStore, options: &Options) -> Result<(Ended, Vec<Summary>)> {
+    let told = Told::nothing();
+    let vault = Vault::open(Arc::new(store.clone()))?;
+    let ended = run_into(vault, options, &Stop::new(), &mut &told)?;
+    Ok((ended, told.summaries.into_inner().unwrap()))
+}
+
+/// Makes one point and checks that it is the disk at that cut.
+fn once(fake: &Fake, store: &MemoryStore) -> Result<Summary> {
+    once_with(fake, store, &options(fake, None))
+}
+
+fn once_with(fake: &Fake, store: &MemoryStore, options: &Options) -> Result<Summary> {
+    let (Ended::Once(summary), _) = run_with(store, options)? else { panic!("it was asked for one point") };
+    assert_eq!(summary.kind, "point");
+    check(fake, store, summary.entry);
+    Ok(summary)
+}
+
+fn check(fake: &Fake, store: &MemoryStore, entry: u64) -> Content {
+    let entry = group(store).entry_at(entry).unwrap();
+    let content = entry.content().unwrap().clone();
+    let state = fake.lock();
+    let expected = &state.at_cut[&entry.header.cut];
+    assert!(restored(&group(store), &content.disks[0]) == *expected, "entry {}", entry.header.seq);
+    content
+}
+
+fn kinds(store: &MemoryStore) -> Vec<EntryKind> {
+    let group = group(store);
+    let head = group.head(0).unwrap();
+    group.chain(1, head).unwrap().iter().map(|header| header.kind).collect()
+}
+
+fn disk(blocks: u64) -> Vec<u8> {
+    (0..blocks).flat_map(|block| if block % 3 == 0 { vec![0; BLOCK] } else { noise(block) }).collect()
+}
+
+#[test]
+fn once_after_once_gives_a_chain_of_points() {
+    let (fake, store) = (Fake::new(disk(2000)), new_vault());
+    let first = once(&fake, &store).unwrap();
+    assert_eq!(first.bytes_changed, 2000 * BLOCK as u64);
+    fake.lock().write(7, &noise(1 << 40));
+    fake.lock().write(8, &[0; BLOCK]);
+    let second = once(&fake, &store).unwrap();
+    assert_eq!((second.bytes_changed, second.bytes_zero), (2 * BLOCK as u64, BLOCK as u64));
+    assert_eq!(second.id, fake.lock().cuts[1].to_string());
+    let third = once(&fake, &store).unwrap();
+    assert_eq!(third.bytes_changed, 0, "a generation without changes still publishes a point");
+    use EntryKind::{Claim, Point};
+    assert_eq!(kinds(&store), [Claim, Point, Claim, Point, Claim, Point]);
+    let asked = fake.lock().asked.clone();
+    assert_eq!(asked, ["attach", "cut", "confirm", "release"].repeat(3));
+}
+
+#[test]
+fn every_point_is_one_instant_although_the_guest_overwrites_while_it_ships() {
+    let (fake, store) = (Fake::new(disk(3000)), new_vault());
+    fake.lock().overwrite = 500;
+    let stop = Stop::new();
+    let told = Told { summaries: Mutex::default(), stop: Some((&stop, 5)) };
+    let vault = Vault::open(Arc::new(store.clone())).unwrap();
+    let every = Some(Duration::from_millis(1));
+    assert_eq!(run_into(vault, &options(&fake, every), &stop, &mut &told).unwrap(), Ended::Stopped);
+    let summaries = told.summaries.into_inner().unwrap();
+    assert_eq!(summaries.len(), 5);
+    for summary in &summaries {
+        check(&fake, &store, summary.entry);
+    }
+    assert!(summaries.iter().map(|summary| summary.reads_from_store).sum::<u64>() > 400);
+    assert_eq!(kinds(&store)[0], EntryKind::Claim);
+    assert!(kinds(&store)[1..].iter().all(|kind| *kind == EntryKind::Point), "one claim for a run");
+}
+
+#[test]
+fn fuzzy_freezes_are_published_and_cut_again_until_one_is_exact() {
+    let (fake, store) = (Fake::new(disk(500)), new_vault());
+    fake.lock().fuzzy_cuts = 3;
+    fake.lock().overwrite = 50;
+    let summary = once(&fake, &store).unwrap();
+    assert_eq!(summary.kind, "point");
+    use EntryKind::{Claim, Fuzzy, Point};
+    assert_eq!(kinds(&store), [Claim, Fuzzy, Fuzzy, Fuzzy, Point]);
+}
+
+#[test]
+fn endless_fuzziness_is_given_up_with_the_rate() {
+    let (fake, store) = (Fake::new(disk(500)), new_vault());
+    fake.lock().fuzzy_cuts = u32::MAX;
+    fake.lock().overwrite = 256;
+    let error = run_with(&store, &options(&fake, None)).unwrap_err();
+    assert_eq!(error.kind(), Kind::FuzzyGiveUp);
+    // The fake's cuts are a second apart, and 256 blocks are a mebibyte (some are hit twice).
+    assert!(error.line().contains("MiB/s"), "{}", error.line());
+    assert_eq!(kinds(&store).iter().filter(|kind| **kind == EntryKind::Fuzzy).count(), 6);
+    // What was shipped fuzzily is completed by the next exact freeze.
+    fake.lock().fuzzy_cuts = 0;
+    once(&fake, &store).unwrap();
+}
+
+#[test]
+fn a_point_that_was_not_released_is_adopted() {
+    let (fake, store) = (Fake::new(disk(500)), new_vault());
+    fake.lock().break_at = Some("release");
+    let published = once(&fake, &store).unwrap();
+    assert!(fake.lock().anchor.is_none(), "the tracker never heard of it");
+    fake.lock().write(3, &noise(1 << 41));
+    let next = once(&fake, &store).unwrap();
+    assert_eq!(next.bytes_changed, BLOCK as u64);
+    use EntryKind::{Claim, Point};
+    assert_eq!(kinds(&store), [Claim, Point, Claim, Point]);
+    assert_eq!(fake.lock().anchor.unwrap().seq, next.entry);
+    assert!(published.entry < next.entry);
+}
+
+/// F39, the client's half: the connection breaks at every request in turn; the loop goes on and ends right.
+#[test]
+fn the_loop_outlives_a_tracker_that_breaks_off_anywhere() {
+    for at in ["cut", "confirm", "release"] {
+        let (fake, store) = (Fake::new(disk(400)), new_vault());
+        once(&fake, &store).unwrap();
+        fake.lock().write(3, &noise(1 << 41));
+        fake.lock().break_at = Some(at);
+        let stop = Stop::new();
+        let told = Told { summaries: Mutex::default(), stop: Some((&stop, 2)) };
+        let vault = Vault::open(Arc::new(store.clone())).unwrap();
+        let every = Some(Duration::from_millis(1));
+        assert_eq!(run_into(vault, &options(&fake, every), &stop, &mut &told).unwrap(), Ended::Stopped);
+        for summary in told.summaries.into_inner().unwrap() {
+            check(&fake, &store, summary.entry);
+        }
+        let cuts = fake.lock().cuts.clone();
+        let group = group(&store);
+        let headers = group.chain(1, group.head(0).unwrap()).unwrap();
+        for cut in cuts {
+            let points = headers.iter().filter(|header| header.cut == cut).count();
+            assert!(points <= 1, "cut {cut} was published {points} times");
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_freeze_goes_on_from_its_checkpoint() {
+    let (fake, store) = (Fake::new(disk(12_000)), new_vault());
+    let every = Options { checkpoint_every: 1 << 20, ..options(&fake, None) };
+    fake.lock().break_at = Some("confirm");
+    let error = run_with(&store, &every).unwrap_err();
+    assert_eq!(error.kind(), Kind::TrackerNotRunning);
+    assert!(kinds(&store).contains(&EntryKind::Checkpoint), "{:?}", kinds(&store));
+    let (ended, summaries) = run_with(&store, &every).unwrap();
+    let Ended::Once(last) = ended else { panic!("it was asked for one point") };
+    assert_eq!(summaries.len(), 2, "the open freeze is finished first, then the own cut is made");
+    let finished = &summaries[0];
+    assert_eq!(finished.id, fake.lock().cuts[0].to_string());
+    assert_eq!(finished.bytes_changed, 12_000 * BLOCK as u64);
+    assert_eq!(finished.bytes_shipped, 8000 * BLOCK as u64, "totals are those of the whole cycle");
+    check(&fake, &store, finished.entry);
+    check(&fake, &store, last.entry);
+    let asked = fake.lock().asked.clone();
+    assert!(asked.contains(&"reopen") && !asked.contains(&"undo"), "{asked:?}");
+}
+
+#[test]
+fn a_newer_shipper_ends_the_older_one_even_while_it_waits() {
+    let (fake, store) = (Fake::new(disk(300)), new_vault());
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let older = scope.spawn(|| run_with(&store, &options(&fake, Some(Duration::from_secs(3600)))));
+        while fake.lock().anchor.is_none() {
+            assert!(begun.elapsed() < HANG);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        once(&fake, &store).unwrap();
+        let error = older.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), Kind::Revoked, "{}", error.line());
+    });
+    assert!(begun.elapsed() < HANG);
+    assert_eq!(fake.lock().attach, 2, "the older one did not attach again");
+}
+
+#[test]
+fn a_vault_put_back_to_an_older_copy_is_compared_not_copied() {
+    let (fake, store) = (Fake::new(disk(4000)), new_vault());
+    once(&fake, &store).unwrap();
+    let older = store.copy();
+    for block in 0..20 {
+        fake.lock().write(block * 3 + 1, &noise(block | 1 << 42));
+    }
+    once(&fake, &store).unwrap();
+    let summary = once(&fake, &older).unwrap();
+    assert_eq!(summary.bytes_changed, 4000 * BLOCK as u64);
+    assert!(summary.bytes_shipped == 20 * BLOCK as u64, "{summary:?}");
+    assert!(fake.lock().asked.contains(&"resynchronize"));
+}
+
+#[test]
+fn a_new_sidecar_means_comparison_and_a_full_cut_can_be_asked_for() {
+    let (fake, store) = (Fake::new(disk(3000)), new_vault());
+    once(&fake, &store).unwrap();
+    fake.lock().write(1, &noise(1 << 43));
+    fake.lock().forget();
+    let summary = once(&fake, &store).unwrap();
+    assert_eq!(summary.bytes_shipped, BLOCK as u64);
+    let full = Options { full: true, ..options(&fake, None) };
+    let summary = once_with(&fake, &store, &full).unwrap();
+    assert_eq!((summary.bytes_changed, summary.bytes_shipped), (3000 * BLOCK as u64, 0));
+}
+
+#[test]
+fn a_copy_of_the_vault_used_in_turn_is_refused_until_it_is_taken_over() {
+    let (fake, store) = (Fake::new(disk(1000)), new_vault());
+    once(&fake, &store).unwrap();
+    let copy = store.copy();
+    fake.lock().write(1, &noise(1 << 44));
+    once(&fake, &copy).unwrap();
+    fake.lock().write(2, &noise(1 << 45));
+    // The original goes on under another writer meanwhile.
+    let other = Fake::new(disk(1000));
+    other.lock().anchor = Some(first_point(&store));
+    other.lock().write(5, &noise(1 << 46));
+    once(&other, &store).unwrap();
+    let error = once(&fake, &store).unwrap_err();
+    assert_eq!(error.kind(), Kind::BrokenLineage, "{}", error.line());
+    assert!(error.line().contains("--take-over"), "{}", error.line());
+    let taken = Options { take_over: true, ..options(&fake, None) };
+    let summary = once_with(&fake, &store, &taken).unwrap();
+    assert!(summary.bytes_shipped <= 4 * BLOCK as u64, "{summary:?}");
+}
+
+fn first_point(store: &MemoryStore) -> towline_tracker::id::Anchor {
+    let vault = Vault::open(Arc::new(store.clone())).unwrap();
+    let header = vault.group("vm").entry_at(2).unwrap().header;
+    towline_tracker::id::Anchor { vault: vault.id(), seq: 2, hash: header.hash() }
+}
+
+#[test]
+fn a_missing_tracker_or_vault_is_one_clear_line() {
+    let fake = Fake::new(disk(10));
+    let nowhere = Options { tracker: "/dev/shm/no-such-socket".into(), ..options(&fake, None) };
+    let error = run_with(&new_vault(), &nowhere).unwrap_err();
+    assert_eq!(error.kind(), Kind::TrackerNotRunning);
+    assert!(error.line().contains("--tracker"), "{}", error.line());
+    let long = Options { tracker: format!("/{}", "x".repeat(200)).into(), ..options(&fake, None) };
+    assert_eq!(run_with(&new_vault(), &long).unwrap_err().kind(), Kind::Usage);
+    let error = run_with(&MemoryStore::new(), &options(&fake, None)).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotAVault);
+    assert_eq!(fake.lock().asked.len(), 0);
+}

@@ -1,0 +1,168 @@
+//! The tracker as the loop sees it: the control client, with errors that say what to do.
+
+use super::Stop;
+use crate::{Error, Kind, Result};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use towline_tracker::control::client::{Client, ClientError, Handed};
+use towline_tracker::control::message::{Attached, Refusal, Status};
+use towline_tracker::id::{Anchor, AttachNumber, CutId, Session, TargetId};
+
+/// How often an idle shipper asks whether it is still the newest, beside listening for being told.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+
+/// A failure of the control connection as what can be done about it.
+pub fn refusal(socket: &Path, error: ClientError) -> Error {
+    let at = socket.display();
+    let (kind, line) = match &error {
+        ClientError::Connect(cause) => match cause.kind() {
+            io::ErrorKind::InvalidInput => {
+                (Kind::Usage, format!("{at}: a socket's path has at most 107 bytes; give a shorter one"))
+            }
+            io::ErrorKind::PermissionDenied => {
+                (Kind::Denied, format!("{at}: this user may not connect; see the tracker's --control-group"))
+            }
+            _ => (
+                Kind::TrackerNotRunning,
+                format!("no tracker answers at {at}; start towline-tracker, or check --tracker"),
+            ),
+        },
+        ClientError::Channel(_) => {
+            (Kind::TrackerNotRunning, format!("the tracker at {at} closed the connection"))
+        }
+        ClientError::Deadline => (Kind::TrackerNotRunning, format!("the tracker at {at} does not answer")),
+        ClientError::Stopped => (Kind::Stopped, "stopped while waiting for the tracker".to_owned()),
+        ClientError::Unexpected => {
+            (Kind::TrackerRefused, format!("the tracker at {at} gave an answer to another question"))
+        }
+        ClientError::Refused(refusal) => match refusal {
+            Refusal::Revoked { newest } => {
+                (Kind::Revoked, format!("a newer shipper (attach number {newest}) took over; this one ends"))
+            }
+            Refusal::Version(_) => (
+                Kind::TrackerRefused,
+                format!("{refusal}; install towline and towline-tracker of one version"),
+            ),
+            Refusal::Denied => {
+                (Kind::Denied, format!("{at}: this user may not do that; see the tracker's --control-group"))
+            }
+            refusal => (Kind::TrackerRefused, format!("the tracker refuses: {refusal}")),
+        },
+    };
+    match error {
+        ClientError::Connect(cause) => Error::caused(kind, line, cause),
+        ClientError::Channel(cause) => Error::caused(kind, line, cause),
+        _ => Error::new(kind, line),
+    }
+}
+
+/// The shipper's place at a tracker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mine {
+    pub(super) attach: AttachNumber,
+    pub(super) session: Session,
+}
+
+impl Mine {
+    /// Whether another shipper attached since, by what a tracker says of itself: a greater number, or, in a session
+    /// that we never attached to, any number but the one that may have come with it.
+    pub(super) fn revoked(self, status: &Status) -> bool {
+        status.attach > self.attach.0
+            || status.session != self.session.0 && status.attach != 0 && status.attach != self.attach.0
+    }
+}
+
+/// A connection.
+pub(super) struct Tracker<'a> {
+    socket: PathBuf,
+    client: Client,
+    stop: &'a Stop,
+    mine: Option<Mine>,
+    asked: Instant,
+}
+
+impl<'a> Tracker<'a> {
+    /// Connects. With `mine`, the place that this process had before its connection broke, ends if somebody newer has
+    /// attached meanwhile: attaching would take it back.
+    pub(super) fn connect(socket: &Path, stop: &'a Stop, mine: Option<Mine>) -> Result<Self> {
+        let client = Client::connect(socket).map_err(|error| refusal(socket, error))?;
+        let mut tracker = Self { socket: socket.to_owned(), client, stop, mine, asked: Instant::now() };
+        tracker.ask()?;
+        Ok(tracker)
+    }
+
+    fn call<T>(
+        &mut self,
+        call: impl FnOnce(&mut Client) -> std::result::Result<T, ClientError>,
+    ) -> Result<T> {
+        call(&mut self.client).map_err(|error| refusal(&self.socket, error))
+    }
+
+    pub(super) fn attach(&mut self, target: TargetId) -> Result<Attached> {
+        let attached = self.call(|client| client.attach(target))?;
+        self.mine = Some(Mine { attach: attached.attach, session: attached.session });
+        Ok(attached)
+    }
+
+    /// The place that [`Self::attach`] took.
+    pub(super) fn mine(&self) -> Option<Mine> {
+        self.mine
+    }
+
+    fn number(&self) -> AttachNumber {
+        self.mine.expect("attached before").attach
+    }
+
+    pub(super) fn cut(&mut self, full: bool) -> Result<Handed> {
+        let (attach, stop) = (self.number(), self.stop);
+        self.call(|client| client.cut(attach, full, &|| stop.is_asked()))
+    }
+
+    pub(super) fn reopen(&mut self, cut: CutId) -> Result<Handed> {
+        let (attach, stop) = (self.number(), self.stop);
+        self.call(|client| client.reopen(attach, cut, &|| stop.is_asked()))
+    }
+
+    pub(super) fn confirm(&mut self, cut: CutId) -> Result<bool> {
+        let attach = self.number();
+        self.call(|client| client.confirm(attach, cut))
+    }
+
+    pub(super) fn release(&mut self, target: TargetId, cut: CutId, anchor: Anchor) -> Result<()> {
+        let attach = self.number();
+        self.call(|client| client.release(target, attach, cut, anchor))
+    }
+
+    pub(super) fn undo(&mut self, cut: CutId) -> Result<()> {
+        let attach = self.number();
+        self.call(|client| client.undo(attach, cut))
+    }
+
+    pub(super) fn resynchronize(&mut self, reason: &str) -> Result<()> {
+        let attach = self.number();
+        self.call(|client| client.resynchronize(attach, reason))
+    }
+
+    /// Listens, without waiting: a stop, a newer shipper, a tracker that is gone.
+    pub(super) fn tick(&mut self) -> Result<()> {
+        self.stop.check()?;
+        self.call(Client::idle)?;
+        if self.asked.elapsed() >= ASK_EVERY {
+            self.ask()?;
+        }
+        Ok(())
+    }
+
+    /// Whether we are still the newest.
+    fn ask(&mut self) -> Result<()> {
+        self.asked = Instant::now();
+        let Some(mine) = self.mine else { return Ok(()) };
+        let status = self.call(Client::status)?;
+        if mine.revoked(&status) {
+            let newest = AttachNumber(status.attach);
+            return Err(refusal(&self.socket, ClientError::Refused(Refusal::Revoked { newest })));
+        }
+        Ok(())
+    }
+}
