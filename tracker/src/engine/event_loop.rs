@@ -263,7 +263,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         };
         earlier(self.stopping);
         self.listeners.iter().for_each(|listener| earlier(listener.pause));
-        if self.connections.len() > 0 {
+        if !self.connections.is_empty() {
             earlier(self.next_deadline());
         }
         wake.map(|wake| Duration::from_nanos(wake.0.saturating_sub(self.now.0)))
