@@ -2,11 +2,12 @@
 
 use super::passthrough::{NoJobs, PassThrough};
 use super::{EngineHandle, Operation, Options, Parts, spawn_parts};
+use crate::control::message::Answer;
 use crate::frontend::nbd::client::{Client, Operation as Ask};
-use crate::group::Errno;
-use crate::id::{DiskId, DiskIndex};
+use crate::group::{Errno, Question};
+use crate::id::{Anchor, DiskId, DiskIndex, TargetId, VaultId};
 use crate::io::probe;
-use crate::sidecar::OpenDisk;
+use crate::sidecar::{self, Config, DiskConfig, OpenDisk, Tracking};
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -335,4 +336,83 @@ fn a_user_in_the_same_process_sees_what_clients_see() {
         server.stop();
         assert_eq!(other.call(disk, Operation::Flush), Err(Errno(libc::ESHUTDOWN)));
     }
+}
+
+fn config(folder: &Path, tracking: Tracking) -> Config {
+    Config {
+        group: "g".into(),
+        disks: ["a", "b"].map(|name| DiskConfig { name: name.into(), path: folder.join(name) }).into(),
+        block_shift: 12,
+        region_shift: 22,
+        intent_budget: 64 << 20,
+        preserve_limit: None,
+        preserve_deadline: Duration::from_secs(60),
+        direct: None,
+        log_dir: None,
+        tracking,
+        read_only: false,
+        create: Some(SIZE),
+    }
+}
+
+/// Goal: loop, machine, sidecar and worker work together, from the first write over a cut to a clean stop and a second
+/// start. Method: two disks on each kind of file system, written before, during and after the freeze.
+#[test]
+fn a_group_is_written_cut_preserved_released_and_stopped() {
+    for parent in [Path::new("/dev/shm").to_owned(), std::env::temp_dir()] {
+        let folder = tempfile::tempdir_in(parent).unwrap();
+        let socket = folder.path().join("nbd.sock");
+        for session in 1..=2u8 {
+            let _ = std::fs::remove_file(&socket);
+            let opening = sidecar::open(&config(folder.path(), Tracking::Availability)).unwrap();
+            let handout = opening.handout.clone();
+            let nbd = vec![UnixListener::bind(&socket).unwrap()];
+            let options = Options { nbd, nbd_address: String::new(), read_only: false };
+            let engine = super::spawn(opening, options).unwrap();
+            let asker = engine.asker();
+            let ask = |question| asker.ask(question).unwrap().recv_timeout(PATIENCE).unwrap();
+            let mut client = Client::connect(&socket, "b").unwrap();
+            for n in 0..64u64 {
+                client.write(n * 65536, &[session; 8192]).unwrap();
+            }
+            let target = TargetId([session; 16]);
+            let Answer::Attached(attached) = ask(Question::Attach { target }) else { panic!("attached") };
+            let attach = attached.attach;
+            let Answer::Frozen(frozen) = ask(Question::Cut { attach, full: true }) else { panic!("frozen") };
+            assert_eq!(handout.open(frozen.generation, frozen.cut).unwrap().len(), 8);
+            for n in 0..64u64 {
+                let data = [session + 100; 4096];
+                client.send(&Ask::Write { offset: n * 65536, data: &data, fua: n % 9 == 0 }, n).unwrap();
+            }
+            client.send(&Ask::Zero { offset: 8 << 20, length: 4 << 20, may_punch: true }, 64).unwrap();
+            client.send(&Ask::Flush, 65).unwrap();
+            while client.waiting() > 0 {
+                client.receive().unwrap().result.unwrap();
+            }
+            let Answer::Status(status) = ask(Question::Status) else { panic!("status") };
+            assert!(status.preserved_blocks >= 64, "{status:?}");
+            assert_eq!((status.connections, status.pid), (1, std::process::id()));
+            let cut = frozen.cut;
+            assert_eq!(ask(Question::Confirm { attach, cut }), Answer::Confirmed { exact: true });
+            let anchor = Anchor { vault: VaultId([session; 16]), seq: 1, hash: [session; 32] };
+            assert_eq!(ask(Question::Release { attach, target, cut, anchor }), Answer::Done);
+            assert_eq!(client.read(0, 4096).unwrap(), [session + 100; 4096]);
+            engine.stop();
+            engine.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn with_tracking_off_a_disk_is_served_and_stopped_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let opening = sidecar::open(&config(folder.path(), Tracking::Off)).unwrap();
+    let engine = super::spawn(opening, Options::default()).unwrap();
+    let port = engine.port();
+    let disk = DiskIndex(1);
+    port.call(disk, Operation::Write { offset: 4096, data: vec![3; 4096], fua: true }).unwrap();
+    port.call(disk, Operation::Flush).unwrap();
+    assert_eq!(port.call(disk, Operation::Read { offset: 4096, length: 4096 }), Ok(vec![3; 4096]));
+    engine.stop();
+    engine.join().unwrap();
 }

@@ -519,7 +519,8 @@ impl Group {
     /// Runs what can run until nothing changes.
     #[inline]
     fn settle(&mut self, actions: &mut Vec<Action>) {
-        if !self.unsettled && self.ready.is_empty() {
+        // A stop waits for things that wake nobody else: it looks after every event.
+        if !self.unsettled && self.ready.is_empty() && !self.stopping {
             return;
         }
         self.settle_slowly(actions);
