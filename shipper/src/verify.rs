@@ -607,4 +607,43 @@ mod tests {
         assert!(!report.is_sound(), "the orphan is sealed under another name");
         assert!(report.groups[0].points.iter().all(|(_, affected)| !affected));
     }
+
+    /// Goal: what a released version wrote stays readable. Method: a vault of format 1, kept as it was written.
+    #[test]
+    fn the_vault_of_format_1_still_verifies_and_restores() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/vault-1");
+        let vault = Vault::open(crate::store::open(golden).unwrap()).unwrap();
+        let report = verify(&vault, None).unwrap();
+        assert!(report.is_sound(), "{:?}", report.groups[0].damage);
+        let group = &report.groups[0];
+        assert_eq!((group.group.as_str(), group.entries, group.objects), ("db", 6, 12));
+        let folder = tempfile::tempdir().unwrap();
+        let expected = [
+            (
+                "09090909090909090909090909090909",
+                [
+                    "6a59bd352b188da5386bc3d0789316589de15d752159d3b2de42808e111dd82c",
+                    "7eb9ff4325b78f0192450e86997b7796ce789d5d4cb05765f17a9bbb594eba31",
+                ],
+            ),
+            (
+                "7b23ffe8310345aa4594233ed4d9d233",
+                [
+                    "156e548de939aefaf450d8fe117d7932070aaf3a6f9f3755eb2ad9ceae18dc65",
+                    "989a5986cf44cf056efe4c987985761bd4ae1242eaccb5030aa6a45185e95641",
+                ],
+            ),
+        ];
+        for (id, hashes) in expected {
+            let to = folder.path().join(id);
+            let point = id.parse().unwrap();
+            let request = Request { group: "db".into(), disk: None, point, to, force: false, jobs: 2 };
+            let restored = restore(&vault, &request, &|_, _| {}).unwrap();
+            let found = restored
+                .disks
+                .iter()
+                .map(|disk| blake3::hash(&std::fs::read(&disk.path).unwrap()).to_string());
+            assert_eq!(found.collect::<Vec<_>>(), hashes, "{id}");
+        }
+    }
 }

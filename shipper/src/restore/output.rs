@@ -58,7 +58,7 @@ impl Output {
                     format!("{at} is neither a file nor a block device"),
                 ));
             }
-            Ok(_) => {}
+            Ok(_) => refuse_in_use(target)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io(format_args!("{at} can't be looked at"), error)),
         }
@@ -220,6 +220,27 @@ impl Output {
             _ => Error::io(format_args!("{at} can't be written"), error),
         }
     }
+}
+
+/// A disk that a tracker or an emulator has open must not be replaced: it would go on writing into the old file,
+/// which nobody sees any more. Both lock bytes of the file (S2).
+fn refuse_in_use(target: &Path) -> Result<()> {
+    let at = target.display();
+    let file = File::open(target).map_err(|error| Error::io(format_args!("{at} can't be opened"), error))?;
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut lock))
+        .map_err(|error| Error::io(format_args!("{at} can't be asked for its locks"), error.into()))?;
+    if i32::from(lock.l_type) == libc::F_UNLCK {
+        return Ok(());
+    }
+    let line = format!("{at} is in use by another process; stop it, or restore to another path");
+    Err(Error::new(Kind::OutputExists, line))
 }
 
 fn folder(target: &Path) -> PathBuf {

@@ -213,3 +213,20 @@ fn what_was_on_a_device_is_gone_where_the_disk_has_zeros() {
     assert!(found[..model.len()] == **model);
     assert!(found[model.len()..].iter().all(|byte| *byte == 0xaa), "beyond the disk nothing is touched");
 }
+
+#[test]
+fn a_disk_that_somebody_has_locked_is_not_replaced_even_with_force() {
+    let mut world = World::new();
+    world.cycle(&simple([(1, Change::Noise(1))]));
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("d.raw");
+    fs::write(&to, vec![1; 300]).unwrap();
+    let file = fs::File::open(&to).unwrap();
+    let lock = libc::flock { l_type: libc::F_RDLCK as i16, l_whence: 0, l_start: 101, l_len: 1, l_pid: 0 };
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    let forced = Request { disk: Some("disk0.raw".into()), force: true, ..request(&to) };
+    let error = quietly(&world, &forced).unwrap_err();
+    assert!(error.kind() == Kind::OutputExists && error.line().contains("in use"), "{}", error.line());
+    drop(file);
+    quietly(&world, &forced).unwrap();
+}

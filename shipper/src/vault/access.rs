@@ -81,7 +81,7 @@ impl Reader {
     /// # Errors
     /// `Damage` if the object is missing or shorter; the store's.
     pub fn read(&self, place: &Place, offset: u64, length: usize) -> Result<Vec<u8>> {
-        let bytes = self.group.store.get_range(&place.object, place.offset + offset, length)?;
+        let bytes = self.group.store.get_range(&place.object, place.offset.saturating_add(offset), length)?;
         if bytes.len() != length {
             return Err(Error::damage(&place.object, "it ends too early"));
         }

@@ -2,7 +2,7 @@
 
 use super::envelope::{HEADER, ObjectKind, Seal, TAG};
 use super::layout::{self, array, entry as at, object};
-use super::limits::{ATTACHED_MAX, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, DISK_SIZE_MAX, PAYLOAD_MAX};
+use super::limits::{ATTACHED_MAX, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, DISK_SIZE_MAX, DISKS_MAX, PAYLOAD_MAX};
 use super::names::{self, GroupId, ObjectName};
 use crate::{Error, Result};
 use bincode::{Decode, Encode};
@@ -474,6 +474,9 @@ impl Content {
     }
 
     fn check(&self, header: &EntryHeader) -> std::result::Result<(), &'static str> {
+        if self.disks.len() > DISKS_MAX {
+            return Err("it lists too many disks");
+        }
         let mut ids = std::collections::HashSet::new();
         for disk in &self.disks {
             if !(BLOCK_SHIFT_MIN..=BLOCK_SHIFT_MAX).contains(&disk.block_shift) || disk.size > DISK_SIZE_MAX {
@@ -486,7 +489,8 @@ impl Content {
                 let attached = index.offset != 0;
                 let sound = match attached {
                     true => {
-                        index.offset >= ATTACHED as u64
+                        (ATTACHED..ATTACHED + ATTACHED_MAX)
+                            .contains(&usize::try_from(index.offset).unwrap_or(0))
                             && index.entry <= header.seq
                             && index.length <= ATTACHED_MAX as u64
                     }
@@ -498,5 +502,75 @@ impl Content {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{Change, World, simple};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entries() -> Vec<(Group, Entry, Vec<u8>)> {
+        let mut world = World::new();
+        world.cycle(&simple([(1, Change::Text(1)), (3, Change::Noise(1))]));
+        (1..=2)
+            .map(|seq| {
+                let name = names::entry(world.group.id(), seq);
+                let bytes = crate::store::Store::get(&world.store, &name, 1 << 20).unwrap();
+                (world.group.clone(), world.group.entry_at(seq).unwrap(), bytes)
+            })
+            .collect()
+    }
+    use super::super::Group;
+
+    #[test]
+    fn an_entry_read_whole_is_the_entry_read_in_parts() {
+        for (group, entry, bytes) in entries() {
+            assert_eq!(decode(&group.seal, entry.header.seq, &bytes).unwrap(), entry);
+            for length in 0..bytes.len() {
+                assert!(decode(&group.seal, entry.header.seq, &bytes[..length]).is_err());
+            }
+            assert!(decode(&group.seal, entry.header.seq + 1, &bytes).is_err(), "sealed for its place");
+        }
+    }
+
+    proptest! {
+        /// Goal: an entry that somebody made, with good seals, never panics a reader. Method: change header and
+        /// payload and seal them again.
+        #[test]
+        fn made_up_entries_are_refused_or_sound(
+            which in 0usize..2,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            header_too in any::<bool>(),
+        ) {
+            let (group, entry, bytes) = entries().swap_remove(which);
+            let payload = ATTACHED + usize::try_from(entry.header.attached).unwrap();
+            let mut body = bytes[payload..bytes.len() - TAG].to_vec();
+            let mut head = bytes[HEADER..ATTACHED - TAG].to_vec();
+            for (at, value) in &changes {
+                let target = if header_too { &mut head } else { &mut body };
+                let at = at.index(target.len());
+                target[at] = *value;
+            }
+            head[at::PAYLOAD_HASH].copy_from_slice(blake3::hash(&body).as_bytes());
+            let seq = entry.header.seq;
+            let sealer = group.seal.sealer(ObjectKind::Entry, &names::entry(group.id(), seq));
+            let mut made = sealer.header().to_vec();
+            sealer.seal(0, &head, &mut made);
+            made.extend_from_slice(&bytes[ATTACHED..payload]);
+            sealer.seal(1, &body, &mut made);
+            if let Ok(entry) = decode(&group.seal, seq, &made)
+                && let Some(content) = entry.content()
+            {
+                let reader = std::sync::Arc::new(super::super::access::Reader::new(group, 1 << 20));
+                for disk in &content.disks {
+                    // What is listed wrongly is refused when it is opened.
+                    if let Ok(image) = super::super::image::Image::open(reader.clone(), disk) {
+                        let _ = image.window(0, 100);
+                    }
+                }
+            }
+        }
     }
 }

@@ -99,11 +99,11 @@ impl Group {
         let (mut low, mut high) = if start == 0 || self.exists(start)? {
             // Gallop: a stale listing may not show the newest.
             let (mut low, mut step) = (start, 1);
-            while self.exists(low + step)? {
+            while self.exists(low.saturating_add(step))? {
                 low += step;
                 step *= 2;
             }
-            (low, low + step)
+            (low, low.saturating_add(step))
         } else {
             (0, start)
         };

@@ -362,4 +362,23 @@ mod tests {
             assert!(sound(pack.bytes[..length].to_vec()).is_err(), "length {length}");
         }
     }
+
+    proptest::proptest! {
+        /// Goal: a pack that somebody made, with good seals, never panics a reader. Method: change the footer's body.
+        #[test]
+        fn made_up_footers_are_refused_or_sound(
+            changes in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), 0u8..), 1..4),
+        ) {
+            let (_, pack) = pack();
+            let mut body = encode_footer(DiskId([4; 16]), 12, &pack.summary.frames);
+            for (at, value) in &changes {
+                let at = at.index(body.len());
+                body[at] = *value;
+            }
+            if let Ok((_, shift, frames)) = decode_footer(&body) {
+                let most = frame::blocks_per_frame(shift);
+                proptest::prop_assert!(frames.iter().all(|frame| (1..=most).contains(&frame.blocks.len())));
+            }
+        }
+    }
 }
