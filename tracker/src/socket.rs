@@ -7,10 +7,14 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use towline_tracker::error::{Error, Kind};
 
 /// The longest path of a socket: the kernel's limit of 108 bytes with its end.
 const PATH_MAX: usize = 107;
+
+/// How long the sockets of a killed process may still answer.
+const DYING: Duration = Duration::from_secs(2);
 
 /// Who may connect.
 #[derive(Clone, Copy, Debug)]
@@ -55,16 +59,21 @@ pub(crate) fn check(path: &Path) -> Result<(), Error> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
-        // Stale: its process is gone.
-        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Ok(_) => {
-            let text =
-                format!("{}: somebody listens there already: stop it or choose another path", path.display());
-            Err(Error::new(Kind::Socket, text))
+    let start = Instant::now();
+    loop {
+        match UnixStream::connect(path) {
+            // Stale: its process is gone.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // A killed process's ring keeps its sockets until its last request is done: that is soon over.
+            Ok(_) if start.elapsed() < DYING => std::thread::sleep(Duration::from_millis(10)),
+            Ok(_) => {
+                let shown = path.display();
+                let text = format!("{shown}: somebody listens there already: stop it or choose another path");
+                return Err(Error::new(Kind::Socket, text));
+            }
+            Err(error) => return Err(failed(path, error)),
         }
-        Err(error) => Err(failed(path, error)),
     }
 }
 
