@@ -73,6 +73,7 @@ pub fn main() -> ExitCode {
         )
         .with_writer(io::stderr)
         .with_target(false)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .init();
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,

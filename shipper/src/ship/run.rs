@@ -49,7 +49,10 @@ pub(super) fn run_into(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plan = Plan::new(options.memory, options.pack_size, cores);
     if plan.pack_size < options.pack_size {
-        tracing::info!(bytes = plan.pack_size, "packs are smaller than asked for: more don't fit the memory");
+        tracing::debug!(
+            bytes = plan.pack_size,
+            "packs are smaller than asked for: more don't fit the memory"
+        );
     }
     let mut shipper = Shipper {
         target: TargetId(vault.id().0),

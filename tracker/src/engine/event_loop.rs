@@ -348,6 +348,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         status.pid = std::process::id();
         status.uptime_s = self.started.elapsed().as_secs();
         status.nbd.clone_from(&self.nbd_address);
+        status.memory_locked = self.jobs.memory_locked();
         status.buffers_registered = self.ring.buffers_registered();
         status.connections = u32::try_from(self.connections.len()).unwrap_or(u32::MAX);
         for (disk, status) in self.disks.iter().zip(&mut status.disks) {

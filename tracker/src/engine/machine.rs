@@ -111,6 +111,8 @@ pub trait Jobs {
     fn wakeup(&self) -> BorrowedFd<'_>;
     /// See [`Worker::poll`].
     fn poll(&self) -> Option<Report>;
+    /// See [`Worker::memory_locked`].
+    fn memory_locked(&self) -> bool;
 }
 
 impl Jobs for Worker {
@@ -124,5 +126,9 @@ impl Jobs for Worker {
 
     fn poll(&self) -> Option<Report> {
         self.poll()
+    }
+
+    fn memory_locked(&self) -> bool {
+        self.memory_locked()
     }
 }

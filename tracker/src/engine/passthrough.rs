@@ -142,4 +142,8 @@ impl Jobs for NoJobs {
     fn poll(&self) -> Option<Report> {
         None
     }
+
+    fn memory_locked(&self) -> bool {
+        false
+    }
 }

@@ -176,11 +176,6 @@ impl Handout {
         }
         Ok(all)
     }
-
-    /// Whether every map could be locked in memory.
-    pub fn memory_locked(&self) -> bool {
-        self.maps.as_ref().is_some_and(Tmpfs::locked)
-    }
 }
 
 /// The log of the generation that is sealed for this cut; a successor may have made a second one.

@@ -23,6 +23,7 @@ pub struct Worker {
     wakeup: Arc<EventFd>,
     /// The disks, for marks: set on threads of their own, for the worker may hang in the sidecar (S4).
     disks: Vec<Marker>,
+    maps: Tmpfs,
     /// Marks asked for.
     marks: AtomicU64,
 }
@@ -58,6 +59,7 @@ impl Worker {
             newest: Arc::default(),
         };
         let disks = jobs.homes.iter().map(marker).collect();
+        let maps = jobs.maps.clone();
         let (report, wake) = (send_report.clone(), wakeup.clone());
         std::thread::Builder::new().name("sidecar".into()).spawn(move || {
             for job in receive_job {
@@ -72,6 +74,7 @@ impl Worker {
             report: send_report,
             wakeup,
             disks,
+            maps,
             marks: AtomicU64::new(0),
         })
     }
@@ -101,6 +104,11 @@ impl Worker {
         if let Err(error) = thread.spawn(move || done(marker.set(number, untracked))) {
             failed(Err(error));
         }
+    }
+
+    /// Whether every map could be locked in memory (S5); if not, `RLIMIT_MEMLOCK` is too low.
+    pub fn memory_locked(&self) -> bool {
+        self.maps.locked()
     }
 
     /// Readable (an eventfd) when [`Self::poll`] has something; the engine reads it empty before polling.
