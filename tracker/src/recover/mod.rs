@@ -104,6 +104,8 @@ pub struct Times {
     pub heartbeat_ns: Option<i128>,
     /// When this boot began.
     pub boot_ns: i128,
+    /// The last session served in this boot.
+    pub same_boot: bool,
 }
 
 /// What S3 has against the disk, if anything.
@@ -117,6 +119,11 @@ pub fn changed(
     const SLACK_NS: i128 = 2_000_000_000;
     if mutant::active("fingerprint-not-checked") {
         return None;
+    }
+    if found.inode == 0 && !(stop == Stop::Clean && times.same_boot) {
+        // A block device has no times. Its counters prove something only across a clean stop within one boot: those of a
+        // dead process's last requests can't be told from somebody else's.
+        return Some("a block device can't prove that nobody else wrote to it".into());
     }
     if let Some(clean) = clean {
         return (clean.fingerprint != *found).then(|| "it is not as it was at the clean stop".into());
@@ -178,7 +185,7 @@ mod tests {
     #[test]
     fn a_disk_that_was_put_back_or_touched_is_noticed() {
         let stamp = Fingerprint { size: 10, inode: 5, birth_ns: 1, mtime_ns: 1_000, ctime_ns: 1_000 };
-        let times = Times { heartbeat_ns: Some(50_000_000_000), boot_ns: 20_000_000_000 };
+        let times = Times { heartbeat_ns: Some(50_000_000_000), boot_ns: 20_000_000_000, same_boot: true };
         let check = |stop, change: fn(&mut Fingerprint)| {
             let mut found = Fingerprint { mtime_ns: 2_000, ctime_ns: 2_000, ..stamp };
             change(&mut found);
@@ -202,6 +209,13 @@ mod tests {
             log: crate::format::meta::LogLength { generation: crate::id::Generation(1), length: 0 },
         };
         assert!(changed(Stop::Clean, &stamp, Some(&clean), &stamp, times).is_none());
+        let device = Clean { fingerprint: Fingerprint { inode: 0, ..stamp }, ..clean.clone() };
+        let seen = device.fingerprint;
+        assert!(changed(Stop::Clean, &seen, Some(&device), &seen, times).is_none());
+        assert!(
+            changed(Stop::Clean, &seen, Some(&device), &seen, Times { same_boot: false, ..times }).is_some()
+        );
+        assert!(changed(Stop::Process, &seen, None, &seen, times).is_some(), "a device after a kill");
         let touched = Fingerprint { ctime_ns: 1_001, ..stamp };
         assert!(changed(Stop::Clean, &stamp, Some(&clean), &touched, times).is_some());
     }

@@ -520,7 +520,11 @@ fn look<F: Folder, D: DiskFacts>(
             damaged = Some("the block size or the region size was changed".into());
         }
         let found_now = candidate.facts.fingerprint().map_err(complain)?;
-        let times = Times { heartbeat_ns: heartbeat.filter(|_| stop == Stop::Process), boot_ns: now.boot_ns };
+        let times = Times {
+            heartbeat_ns: heartbeat.filter(|_| stop == Stop::Process),
+            boot_ns: now.boot_ns,
+            same_boot: meta.boot == now.boot,
+        };
         let mark = candidate.facts.mark().map_err(complain)?;
         let member = holder.is_none_or(|holder| {
             holder.disk == *id || (holder.members.contains(id) && meta.members.contains(&holder.disk))
