@@ -12,7 +12,7 @@ pub mod verify;
 
 use crate::{Error, Kind, Result};
 use clap::{Parser, Subcommand};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Ships the changes of tracked disks into a vault as recovery points, and restores them.
@@ -72,6 +72,7 @@ pub fn main() -> ExitCode {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .init();

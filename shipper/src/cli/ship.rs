@@ -1,10 +1,10 @@
 //! `towline ship`: takes a tracker's changes, generation by generation, into a vault.
 
 use super::units;
-use crate::pipeline::{MEMORY, MEMORY_MIN, Retry};
+use crate::pipeline::{MEMORY_MIN, Retry};
 use crate::progress::Progress;
 use crate::ship::{self, Ended, Options, Stop};
-use crate::vault::limits::{PACK_SIZE, PACK_SIZE_MAX, PACK_SIZE_MIN};
+use crate::vault::limits::{PACK_SIZE_MAX, PACK_SIZE_MIN};
 use crate::{Error, Kind, Result};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,13 +32,13 @@ pub struct Args {
     #[arg(long)]
     take_over: bool,
     /// Memory to use, whatever the size of the disks; at least 64MiB
-    #[arg(long, value_name = "SIZE", default_value_t = MEMORY, value_parser = units::size)]
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = units::size)]
     memory: u64,
     /// Size at which a pack is closed, 64KiB to 256MiB; at most a sixteenth of the memory is used
-    #[arg(long, value_name = "SIZE", default_value_t = PACK_SIZE as u64, value_parser = units::size)]
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size)]
     pack_size: u64,
     /// Bytes after which a long shipment puts a checkpoint (also every 5 minutes)
-    #[arg(long, value_name = "SIZE", default_value_t = 1 << 30, value_parser = units::size)]
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::size)]
     checkpoint_every: u64,
     /// One JSON object per published entry on standard output, for programs
     #[arg(long)]

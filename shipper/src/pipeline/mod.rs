@@ -24,7 +24,7 @@ mod work;
 
 pub use assemble::{Checkpoint, Cycle, Hooks, Shipped, ship};
 pub use below::{Below, BelowBlock, ImageBelow, NothingBelow, shape};
-pub use plan::{MEMORY, MEMORY_MIN, Plan};
+pub use plan::{MEMORY_MIN, Plan};
 pub use put::Retry;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use towline_tracker::control::client::{Client, ClientError, Handed};
 use towline_tracker::control::message::{Attached, Refusal, Status};
-use towline_tracker::id::{Anchor, AttachNumber, CutId, Session, TargetId};
+use towline_tracker::id::{Anchor, AttachNumber, CutId, TargetId};
 
 /// How often an idle shipper asks whether it is still the newest, beside listening for being told.
 const ASK_EVERY: Duration = Duration::from_secs(2);
@@ -61,15 +61,13 @@ pub fn refusal(socket: &Path, error: ClientError) -> Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mine {
     pub(super) attach: AttachNumber,
-    pub(super) session: Session,
 }
 
 impl Mine {
-    /// Whether another shipper attached since, by what a tracker says of itself: a greater number, or, in a session
-    /// that we never attached to, any number but the one that may have come with it.
+    /// Whether another shipper attached since, by what a tracker says of itself. Attach numbers rise for ever: they
+    /// survive in the maps, and maps that begin anew begin at `session << 32`, which is no shipper's number.
     pub(super) fn revoked(self, status: &Status) -> bool {
-        status.attach > self.attach.0
-            || status.session != self.session.0 && status.attach != 0 && status.attach != self.attach.0
+        status.attach > self.attach.0 && status.attach & 0xffff_ffff != 0
     }
 }
 
@@ -101,7 +99,7 @@ impl<'a> Tracker<'a> {
 
     pub(super) fn attach(&mut self, target: TargetId) -> Result<Attached> {
         let attached = self.call(|client| client.attach(target))?;
-        self.mine = Some(Mine { attach: attached.attach, session: attached.session });
+        self.mine = Some(Mine { attach: attached.attach });
         Ok(attached)
     }
 
