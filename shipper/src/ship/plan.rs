@@ -200,7 +200,8 @@ mod tests {
         let coarse = SourceDisk { block_shift: 16, ..part.clone() };
         assert!(!fits(&[coarse], Some(&content), false), "other blocks");
         assert!(
-            fits(std::slice::from_ref(&whole), Some(&content), true) && fits(std::slice::from_ref(&whole), None, true)
+            fits(std::slice::from_ref(&whole), Some(&content), true)
+                && fits(std::slice::from_ref(&whole), None, true)
         );
         let recovered = disk(1, false, true);
         assert_eq!(
