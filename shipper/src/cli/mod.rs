@@ -74,7 +74,6 @@ pub fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .init();
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
