@@ -4,7 +4,7 @@
 //! stands for its base). One that a later claim passed over (a takeover, a vault that was put back) is *abandoned*:
 //! listed, marked, and restorable by its id, but never chosen by `latest` or by time.
 
-use crate::vault::entry::{Consistency, Entry, EntryHeader, EntryKind, Totals};
+use crate::vault::entry::{Consistency, DiskImage, Entry, EntryHeader, EntryKind, Totals};
 use crate::vault::names::{self, Parsed};
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result};
@@ -87,35 +87,157 @@ pub fn history_with(vault: &Vault, group: &Group, mut tell: impl FnMut(&Entry)) 
         }
         headers.insert(seq, entry.header);
         tell(&entry);
-        if let (EntryKind::Point, Some(content)) = (entry.header.kind, entry.content()) {
-            history.points.push(Point {
-                id: entry.header.cut,
-                seq,
-                time_ns: entry.header.time_ns,
-                consistency: content.consistency,
-                disks: content
-                    .disks
-                    .iter()
-                    .map(|disk| PointDisk { id: disk.id, name: disk.name.clone(), size: disk.size })
-                    .collect(),
-                totals: content.totals,
-                abandoned: true,
-            });
+        if let Some(point) = Point::of(&entry, true) {
+            history.points.push(point);
         }
     }
-    let mut at = newest_image(&headers);
-    while let Some(header) = headers.get(&at) {
-        if let Ok(found) = history.points.binary_search_by_key(&at, |point| point.seq) {
+    let mut lineage = Lineage::new(history.head, |seq| Ok(headers.get(&seq).copied()))?;
+    while let Some(header) = lineage.next()? {
+        if let Ok(found) = history.points.binary_search_by_key(&header.seq, |point| point.seq) {
             history.points[found].abandoned = false;
         }
-        at = header.base;
     }
     Ok(history)
 }
 
-fn newest_image(headers: &BTreeMap<u64, EntryHeader>) -> u64 {
-    let newest = headers.values().rev().find(|header| header.kind != EntryKind::Condemned);
-    newest.map_or(0, |header| if header.kind == EntryKind::Claim { header.base } else { header.seq })
+impl Point {
+    /// The point of an entry; `None` if the entry is none.
+    pub fn of(entry: &Entry, abandoned: bool) -> Option<Self> {
+        let (EntryKind::Point, Some(content)) = (entry.header.kind, entry.content()) else { return None };
+        let disk = |disk: &DiskImage| PointDisk { id: disk.id, name: disk.name.clone(), size: disk.size };
+        Some(Self {
+            id: entry.header.cut,
+            seq: entry.header.seq,
+            time_ns: entry.header.time_ns,
+            consistency: content.consistency,
+            disks: content.disks.iter().map(disk).collect(),
+            totals: content.totals,
+            abandoned,
+        })
+    }
+}
+
+/// The images of a group's lineage, the newest first. An entry that can't be read (`None`) is passed over: what is
+/// below it in the log is taken for what is below it in the lineage.
+struct Lineage<F> {
+    at: u64,
+    header: F,
+}
+
+impl<F: FnMut(u64) -> Result<Option<EntryHeader>>> Lineage<F> {
+    fn new(head: u64, header: F) -> Result<Self> {
+        let mut lineage = Self { at: 0, header };
+        lineage.at = lineage.stands_for(head)?;
+        Ok(lineage)
+    }
+
+    /// The image that the log up to this entry stands for.
+    fn stands_for(&mut self, mut seq: u64) -> Result<u64> {
+        while seq > 0 {
+            match (self.header)(seq)? {
+                Some(header) if header.kind == EntryKind::Claim => return Ok(header.base),
+                Some(header) if header.kind.has_content() => return Ok(seq),
+                _ => seq -= 1,
+            }
+        }
+        Ok(0)
+    }
+
+    fn next(&mut self) -> Result<Option<EntryHeader>> {
+        while self.at > 0 {
+            match (self.header)(self.at)? {
+                Some(header) => {
+                    self.at = header.base;
+                    return Ok(Some(header));
+                }
+                None => self.at = self.stands_for(self.at - 1)?,
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The point that is meant. Reads only headers of entries, and of these only as many as it must: all for an id, from
+/// the newest back for others. So what is read for one point does not grow with the lists of all others (V12).
+///
+/// # Errors
+/// `GroupNotFound`; `PointNotFound`, also if an id's beginning fits several; `Damage` if there is none but entries
+/// can't be read; the store's.
+pub fn find(vault: &Vault, group: &Group, wanted: &Wanted) -> Result<Point> {
+    let head = last_entry(group)?;
+    if head == 0 {
+        return Err(no_such_group(vault, &group.name)?);
+    }
+    let mut known: BTreeMap<u64, Option<EntryHeader>> = BTreeMap::new();
+    let mut damage = None;
+    let mut header = |seq: u64| -> Result<Option<EntryHeader>> {
+        if let Some(known) = known.get(&seq) {
+            return Ok(*known);
+        }
+        let missing = || Error::damage(&names::entry(group.id(), seq), "it is missing");
+        let found = match group.entry_header(seq).and_then(|found| found.ok_or_else(missing)) {
+            Ok(found) => Some(found),
+            Err(error) if matches!(error.kind(), Kind::Damage | Kind::NewerVault) => {
+                damage = Some(error);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        known.insert(seq, found);
+        Ok(found)
+    };
+    let mut fitting = Vec::new();
+    if let Wanted::Id(id) = wanted {
+        for seq in 1..=head {
+            fitting.extend(
+                header(seq)?
+                    .filter(|found| found.kind == EntryKind::Point && found.cut.to_string().starts_with(id)),
+            );
+        }
+    }
+    let mut abandoned = true;
+    let mut lineage = Lineage::new(head, &mut header)?;
+    while let Some(found) = lineage.next()? {
+        let meant = match wanted {
+            Wanted::Id(_) => fitting.len() == 1 && fitting[0].seq == found.seq,
+            Wanted::Latest => true,
+            Wanted::At(time_ns) => found.time_ns <= *time_ns,
+        };
+        if meant && found.kind == EntryKind::Point {
+            abandoned = false;
+            fitting = vec![found];
+            break;
+        }
+    }
+    match fitting[..] {
+        [found] => {
+            let entry = group.entry_at(found.seq)?;
+            let name = names::entry(group.id(), found.seq);
+            Point::of(&entry, abandoned)
+                .ok_or_else(|| Error::damage(&name, "it was a point and is one no more"))
+        }
+        [] => Err(not_found(&group.name, wanted, damage)),
+        _ => Err(Error::new(
+            Kind::PointNotFound,
+            format!("several recovery points of group {} begin so; give more of the id", group.name),
+        )),
+    }
+}
+
+fn not_found(group: &str, wanted: &Wanted, damage: Option<Error>) -> Error {
+    let which = match wanted {
+        Wanted::Latest => "yet".to_owned(),
+        Wanted::Id(id) => id.clone(),
+        Wanted::At(time_ns) => format!("at or before {}", crate::cli::time(*time_ns)),
+    };
+    let line = format!("group {group} has no recovery point {which}");
+    match damage {
+        // What can't be read may be what is asked for: say so rather than "not found".
+        Some(damage) => {
+            Error::new(Kind::Damage, format!("{line}, but {}; run `towline verify`", damage.line()))
+        }
+        None => Error::new(Kind::PointNotFound, format!("{line}; `towline points` shows what there is")),
+    }
 }
 
 /// The last entry that a listing shows or that follows it.
@@ -182,36 +304,6 @@ impl FromStr for Wanted {
     }
 }
 
-/// The point that is meant.
-///
-/// # Errors
-/// `PointNotFound`, also if an id's beginning fits several.
-pub fn select<'a>(group: &str, history: &'a History, wanted: &Wanted) -> Result<&'a Point> {
-    let mut line = history.points.iter().rev().filter(|point| !point.abandoned);
-    let missing = |what: String| {
-        let list = "`towline points` shows what there is";
-        Error::new(Kind::PointNotFound, format!("group {group} has no recovery point {what}; {list}"))
-    };
-    match wanted {
-        Wanted::Latest => line.next().ok_or_else(|| missing("yet".into())),
-        Wanted::At(time_ns) => line
-            .filter(|point| point.time_ns <= *time_ns)
-            .max_by_key(|point| (point.time_ns, point.seq))
-            .ok_or_else(|| missing(format!("at or before {}", crate::cli::time(*time_ns)))),
-        Wanted::Id(id) => {
-            let mut fitting = history.points.iter().filter(|point| point.id.to_string().starts_with(id));
-            match (fitting.next(), fitting.next()) {
-                (Some(point), None) => Ok(point),
-                (None, _) => Err(missing(id.clone())),
-                (Some(_), Some(_)) => Err(Error::new(
-                    Kind::PointNotFound,
-                    format!("several recovery points of group {group} begin with {id}; give more of the id"),
-                )),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,7 +316,8 @@ mod tests {
         let history = history(&world.vault, &world.group).unwrap();
         assert!(history.damage.is_empty());
         assert_eq!(history.points.iter().map(|point| point.id).collect::<Vec<_>>(), ids);
-        let find = |text: &str| select("db", &history, &text.parse().unwrap()).map(|point| point.id);
+        let find =
+            |text: &str| find(&world.vault, &world.group, &text.parse().unwrap()).map(|point| point.id);
         assert_eq!(find("latest").unwrap(), ids[4]);
         assert_eq!(find(&ids[2].to_string()).unwrap(), ids[2]);
         assert_eq!(find(&ids[2].to_string()[..12].to_uppercase()).unwrap(), ids[2]);
@@ -244,11 +337,11 @@ mod tests {
     fn an_ambiguous_id_is_refused() {
         let mut world = World::new();
         let ids: Vec<_> = (0..17).map(|n| world.cycle(&simple([(n, Change::Text(9))]))).collect();
-        let history = history(&world.vault, &world.group).unwrap();
         let first = |id: &CutId| id.to_string()[..1].to_owned();
         let twice = ids.iter().find(|id| ids.iter().filter(|other| first(other) == first(id)).count() > 1);
         let twice = first(twice.expect("seventeen ids begin with sixteen digits"));
-        assert_eq!(select("db", &history, &Wanted::Id(twice)).unwrap_err().kind(), Kind::PointNotFound);
+        let error = find(&world.vault, &world.group, &Wanted::Id(twice)).unwrap_err();
+        assert_eq!(error.kind(), Kind::PointNotFound);
     }
 
     #[test]
@@ -270,8 +363,12 @@ mod tests {
         let history = history(&world.vault, &world.group).unwrap();
         let marks: Vec<_> = history.points.iter().map(|point| (point.id, point.abandoned)).collect();
         assert_eq!(marks, [(kept, false), (lost, true)]);
-        assert_eq!(select("db", &history, &Wanted::Latest).unwrap().id, kept);
-        assert_eq!(select("db", &history, &Wanted::Id(lost.to_string())).unwrap().id, lost);
+        let find = |wanted| find(&world.vault, &world.group, &wanted).unwrap();
+        assert_eq!(find(Wanted::Latest).id, kept);
+        assert_eq!(find(Wanted::At(u64::MAX)).id, kept);
+        let by_id = find(Wanted::Id(lost.to_string()));
+        assert!(by_id.id == lost && by_id.abandoned);
+        assert!(!find(Wanted::Id(kept.to_string())).abandoned);
     }
 
     #[test]
@@ -282,5 +379,27 @@ mod tests {
         world.cycle(&simple([]));
         let error = history(&world.vault, &world.vault.group("web")).unwrap_err();
         assert!(error.line().contains("db"), "{}", error.line());
+    }
+
+    #[test]
+    fn damaged_entries_hide_no_other_points() {
+        let mut world = World::new();
+        let ids: Vec<_> = (0..5).map(|n| world.cycle(&simple([(n, Change::Text(9))]))).collect();
+        let name = |seq| names::entry(world.group.id(), seq);
+        // Entries 1 and 4 (a point) flipped, the newest point lost its header too.
+        for seq in [1, 4, 6] {
+            let mut bytes = crate::store::Store::get(&world.store, &name(seq), 1 << 20).unwrap();
+            bytes[70] ^= 1;
+            world.store.overwrite(&name(seq), bytes);
+        }
+        let history = history(&world.vault, &world.group).unwrap();
+        let marks: Vec<_> = history.points.iter().map(|point| (point.id, point.abandoned)).collect();
+        assert_eq!(marks, [(ids[0], false), (ids[1], false), (ids[3], false)]);
+        assert_eq!(history.damage.len(), 3);
+        let find = |wanted| find(&world.vault, &world.group, &wanted);
+        assert_eq!(find(Wanted::Latest).unwrap().id, ids[3]);
+        assert_eq!(find(Wanted::At(history.points[1].time_ns)).unwrap().id, ids[1]);
+        let error = find(Wanted::Id(ids[2].to_string())).unwrap_err();
+        assert!(error.kind() == Kind::Damage && error.line().contains("verify"), "{}", error.line());
     }
 }

@@ -11,7 +11,7 @@ pub mod copy;
 pub mod output;
 pub mod plan;
 
-use crate::points::{History, Point, Wanted, history, select};
+use crate::points::{Point, Wanted, find};
 use crate::vault::access::{CACHE, Reader};
 use crate::vault::entry::{Content, DiskImage};
 use crate::vault::image::Image;
@@ -74,8 +74,7 @@ pub type Progress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 /// `GroupNotFound` (also for the disk), `PointNotFound`, `OutputExists`, `NoSpace`, `Damage`, the store's and the output's.
 pub fn restore(vault: &Vault, request: &Request, progress: &Progress<'_>) -> Result<Restored> {
     let group = vault.group(&request.group);
-    let history = history(vault, &group)?;
-    let point = choose(&history, request)?.clone();
+    let point = find(vault, &group, &request.point)?;
     let entry = group.entry_at(point.seq)?;
     let content = entry.content().ok_or_else(|| {
         Error::damage(&names::entry(group.id(), point.seq), "it was a point and is one no more")
@@ -84,14 +83,6 @@ pub fn restore(vault: &Vault, request: &Request, progress: &Progress<'_>) -> Res
     let folder = disks.len() > 1;
     let paths = paths(&disks, &request.to, folder)?;
     restore_disks(group, point, &disks, &paths, request, folder, progress)
-}
-
-fn choose<'a>(history: &'a History, request: &Request) -> Result<&'a Point> {
-    select(&request.group, history, &request.point).map_err(|error| match history.damage.first() {
-        // What can't be read may be what is asked for: say so rather than "not found".
-        Some(damage) => Error::new(Kind::Damage, format!("{}; and {}", error.line(), damage.line())),
-        None => error,
-    })
 }
 
 fn wanted_disks<'a>(content: &'a Content, request: &Request) -> Result<Vec<&'a DiskImage>> {
