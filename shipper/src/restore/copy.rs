@@ -44,14 +44,13 @@ pub fn copy(
         stop: AtomicBool::new(false),
     };
     let jobs = jobs.clamp(1, JOBS_MAX);
-    for first in (0..image.blocks()).step_by(window) {
-        let count = usize::try_from(image.blocks() - first).unwrap_or(window).min(window);
-        let window = image.window(first, count)?;
+    for window in image.windows(window) {
+        let window = window?;
         if !output.is_fresh() {
             job.zero(&window)?;
         }
         job.window(&window, jobs)?;
-        tell(((first + count as u64) << image.block_shift()).min(image.size()));
+        tell(((window.first() + window.count() as u64) << image.block_shift()).min(image.size()));
     }
     Ok(Copied { data_bytes: job.data.into_inner(), fetched_bytes: job.fetched.into_inner() })
 }

@@ -197,9 +197,8 @@ fn check_space(images: &[Image], free: u64) -> Result<()> {
     }
     let mut needed = 0u64;
     for image in images {
-        for first in (0..image.blocks()).step_by(copy::WINDOW) {
-            let window = image.window(first, copy::WINDOW)?;
-            needed = needed.saturating_add(bytes(window.data_blocks() as u64, image));
+        for window in image.windows(copy::WINDOW) {
+            needed = needed.saturating_add(bytes(window?.data_blocks() as u64, image));
         }
     }
     if needed <= free {

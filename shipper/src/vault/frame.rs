@@ -6,6 +6,7 @@
 use super::layout::{self, frame as at};
 use super::limits::{FRAME_BLOCKS_MAX, FRAME_DATA, FRAME_DATA_MAX};
 use crate::{Error, Result};
+use std::cell::RefCell;
 use towline_tracker::id::VaultId;
 
 /// The hash of a block's data.
@@ -186,12 +187,26 @@ pub fn decode(name: &str, body: &[u8], blocks: usize, block_shift: u8) -> Result
     let stored = &body[at::LENGTH..];
     match layout::get(body, at::CODEC) {
         RAW if stored.len() == raw => Ok(stored.to_vec()),
-        ZSTD => match zstd::bulk::decompress(stored, raw) {
+        ZSTD => match decompress(stored, raw) {
             Ok(data) if data.len() == raw => Ok(data),
             _ => bad("a frame does not decompress to its blocks"),
         },
         _ => bad("a frame has an unknown codec or another length"),
     }
+}
+
+/// At most `limit` bytes, with the thread's own decompressor: making one costs more than most frames.
+fn decompress(stored: &[u8], limit: usize) -> std::io::Result<Vec<u8>> {
+    thread_local! {
+        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        let decompressor = match slot {
+            Some(decompressor) => decompressor,
+            None => slot.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress(stored, limit)
+    })
 }
 
 #[cfg(test)]

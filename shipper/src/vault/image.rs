@@ -121,6 +121,17 @@ impl Image {
         sum.min(self.blocks())
     }
 
+    /// The whole image in windows of up to `count` blocks, in block order.
+    ///
+    /// # Errors
+    /// As [`Self::window`], for each.
+    pub fn windows(&self, count: usize) -> impl Iterator<Item = Result<Window>> {
+        (0..self.blocks()).step_by(count).map(move |first| {
+            let rest = usize::try_from(self.blocks() - first).unwrap_or(count);
+            self.window(first, count.min(rest))
+        })
+    }
+
     /// What the image has at the blocks `[first, first + count)`; beyond its end it has zeros.
     ///
     /// # Errors
