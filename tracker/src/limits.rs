@@ -6,9 +6,34 @@ pub const WRITE_MAX: u64 = 64 << 20;
 /// The most that one discard or zero request preserves, in bytes (W3).
 pub const ZERO_PRESERVE_MAX: u64 = 16 << 20;
 
+/// The bounds that decide how work is divided. A simulator makes them small, so that a small disk meets them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// [`WRITE_MAX`].
+    pub write_max: u64,
+    /// [`ZERO_PRESERVE_MAX`].
+    pub zero_preserve_max: u64,
+    /// The most that one copy of preserving takes, in bytes, unless a block is larger.
+    pub copy_max: u64,
+    /// Words of a map that one slice of folding handles: by default 64 KiB of map, some microseconds.
+    pub fold_slice: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            write_max: WRITE_MAX,
+            zero_preserve_max: ZERO_PRESERVE_MAX,
+            copy_max: 1 << 20,
+            fold_slice: 8192,
+        }
+    }
+}
+
 /// The largest payload of an NBD write or read, in bytes: what the protocol lets a server assume of any client.
 pub const NBD_PAYLOAD_MAX: u32 = 32 << 20;
 
+const _: () = assert!(ZERO_PRESERVE_MAX <= WRITE_MAX);
 const _: () = assert!(NBD_PAYLOAD_MAX as u64 <= WRITE_MAX, "an NBD write is one piece");
 
 /// Blocks are 4 KiB to 1 MiB.

@@ -17,9 +17,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Words that one slice of folding handles: 64 KiB of map, some microseconds.
-const FOLD_SLICE: u64 = 8192;
-
 /// The change log that a generation appends to.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -239,12 +236,12 @@ impl Disk {
         }
     }
 
-    /// One slice of folding. True when the fold is complete.
-    pub(crate) fn fold_slice(&mut self) -> bool {
+    /// One slice of folding, of this many words. True when the fold is complete.
+    pub(crate) fn fold_slice(&mut self, slice: u64) -> bool {
         let Some(fold) = &mut self.fold else { return true };
         let blocks = self.geometry.blocks();
         let words = blocks.div_ceil(bits::WORD_BLOCKS);
-        let stop = (fold.next + FOLD_SLICE).min(words);
+        let stop = (fold.next + slice).min(words);
         for index in fold.next..stop {
             let source = match &fold.source {
                 Some(map) => map[index as usize].load(Relaxed),

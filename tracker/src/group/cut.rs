@@ -421,7 +421,7 @@ impl Group {
 
     /// Those that waited for writes of the frozen generation run again.
     fn wake_drain_waiters(&mut self) {
-        for (_, waiters) in self.drain_waiters.drain() {
+        for waiters in std::mem::take(&mut self.drain_waiters).into_values() {
             self.ready.extend(waiters);
         }
     }

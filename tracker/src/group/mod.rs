@@ -23,12 +23,13 @@ mod write;
 use crate::control::message::{Answer, Refusal};
 use crate::disk::{Disk, Fold};
 use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, Nanos, Session, TargetId};
+use crate::limits::Bounds;
 use crate::map::header::{GroupHeader, Road, State};
 pub use action::{Action, Change, Errno, OpId, Question, Request, RequestId, SidecarFile, Ticket, Token};
 use job::{Job, JobDone, Spare};
 use preserve::Preserve;
 use slots::Slots;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub struct GroupConfig {
     pub strict: bool,
     /// Nothing is tracked.
     pub off: bool,
+    /// How work is divided.
+    pub bounds: Bounds,
 }
 
 /// What an operation is for.
@@ -146,7 +149,7 @@ pub struct Group {
     preserves: Vec<Option<Preserve>>,
     persists: Vec<Option<(PersistOp, Nanos)>>,
     /// Requests that wait for an in-flight write of the frozen generation (W2a).
-    drain_waiters: HashMap<u32, Vec<u32>>,
+    drain_waiters: BTreeMap<u32, Vec<u32>>,
     /// Requests whose wait has ended.
     ready: VecDeque<u32>,
     /// Something changed that may let a wait end.
@@ -186,7 +189,7 @@ impl Group {
         let mut group = Self {
             tracking: !start.config.off,
             state,
-            piece: piece.clamp(1 << 20, crate::limits::WRITE_MAX),
+            piece: piece.clamp(start.config.bounds.write_max.min(1 << 20), start.config.bounds.write_max),
             attach: start.header.attach(),
             header: start.header,
             config: start.config,
@@ -195,7 +198,7 @@ impl Group {
             freeze: None,
             preserves: Vec::new(),
             persists: Vec::new(),
-            drain_waiters: HashMap::new(),
+            drain_waiters: BTreeMap::new(),
             ready: VecDeque::new(),
             unsettled: true,
             spare: None,
@@ -442,7 +445,7 @@ impl Group {
             return;
         }
         for disk in &mut self.disks {
-            self.unsettled |= disk.fold.is_some() && disk.fold_slice();
+            self.unsettled |= disk.fold.is_some() && disk.fold_slice(self.config.bounds.fold_slice);
         }
         self.check_preserve_deadline(actions);
         self.check_intent_deadlines(actions);

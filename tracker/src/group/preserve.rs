@@ -7,9 +7,6 @@ use crate::map::bits;
 use crate::mutant;
 use std::ops::Range;
 
-/// The most that one copy takes, in bytes, unless a block is larger.
-const COPY_MAX: u64 = 1 << 20;
-
 /// A copy under way.
 #[derive(Debug)]
 pub(crate) struct Preserve {
@@ -28,7 +25,7 @@ impl Group {
     pub(super) fn start_preserves(&mut self, disk: usize, run: Range<u64>, actions: &mut Vec<Action>) {
         let geometry = self.disks[disk].geometry;
         let generation = super::before(self.state.open);
-        let step = (COPY_MAX >> geometry.block_shift).max(1);
+        let step = (self.config.bounds.copy_max >> geometry.block_shift).max(1);
         let frozen = self.disks[disk].frozen.as_mut().expect("a freeze has every disk");
         frozen.preserved_blocks += run.end - run.start;
         let size = frozen.size;

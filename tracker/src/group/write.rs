@@ -4,7 +4,6 @@ use super::action::{Action, Change, Errno, OpId, Request, RequestId};
 use super::slots::{Phase, Slot};
 use super::{Group, Op};
 use crate::disk::{IntentMode, SyncWaiter};
-use crate::limits::{WRITE_MAX, ZERO_PRESERVE_MAX};
 use crate::mutant;
 
 /// What a step of the write path came to.
@@ -29,7 +28,7 @@ impl Group {
             end: request.offset + request.length,
             generation: self.state.open,
             pinned: 0..0,
-            preserve_left: ZERO_PRESERVE_MAX,
+            preserve_left: self.config.bounds.zero_preserve_max,
             disk: request.disk,
             change: request.change,
             fua: request.fua,
@@ -373,5 +372,3 @@ impl Op {
         }
     }
 }
-
-const _: () = assert!(ZERO_PRESERVE_MAX <= WRITE_MAX);

@@ -269,11 +269,19 @@ pub fn open(config: &Config) -> Result<Opening, Error> {
         preserve_deadline: config.preserve_deadline,
         strict: config.tracking == Tracking::Strict,
         off: config.tracking == Tracking::Off || config.read_only,
+        bounds: Default::default(),
     };
-    let mut actions = Vec::new();
     if config.read_only {
         let (group, worker) = read_only(config, group_config, &opens)?;
-        return Ok(Opening { group, worker, disks: opens, opened: Vec::new(), sidecar, handout, actions });
+        return Ok(Opening {
+            group,
+            worker,
+            disks: opens,
+            opened: Vec::new(),
+            sidecar,
+            handout,
+            actions: Vec::new(),
+        });
     }
     let name = maps_name(&config.disks);
     let maps = Tmpfs::new(Path::new("/dev/shm"), &name)
@@ -285,11 +293,10 @@ pub fn open(config: &Config) -> Result<Opening, Error> {
         open.id = home.id;
     }
     let into = |(disk, file, fd): (_, _, std::fs::File)| Opened { disk, file, fd: fd.into() };
-    let opened = started.opened.into_iter().map(into).collect();
-    let jobs = Jobs { homes: started.homes, maps, session: started.session, draw: CutId::random };
+    let start::Running { group, actions, jobs, opened } = started.run(maps, CutId::random);
+    let opened = opened.into_iter().map(into).collect();
     let worker = Worker::start(jobs)
         .map_err(|error| Error::caused(Kind::Other, "the sidecar's thread can't be started", error))?;
-    let group = Group::new(started.start, &mut actions);
     Ok(Opening { group, worker, disks: opens, opened, sidecar, handout, actions })
 }
 

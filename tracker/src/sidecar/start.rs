@@ -8,7 +8,7 @@
 
 use super::files::{self, META, create_intents, create_log, intents_name, read_logs, store_meta, store_name};
 use super::folder::Folder;
-use super::jobs::{DiskFacts, Home, map_name, preserved_name, remove_logs};
+use super::jobs::{DiskFacts, Home, Jobs, map_name, preserved_name, remove_logs};
 use super::maps::Maps;
 use crate::disk::geometry::Geometry;
 use crate::disk::regions::Regions;
@@ -18,8 +18,8 @@ use crate::format::changes::Header;
 use crate::format::envelope::BadFile;
 use crate::format::intents;
 use crate::format::meta::{Mark, Meta, Recheck};
-use crate::group::{GroupConfig, SidecarFile, Start};
-use crate::id::{BootId, DiskId, DiskIndex, Generation, Nanos, Session};
+use crate::group::{Action, Group, GroupConfig, SidecarFile, Start};
+use crate::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session};
 use crate::map::header::{CutRecord, GroupHeader, Road, State};
 use crate::map::{Words, bits};
 use crate::recover::{Evidence, Stop, Times, Verdict, changed, decide};
@@ -71,6 +71,29 @@ pub struct Started<F: Folder, D> {
     pub homes: Vec<Home<F, D>>,
     /// The session.
     pub session: Session,
+}
+
+/// A session that runs: what an engine drives.
+#[derive(Debug)]
+pub struct Running<F: Folder, D, M> {
+    /// The machine.
+    pub group: Group,
+    /// Its first actions, to be executed before anything else.
+    pub actions: Vec<Action>,
+    /// Does its jobs.
+    pub jobs: Jobs<F, D, M>,
+    /// Files to be installed before the first action.
+    pub opened: Vec<(DiskIndex, SidecarFile, F::File)>,
+}
+
+impl<F: Folder, D> Started<F, D> {
+    /// Sets the machine and its jobs going, over the maps that the start was given. `draw` names cuts.
+    pub fn run<M>(self, maps: M, draw: fn() -> CutId) -> Running<F, D, M> {
+        let mut actions = Vec::new();
+        let group = Group::new(self.start, &mut actions);
+        let jobs = Jobs { homes: self.homes, maps, session: self.session, draw };
+        Running { group, actions, jobs, opened: self.opened }
+    }
 }
 
 /// What was read of one disk.
@@ -226,7 +249,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         };
         let budget = usize::try_from(intent_budget >> candidate.geometry.region_shift).unwrap_or(usize::MAX);
         // A write of the largest size must fit several times over.
-        let least = 4 * ((crate::limits::WRITE_MAX >> candidate.geometry.region_shift) as usize + 1);
+        let least = 4 * ((config.bounds.write_max >> candidate.geometry.region_shift) as usize + 1);
         let budget = budget.max(least).min(intents::REGIONS_MAX);
         let capacity = budget.max(regions.len());
         let log_of = |generation| Header {
@@ -614,7 +637,7 @@ fn resume<F, D>(
 }
 
 /// Deletes what the session that is in force doesn't need.
-fn clean_up<F: Folder, D>(home: &Home<F, D>, meta: &Meta, session: Session, live: Option<crate::id::CutId>) {
+fn clean_up<F: Folder, D>(home: &Home<F, D>, meta: &Meta, session: Session, live: Option<CutId>) {
     let _ = remove_logs(&home.folder, |generation, _| generation > meta.released);
     let keep = [META.to_string(), intents_name(session), live.map(store_name).unwrap_or_default()];
     for name in home.folder.names().unwrap_or_default() {
