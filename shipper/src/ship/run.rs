@@ -195,8 +195,15 @@ impl Shipper<'_> {
             }
             Opening::Finish { resume } => {
                 let begun = Instant::now();
-                let handed = tracker.reopen(live.cut)?;
-                let source = source(handed, &writer.attached)?;
+                let source = tracker.reopen(live.cut).and_then(|handed| source(handed, &writer.attached));
+                let source = match source {
+                    Err(error) if error.kind() == Kind::TrackerRefused => {
+                        tracing::warn!(cut = %live.cut, %error, "the open freeze can't be read; undoing it");
+                        tracker.undo(live.cut)?;
+                        return Ok(false);
+                    }
+                    source => source?,
+                };
                 if !plan::fits(source.disks(), writer.content(), plan::needs_whole(decision)) {
                     tracing::info!(cut = %live.cut, "the open freeze does not complete the vault's image; undoing it");
                     tracker.undo(live.cut)?;

@@ -74,7 +74,7 @@ impl Failed {
     /// A sync, the `done`-th to begin, succeeded. True if that ended the matter for some.
     pub(crate) fn synced(&mut self, done: u32) -> bool {
         let before = self.0.len();
-        self.0.retain(|extent| extent.rewritten.is_none_or(|begun| done <= begun));
+        self.0.retain(|extent| extent.rewritten.is_none_or(|begun| !super::regions::later(done, begun)));
         self.0.len() != before
     }
 }

@@ -102,8 +102,8 @@ pub(crate) enum Healing {
     Renewed(String, u64),
     /// Intents are kept in it since the cut that opened this generation; the log of the one before is to be sealed.
     Cut(String, Generation),
-    /// It is sealed; the meta that names the file is being stored, then the mark is cleared.
-    Naming,
+    /// It is sealed; the meta that names the file is being stored by the job of this number, then the mark is cleared.
+    Naming(u64),
 }
 
 /// The part of a freeze that belongs to one disk.
@@ -157,6 +157,8 @@ pub(crate) struct Disk {
     pub(crate) intent_queue: VecDeque<u32>,
     pub(crate) intent_write: Option<IntentWrite>,
     pub(crate) intent_mode: IntentMode,
+    /// The mark could not be made durable: it is tried again.
+    pub(crate) mark_again: bool,
     /// How far healing has come.
     pub(crate) healing: Healing,
     /// Why intents are not kept.
@@ -167,6 +169,10 @@ pub(crate) struct Disk {
     pub(crate) in_flight: [u32; 2],
     pub(crate) syncs: Syncs,
     pub(crate) failed: Failed,
+    /// The open generation when a sync last failed.
+    pub(crate) doubtful_since: Generation,
+    /// Every block was set in the open map, by a fold of everything: most of them did not change.
+    pub(crate) filled: bool,
     /// A sync failed and no guest's flush has told (W6).
     pub(crate) latched: bool,
     pub(crate) fold: Option<Fold>,
@@ -207,6 +213,8 @@ impl Disk {
                 intents: String::new(),
                 clean: None,
                 stamp: Default::default(),
+                stamped_ns: 0,
+                vouched: Vec::new(),
                 recheck: None,
                 doubtful: false,
                 target: None,
@@ -223,12 +231,15 @@ impl Disk {
             intent_queue: VecDeque::new(),
             intent_write: None,
             intent_mode: IntentMode::Kept,
+            mark_again: false,
             healing: Healing::None,
             degraded: None,
             cleaning_parts: 0,
             in_flight: [0, 0],
             syncs: Syncs::default(),
             failed: Failed::default(),
+            doubtful_since: Generation(0),
+            filled: false,
             latched: false,
             fold: None,
             frozen: None,
@@ -259,6 +270,7 @@ impl Disk {
         fold.next = stop;
         let complete = stop == words;
         if complete {
+            self.filled |= fold.source.is_none();
             self.fold = None;
         }
         complete

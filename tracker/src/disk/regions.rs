@@ -47,6 +47,8 @@ pub(crate) struct Regions {
     adding: Vec<u32>,
     writing: bool,
     cleaning: Vec<Cleaning>,
+    /// Regions with a failed write.
+    failed: usize,
 }
 
 /// A region on its way out.
@@ -55,6 +57,11 @@ struct Cleaning {
     region: u32,
     /// Its dirty blocks are in the record; else it had none and needs a sync instead.
     recorded: bool,
+}
+
+/// Whether the `done`-th sync began after `epoch` had begun. The counts wrap; 2^31 syncs lie between no two that meet.
+pub(crate) fn later(done: u32, epoch: u32) -> bool {
+    done.wrapping_sub(epoch) as i32 > 0
 }
 
 impl Regions {
@@ -72,7 +79,13 @@ impl Regions {
             adding: Vec::new(),
             writing: false,
             cleaning: Vec::new(),
+            failed: 0,
         }
+    }
+
+    /// Regions that failed writes keep in the set.
+    pub(crate) fn failed(&self) -> usize {
+        self.failed
     }
 
     /// Forgets the set: a fresh, empty file takes its place (S4). Pins stay with their requests.
@@ -178,6 +191,7 @@ impl Regions {
     /// A failed write lies, or no longer lies, in the region.
     pub(crate) fn set_failed(&mut self, region: u32, failed: bool) {
         let entry = &mut self.table[region as usize];
+        self.failed = self.failed + usize::from(failed) - usize::from(entry.flags & FAILED != 0);
         if failed {
             entry.flags = (entry.flags | FAILED) & !(CLEANING | CLEAN);
         } else {
@@ -261,7 +275,7 @@ impl Regions {
     pub(crate) fn cleaning_needs_sync(&self, sync_done: u32) -> bool {
         self.cleaning
             .iter()
-            .any(|one| !one.recorded && sync_done <= self.table[one.region as usize].sync_epoch)
+            .any(|one| !one.recorded && !later(sync_done, self.table[one.region as usize].sync_epoch))
     }
 
     /// What cleaning waited for is durable: those that no write touched meanwhile are clean.
@@ -270,7 +284,7 @@ impl Regions {
             let entry = &mut self.table[one.region as usize];
             if entry.flags & CLEANING != 0 {
                 entry.flags &= !CLEANING;
-                if one.recorded || sync_done > entry.sync_epoch {
+                if one.recorded || later(sync_done, entry.sync_epoch) {
                     entry.flags |= CLEAN;
                 }
             }

@@ -327,6 +327,8 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
                 self.request_ended(key, pending.length);
             }
         }
+        // What the dropped ones held lets others go on: not before all are dropped.
+        self.measured(|machine, now, actions| machine.tick(now, actions));
         self.settle();
     }
 

@@ -5,6 +5,7 @@ use crate::group::SidecarFile;
 use crate::io::uring::File;
 use crate::io::{plain, probe};
 use crate::sidecar::OpenDisk;
+use crate::sidecar::disk_file::hold_lock;
 use nix::fcntl::{OFlag, PosixFadviseAdvice, open, posix_fadvise};
 use nix::sys::stat::Mode;
 use std::io;
@@ -92,6 +93,10 @@ impl Disk {
         flags |= if self.read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };
         flags.set(OFlag::O_DIRECT, self.direct);
         let fresh = open(path.as_str(), flags, Mode::empty())?;
+        if !self.read_only {
+            // S2: whoever has requests in flight has the lock.
+            hold_lock(&fresh)?;
+        }
         self.earlier.push(std::mem::replace(&mut self.file, Rc::new(register(fresh))));
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::envelope::{self, BadFile};
 use crate::codec;
-use crate::id::{Anchor, BootId, DiskId, Generation, Session, TargetId};
+use crate::id::{Anchor, BootId, CutId, DiskId, Generation, Session, TargetId};
 use bincode::{Decode, Encode};
 
 /// First bytes of the file.
@@ -77,6 +77,10 @@ pub struct Meta {
     pub clean: Option<Clean>,
     /// The disk as of the last fsync that we waited for.
     pub stamp: Fingerprint,
+    /// When that was, nanoseconds since 1970.
+    pub stamped_ns: i128,
+    /// Undone cuts whose frozen blocks are all pending (V2); the newest ones.
+    pub vouched: Vec<CutId>,
     /// Comparison required.
     pub recheck: Option<Recheck>,
     /// A sync failed: a host crash means resynchronization (W6).
@@ -148,6 +152,8 @@ mod tests {
             intents: "4.intents".into(),
             clean: None,
             stamp: Fingerprint::default(),
+            stamped_ns: 0,
+            vouched: vec![CutId([5; 16])],
             recheck: Some(Recheck { since: Generation(3), whole: true, reason: "asked for".into() }),
             doubtful: false,
             target: None,

@@ -12,26 +12,51 @@ use crate::map::header::{CutRecord, Road};
 use crate::mutant;
 use std::time::Duration;
 
+/// Undone cuts that a meta remembers.
+const VOUCHED_MAX: usize = 64;
+
+/// A change log that eviction has grown to this size, or to twice its map's, is replaced by an internal cut.
+const LOG_MAX: u64 = 16 << 20;
+
 /// A release that failed (the sidecar's file system) is tried again after this.
 pub(crate) const RELEASE_RETRY: Duration = Duration::from_secs(1);
 
 impl Group {
     /// A shipper asks for a cut: it happens as soon as it can.
     pub(super) fn ask_cut(&mut self, ticket: Ticket, full: bool, time_ns: u64, actions: &mut Vec<Action>) {
+        if self.stopping {
+            let answer = Refusal::Unable("the tracker is stopping".into()).into();
+            actions.push(Action::Answer { ticket, answer });
+            return;
+        }
         if let Some(freeze) = &self.freeze
+            && !freeze.internal
             && matches!(self.state.road, Road::Draining | Road::Synced | Road::Sealed)
         {
             let answer = Refusal::Busy { cut: freeze.cut }.into();
             actions.push(Action::Answer { ticket, answer });
             return;
         }
-        if let Some(other) = self.pending_cut.take() {
-            let answer = Refusal::Unable("another cut was asked for".into()).into();
-            actions.push(Action::Answer { ticket: other.ticket, answer });
-        }
-        self.pending_cut =
-            Some(PendingCut { ticket, full, filled: false, asked_ns: time_ns, asked: self.now });
+        self.refuse_cut("another cut was asked for", actions);
+        self.pending_cut = Some(PendingCut {
+            ticket: Some(ticket),
+            full,
+            filled: false,
+            asked_ns: time_ns,
+            asked: self.now,
+        });
         self.unsettled = true;
+    }
+
+    /// Keeps the open log small while nobody cuts (promise 5): a cut that is undone as soon as it is sealed leaves one
+    /// log that contains all, however often regions left the intents before.
+    pub(super) fn compact_log(&mut self) {
+        let large = |disk: &crate::disk::Disk| disk.log.end > LOG_MAX.max(disk.geometry.blocks() / 4);
+        if self.freeze.is_none() && self.pending_cut.is_none() && self.disks.iter().any(large) {
+            self.pending_cut =
+                Some(PendingCut { ticket: None, full: false, filled: false, asked_ns: 0, asked: self.now });
+            self.unsettled = true;
+        }
     }
 
     /// Cuts, if one is asked for and nothing stands in its way.
@@ -81,10 +106,11 @@ impl Group {
                 blocks: disk.geometry.blocks(),
                 frozen_blocks: std::mem::take(&mut disk.dirty_blocks),
                 preserved_blocks: 0,
-                compare: pending.full || recheck.is_some(),
-                whole: pending.full || recheck.is_some_and(|recheck| recheck.whole),
+                compare: disk.filled || recheck.is_some(),
+                whole: disk.filled,
                 synced: false,
             });
+            disk.filled = false;
             // W5: what a failed write may still change is dirty in every generation.
             for blocks in disk.failed.extents().collect::<Vec<_>>() {
                 disk.mark(blocks);
@@ -100,7 +126,9 @@ impl Group {
             time_ns,
             fuzzy: None,
             sealed: false,
-            tickets: vec![pending.ticket],
+            readers: pending.ticket.into_iter().collect(),
+            tickets: Vec::new(),
+            internal: pending.ticket.is_none(),
             release: None,
         });
         self.counts.cuts += 1;
@@ -206,10 +234,13 @@ impl Group {
             self.finish_undo(actions);
             return;
         }
+        if freeze.internal {
+            return self.undo_now("its log is durable", actions);
+        }
         self.vouched.push(freeze.cut);
         self.state.road = Road::Sealed;
         self.header.store(self.state);
-        for ticket in std::mem::take(&mut self.freeze.as_mut().expect("looked at above").tickets) {
+        for ticket in std::mem::take(&mut self.freeze.as_mut().expect("looked at above").readers) {
             let answer = Answer::Frozen(self.describe_freeze());
             actions.push(Action::Answer { ticket, answer });
         }
@@ -247,7 +278,7 @@ impl Group {
                 Answer::Frozen(self.describe_freeze())
             }
             Some(freeze) if freeze.cut == cut && self.state.road < Road::Sealed => {
-                freeze.tickets.push(ticket);
+                freeze.readers.push(ticket);
                 return;
             }
             _ => Refusal::NoSuchFreeze.into(),
@@ -300,20 +331,23 @@ impl Group {
     pub(super) fn store_release(&mut self, actions: &mut Vec<Action>) {
         let freeze = self.freeze.as_ref().expect("releasing is a state of a freeze");
         let Some(anchor) = freeze.release else { return };
-        let generation = freeze.generation;
+        let (generation, cut) = (freeze.generation, freeze.cut);
         for disk in &mut self.disks {
             disk.meta.anchor = Some(anchor);
             disk.meta.target = self.target;
             disk.meta.released = generation;
+            disk.meta.vouched.clear();
             let carried = disk.frozen.as_ref().is_some_and(|frozen| frozen.compare);
             let whole = disk.frozen.as_ref().is_some_and(|frozen| frozen.whole);
+            // Everything was read again since the sync that failed.
+            disk.meta.doubtful &= !(whole && disk.doubtful_since <= generation);
             disk.meta
                 .recheck
                 .take_if(|recheck| carried && recheck.since <= generation && (whole || !recheck.whole));
         }
         let metas = self.disks.iter().map(|disk| disk.meta.clone()).collect();
         self.release_retry = None;
-        actions.push(Action::Job(Job::Release { generation, metas }));
+        actions.push(Action::Job(Job::Release { generation, cut, metas }));
     }
 
     /// The release is durable.
@@ -410,10 +444,27 @@ impl Group {
             return;
         }
         let freeze = self.freeze.as_mut().expect("undoing is a state of a freeze");
-        let (generation, tickets) = (freeze.generation, std::mem::take(&mut freeze.tickets));
+        let (generation, cut, sealed) = (freeze.generation, freeze.cut, freeze.sealed);
+        let (tickets, readers) = (std::mem::take(&mut freeze.tickets), std::mem::take(&mut freeze.readers));
+        let internal = freeze.internal;
         self.first_pending = freeze.first;
-        actions.push(Action::Job(Job::Forget { generation }));
+        for disk in &mut self.disks {
+            disk.filled |= disk.frozen.as_ref().is_some_and(|frozen| frozen.whole);
+            if sealed && !internal {
+                // An entry of this cut may be in the vault; its log goes with the next seal, its blocks stay pending (V2).
+                disk.meta.vouched.push(cut);
+                let surplus = disk.meta.vouched.len().saturating_sub(VOUCHED_MAX);
+                disk.meta.vouched.drain(..surplus);
+            }
+        }
+        if sealed && !internal {
+            self.store_metas(&(0..self.disks.len()).collect::<Vec<_>>(), actions);
+        }
+        actions.push(Action::Job(Job::Forget { generation, cut }));
         self.end_freeze(actions);
+        for ticket in readers {
+            actions.push(Action::Answer { ticket, answer: Refusal::NoSuchFreeze.into() });
+        }
         for ticket in tickets {
             actions.push(Action::Answer { ticket, answer: Answer::Done });
         }
@@ -426,21 +477,22 @@ impl Group {
         }
     }
 
-    /// The disk must be compared as a whole: durable before the next cut, and every block becomes dirty.
-    pub(super) fn require_resync(&mut self, index: usize, why: &str, actions: &mut Vec<Action>) {
+    /// The disk must be compared as a whole: every block becomes dirty. The caller stores the meta.
+    pub(super) fn require_resync(&mut self, index: usize, why: &str) {
         let disk = &mut self.disks[index];
         disk.meta.recheck = Some(Recheck { since: self.state.open, whole: true, reason: why.to_string() });
         disk.fold = Some(Fold { source: None, next: 0 });
         self.unsettled = true;
-        self.store_metas(&[index], actions);
     }
 
-    /// Stores metas; no cut happens before they are durable.
-    pub(super) fn store_metas(&mut self, disks: &[usize], actions: &mut Vec<Action>) {
+    /// Stores metas; no cut happens before they are durable. Gives the number that comes back.
+    pub(super) fn store_metas(&mut self, disks: &[usize], actions: &mut Vec<Action>) -> u64 {
         let metas =
             disks.iter().map(|index| (DiskIndex(*index as u16), self.disks[*index].meta.clone())).collect();
         self.metas_in_flight += 1;
-        actions.push(Action::Job(Job::StoreMeta { metas }));
+        self.meta_number += 1;
+        actions.push(Action::Job(Job::StoreMeta { number: self.meta_number, metas }));
+        self.meta_number
     }
 
     /// The newest attach number may ask; others are told so (V9).

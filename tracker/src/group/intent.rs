@@ -6,7 +6,7 @@ use super::slots::Phase;
 use super::{Group, Op, PersistOp};
 use crate::disk::{Healing, IntentMode, IntentWrite, SyncWaiter};
 use crate::format::intents::{IntentSet, slot_stride};
-use crate::id::{DiskIndex, Generation};
+use crate::id::{DiskIndex, Generation, Nanos};
 use crate::map::header::Road;
 use crate::mutant;
 use crate::sidecar::files::renewed_intents_name;
@@ -130,7 +130,7 @@ impl Group {
             disk.log.appending = true;
             disk.log.end += bytes.len() as u64;
             if mutant::active("evict-before-durable") {
-                disk.regions.cleaned(u32::MAX);
+                disk.regions.cleaned(disk.syncs.done.wrapping_add(u32::MAX / 2));
             }
             let op = PersistOp::Append(index, generation);
             self.persist(op, index, SidecarFile::Changes(generation), offset, bytes, actions);
@@ -244,7 +244,7 @@ impl Group {
         let disk = &mut self.disks[index];
         if let Err(error) = result {
             tracing::error!(disk = %disk.name, error = error.0, "the disk can't be marked either: its writes wait");
-            disk.intent_mode = IntentMode::Strict;
+            disk.mark_again = true;
             return;
         }
         disk.intent_mode = IntentMode::Bypassed;
@@ -257,6 +257,10 @@ impl Group {
     /// Then the worker does too, or the file is made and all is well.
     pub(super) fn try_heal(&mut self, actions: &mut Vec<Action>) {
         for (index, disk) in self.disks.iter_mut().enumerate() {
+            if std::mem::take(&mut disk.mark_again) {
+                actions
+                    .push(Action::Job(Job::Mark { disk: DiskIndex(index as u16), meta: disk.meta.clone() }));
+            }
             let broken = matches!(disk.intent_mode, IntentMode::Bypassed | IntentMode::Strict);
             if broken && disk.healing == Healing::None {
                 disk.healing = Healing::Renewing;
@@ -283,6 +287,10 @@ impl Group {
         let open = self.state.open;
         let disk = &mut self.disks[index];
         let Healing::Renewed(name, sequence) = &disk.healing else { return };
+        if !disk.failed.is_empty() {
+            // The data of a failed write may still land, and its region would not be in the fresh set.
+            return;
+        }
         disk.intent_sequence = *sequence;
         disk.healing = Healing::Cut(name.clone(), open);
         disk.intents_since = open;
@@ -291,12 +299,6 @@ impl Group {
         disk.regions.reset();
         if disk.intent_mode == IntentMode::Bypassed {
             disk.intent_mode = IntentMode::Kept;
-        }
-        for blocks in disk.failed.extents().collect::<Vec<_>>() {
-            let per = disk.geometry.region_shift - disk.geometry.block_shift;
-            for region in (blocks.start >> per) as u32..((blocks.end - 1) >> per) as u32 + 1 {
-                disk.regions.set_failed(region, true);
-            }
         }
         // Whoever waits starts at W1 again, with the new set.
         let waiting = |slot: &super::slots::Slot| !matches!(slot.phase, Phase::InFlight | Phase::Syncing);
@@ -320,15 +322,15 @@ impl Group {
                 continue;
             }
             disk.meta.intents = name.clone();
-            disk.healing = Healing::Naming;
-            self.store_metas(&[index], actions);
+            let number = self.store_metas(&[index], actions);
+            self.disks[index].healing = Healing::Naming(number);
         }
     }
 
     /// S4: full intents are durable; only now the mark is cleared.
-    pub(super) fn heal_at_meta(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn heal_at_meta(&mut self, number: u64, actions: &mut Vec<Action>) {
         for (index, disk) in self.disks.iter_mut().enumerate() {
-            if disk.healing != Healing::Naming {
+            if disk.healing != Healing::Naming(number) {
                 continue;
             }
             disk.healing = Healing::None;
@@ -341,6 +343,17 @@ impl Group {
                 actions.push(Action::Job(Job::Unmark { disk: DiskIndex(index as u16) }));
             }
         }
+    }
+
+    /// When the oldest write to a sidecar file that anything relies on is late.
+    pub(super) fn intent_deadline(&self) -> Option<Nanos> {
+        let relied_on = |op: &PersistOp| {
+            let (PersistOp::Intents(disk, of) | PersistOp::Append(disk, of)) = op;
+            let disk = &self.disks[*disk];
+            disk.intent_mode == IntentMode::Kept && *of >= disk.intents_since
+        };
+        let running = self.persists.iter().flatten().filter(|(op, _)| relied_on(op));
+        running.map(|(_, since)| since.after(INTENT_DEADLINE)).min()
     }
 
     /// S4: a slot write or an append that hangs is a failure too.

@@ -27,6 +27,8 @@ pub enum Job {
     Release {
         /// The frozen generation.
         generation: Generation,
+        /// Its cut.
+        cut: CutId,
         /// The metas, one a disk.
         metas: Vec<Meta>,
     },
@@ -34,9 +36,13 @@ pub enum Job {
     Forget {
         /// The frozen generation.
         generation: Generation,
+        /// Its cut.
+        cut: CutId,
     },
     /// Store metas.
     StoreMeta {
+        /// Comes back with the answer.
+        number: u64,
         /// The disks and their metas.
         metas: Vec<(DiskIndex, Meta)>,
     },
@@ -135,7 +141,12 @@ pub enum JobDone {
     /// [`Job::Forget`].
     Forgotten,
     /// [`Job::StoreMeta`].
-    MetaStored(Result<(), JobError>),
+    MetaStored {
+        /// Which one.
+        number: u64,
+        /// How it ended.
+        result: Result<(), JobError>,
+    },
     /// [`Job::Mark`].
     Marked {
         /// The disk.

@@ -86,8 +86,12 @@ struct Freeze {
     fuzzy: Option<String>,
     /// Its log is durable.
     sealed: bool,
-    /// Who waits for the end of the present step.
+    /// Who waits for it to be sealed.
+    readers: Vec<Ticket>,
+    /// Who waits for its release or its undoing.
     tickets: Vec<Ticket>,
+    /// Nobody asked for it: it is undone when its log is sealed, for the log's sake.
+    internal: bool,
     /// The entry that releases it.
     release: Option<Anchor>,
 }
@@ -95,7 +99,8 @@ struct Freeze {
 /// A cut that was asked for.
 #[derive(Debug)]
 struct PendingCut {
-    ticket: Ticket,
+    /// None: the machine wants it itself.
+    ticket: Option<Ticket>,
     full: bool,
     filled: bool,
     asked_ns: u64,
@@ -165,8 +170,10 @@ pub struct Group {
     anchor: Option<Anchor>,
     vouched: Vec<CutId>,
     first_pending: Generation,
-    /// Questions answered when the metas being stored are durable.
-    meta_tickets: Vec<Ticket>,
+    /// The number of the newest job that stores metas.
+    meta_number: u64,
+    /// Questions answered when the job of this number is done.
+    meta_tickets: Vec<(u64, Ticket)>,
     counts: Counts,
     now: Nanos,
     next_beat: Nanos,
@@ -211,6 +218,7 @@ impl Group {
             anchor: start.anchor,
             vouched: start.vouched,
             first_pending: start.first_pending,
+            meta_number: 0,
             meta_tickets: Vec::new(),
             counts: Counts::default(),
             now: start.now,
@@ -247,7 +255,10 @@ impl Group {
             time_ns: record.time_ns,
             fuzzy: self.state.fuzzy.then(|| "before the tracker was started again".to_string()),
             sealed,
+            readers: Vec::new(),
             tickets: Vec::new(),
+            // A successor can't tell: a shipper that finds it finishes or undoes it.
+            internal: false,
             release: None,
         });
         match self.state.road {
@@ -265,7 +276,9 @@ impl Group {
                     self.freeze.as_mut().expect("set above").release = self.disks[0].meta.anchor;
                     self.store_release(actions);
                 } else {
+                    // Preserving had stopped: what was overwritten since is not what was cut.
                     self.state.road = Road::Sealed;
+                    self.state.fuzzy = true;
                     self.header.store(self.state);
                     self.vouched.push(record.cut);
                 }
@@ -296,12 +309,11 @@ impl Group {
     }
 
     /// The connection of this request died (W8). True: it was not submitted, is forgotten, and no reply comes.
-    /// False: it is in flight, and its reply will come.
-    pub fn abandon(&mut self, request: RequestId, now: Nanos, actions: &mut Vec<Action>) -> bool {
+    /// False: it is in flight, and its reply will come. Who waited for what it held goes on at the next call.
+    pub fn abandon(&mut self, request: RequestId, now: Nanos, _actions: &mut Vec<Action>) -> bool {
         self.now = now;
-        let gone = self.abandon_request(request.0);
-        self.settle(actions);
-        gone
+        self.unsettled = true;
+        self.abandon_request(request.0)
     }
 
     /// An operation ended.
@@ -331,7 +343,7 @@ impl Group {
             JobDone::Sealed { generation, result } => self.sealed(generation, result, actions),
             JobDone::Released { generation, result } => self.released(generation, result, actions),
             JobDone::Forgotten => {}
-            JobDone::MetaStored(result) => {
+            JobDone::MetaStored { number, result } => {
                 self.metas_in_flight -= 1;
                 if let Err(error) = &result {
                     tracing::error!(error = error.0, "the disk's meta can't be stored");
@@ -340,9 +352,9 @@ impl Group {
                     }
                 }
                 if result.is_ok() {
-                    self.heal_at_meta(actions);
+                    self.heal_at_meta(number, actions);
                 }
-                for ticket in std::mem::take(&mut self.meta_tickets) {
+                for (_, ticket) in self.meta_tickets.extract_if(.., |(of, _)| *of == number) {
                     let answer = match &result {
                         Ok(()) => Answer::Done,
                         Err(error) => Refusal::Unable(error.0.clone()).into(),
@@ -425,10 +437,10 @@ impl Group {
             }
             Question::Undo { cut, .. } => self.ask_undo(ticket, cut, actions),
             Question::Resynchronize { reason, .. } => {
-                for index in 0..self.disks.len() {
-                    self.require_resync(index, &reason, actions);
-                }
-                self.meta_tickets.push(ticket);
+                let all: Vec<_> = (0..self.disks.len()).collect();
+                all.iter().for_each(|index| self.require_resync(*index, &reason));
+                let number = self.store_metas(&all, actions);
+                self.meta_tickets.push((number, ticket));
             }
             Question::Status => {
                 actions.push(Action::Answer { ticket, answer: Answer::Status(self.status()) });
@@ -453,6 +465,7 @@ impl Group {
             self.next_beat = now.after(HEARTBEAT);
             self.header.beat(now);
             self.try_heal(actions);
+            self.compact_log();
             if !self.watching && self.exact() {
                 self.watching = true;
                 actions.push(Action::Job(Job::Watch));
@@ -484,10 +497,8 @@ impl Group {
         if self.disks.iter().any(|disk| disk.fold.is_some()) {
             return Some(self.now);
         }
-        let persists = self.persists.iter().flatten().map(|(_, since)| since.after(intent::INTENT_DEADLINE));
-        let deadlines = self.preserve_deadline().into_iter().chain(persists).chain(self.release_retry);
-        // A deadline that has passed was dealt with; what it was about may still be running.
-        let deadlines = deadlines.filter(|at| *at > self.now);
+        let deadlines =
+            self.preserve_deadline().into_iter().chain(self.intent_deadline()).chain(self.release_retry);
         deadlines.chain([self.next_beat, self.next_stamp]).min()
     }
 
@@ -580,9 +591,9 @@ impl Group {
     }
 
     fn refuse_cut(&mut self, why: &str, actions: &mut Vec<Action>) {
-        if let Some(pending) = self.pending_cut.take() {
+        if let Some(ticket) = self.pending_cut.take().and_then(|pending| pending.ticket) {
             let answer = Refusal::Unable(why.to_string()).into();
-            actions.push(Action::Answer { ticket: pending.ticket, answer });
+            actions.push(Action::Answer { ticket, answer });
         }
     }
 

@@ -18,12 +18,14 @@ impl Group {
         self.target = Some(target);
         self.refuse_cut("a newer shipper attached", actions);
         let live =
-            self.freeze.as_ref().filter(|_| self.state.road < Road::Releasing).map(|freeze| LiveFreeze {
-                cut: freeze.cut,
-                generation: freeze.generation,
-                sealed: self.state.road == Road::Sealed,
-                fuzzy: self.state.fuzzy,
-            });
+            self.freeze.as_ref().filter(|freeze| self.state.road < Road::Releasing && !freeze.internal).map(
+                |freeze| LiveFreeze {
+                    cut: freeze.cut,
+                    generation: freeze.generation,
+                    sealed: self.state.road == Road::Sealed,
+                    fuzzy: self.state.fuzzy,
+                },
+            );
         let disks = self.disks.iter().map(|disk| DiskInfo {
             id: disk.meta.disk,
             name: disk.name.clone(),

@@ -31,7 +31,7 @@ impl Group {
     fn begin_sync(&mut self, index: usize, actions: &mut Vec<Action>) {
         let syncs = &mut self.disks[index].syncs;
         let id = Op::Sync(index as u32).id();
-        syncs.begun += 1;
+        syncs.begun = syncs.begun.wrapping_add(1);
         syncs.running = Some(id);
         std::mem::swap(&mut syncs.waiting, &mut syncs.served);
         actions.push(Action::Sync { id, disk: DiskIndex(index as u16) });
@@ -46,7 +46,7 @@ impl Group {
     ) {
         let syncs = &mut self.disks[index].syncs;
         assert!(syncs.running.take().is_some(), "one sync at a time");
-        let served = std::mem::take(&mut syncs.served);
+        let mut served = std::mem::take(&mut syncs.served);
         if result.is_ok() {
             syncs.done = syncs.begun;
             let done = syncs.done;
@@ -55,6 +55,11 @@ impl Group {
                 self.failed_shrank(index);
             }
         } else {
+            // The kernel reports an error once: who asked meanwhile would be told that all is well.
+            let ours = |waiter: &SyncWaiter| matches!(waiter, SyncWaiter::Freeze(_) | SyncWaiter::Cleaning);
+            let (stay, late) = std::mem::take(&mut syncs.waiting).into_iter().partition::<Vec<_>, _>(ours);
+            syncs.waiting = stay;
+            served.extend(late);
             let told = served.iter().any(|waiter| matches!(waiter, SyncWaiter::Flush(_)));
             self.sync_failed(index, told, actions);
         }
@@ -99,6 +104,7 @@ impl Group {
         disk.latched = !told && !crate::mutant::active("sync-error-swallowed");
         let first = !disk.meta.doubtful;
         disk.meta.doubtful = true;
+        disk.doubtful_since = self.state.open;
         let buffered = !disk.direct;
         if !self.tracking {
             return;
@@ -108,8 +114,9 @@ impl Group {
         }
         if buffered {
             actions.push(Action::Reopen { disk: DiskIndex(index as u16) });
-            self.require_resync(index, "a sync of the disk failed", actions);
-        } else if first {
+            self.require_resync(index, "a sync of the disk failed");
+        }
+        if buffered || first {
             self.store_metas(&[index], actions);
         }
     }

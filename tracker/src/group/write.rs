@@ -152,13 +152,24 @@ impl Group {
         let Some(frozen) = &self.disks[disk].frozen else { return Step::Go };
         // Beyond the frozen size there is nothing to preserve.
         let blocks = blocks.start..blocks.end.min(frozen.blocks).max(blocks.start);
-        let wanted: Vec<_> = crate::map::bits::runs(blocks, |word| frozen.wanted(word)).collect();
-        let Some(first) = wanted.first().cloned() else { return Step::Go };
-        let total = wanted.iter().map(|run| run.end - run.start).sum::<u64>();
         let slot = self.slots.get(index);
+        let most =
+            if slot.change == Change::Write { u64::MAX } else { slot.preserve_left >> geometry.block_shift };
+        let mut wanted = Vec::new();
+        let mut total = 0;
+        for run in crate::map::bits::runs(blocks, |word| frozen.wanted(word)) {
+            total += run.end - run.start;
+            wanted.push(run);
+            if total > most {
+                break;
+            }
+        }
+        let Some(first) = wanted.first().cloned() else { return Step::Go };
         if slot.change != Change::Write {
             let bytes = total << geometry.block_shift;
-            if bytes > slot.preserve_left {
+            if total > most {
+                // From now on the first wanted run is enough to know.
+                slot.preserve_left = 0;
                 if slot.change != Change::Discard {
                     self.turn_fuzzy("a write of zeros over more than 16 MiB of frozen blocks", actions);
                     return Step::Go;
@@ -194,7 +205,7 @@ impl Group {
         if slot.piece.start < slot.end {
             return Step::Skipped;
         }
-        self.end(index, Ok(()), actions);
+        self.finish(index, actions);
         Step::Wait
     }
 
@@ -248,7 +259,17 @@ impl Group {
             disk.in_flight[super::parity(generation)] -= 1;
             disk.regions.completed(disk.geometry.regions_of(piece.clone()), disk.syncs.begun);
             if result.is_err() || !disk.failed.is_empty() {
-                self.note_failure(disk_index.index(), piece, result.is_ok());
+                let lasting = !matches!(
+                    result,
+                    Err(Errno(libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EOPNOTSUPP))
+                );
+                self.note_failure(disk_index.index(), piece, result.is_ok(), lasting);
+                if self.disks[disk_index.index()].regions.failed()
+                    > self.disks[disk_index.index()].regions.budget() / 4
+                {
+                    // They can't leave the intents: before they fill them, tracking is given up instead (S4).
+                    self.tracking_failed(disk_index.index(), "too many writes to the disk failed", actions);
+                }
             }
             self.unpin(index);
             if self.freeze.is_some() && generation != self.state.open {
@@ -268,9 +289,17 @@ impl Group {
         if slot.piece.end < slot.end && !slot.abandoned {
             return self.advance(index, actions);
         }
-        if fua && !write {
+        self.finish(index, actions);
+    }
+
+    /// All pieces are done: replies, after a sync if the request is a zero or a discard with FUA.
+    #[inline]
+    fn finish(&mut self, index: u32, actions: &mut Vec<Action>) {
+        let slot = self.slots.get(index);
+        if slot.fua && slot.change != Change::Write {
             slot.phase = Phase::Syncing;
-            return self.want_sync(disk_index.index(), SyncWaiter::Request(index), actions);
+            let disk = slot.disk.index();
+            return self.want_sync(disk, SyncWaiter::Request(index), actions);
         }
         self.end(index, Ok(()), actions);
     }
@@ -294,7 +323,7 @@ impl Group {
 
     /// W5: blocks of a failed write are marked again at its completion and at every cut, until a later write there
     /// succeeded and was synced: its data may still land.
-    fn note_failure(&mut self, index: usize, piece: std::ops::Range<u64>, success: bool) {
+    fn note_failure(&mut self, index: usize, piece: std::ops::Range<u64>, success: bool, lasting: bool) {
         let disk = &mut self.disks[index];
         let geometry = disk.geometry;
         if success {
@@ -309,6 +338,11 @@ impl Group {
             return;
         }
         let blocks = geometry.blocks_of(piece.clone());
+        if !lasting {
+            // Found before anything was written, or over when it was reported: nothing lands later.
+            disk.mark(blocks);
+            return;
+        }
         disk.failed.add(blocks.clone());
         if !mutant::active("failed-write-not-marked") {
             disk.mark(blocks);

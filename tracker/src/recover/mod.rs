@@ -8,9 +8,10 @@
 //! | any | any | the disk was no member of the group before | resynchronization |
 //! | any | any | the mark says that writes went untracked (S4, tracking off) | resynchronization |
 //! | any | any | fingerprint mismatch (S3) | resynchronization |
+//! | another boot | any | doubtful: a sync had failed (W6) | resynchronization |
+//! | process died, host died | any | bad intents | resynchronization |
 //! | clean, process died | good | | continue in the same map inodes |
-//! | host died | any | doubtful: a sync had failed (W6) | resynchronization |
-//! | any | not good | a bad log or bad intents | resynchronization |
+//! | any | not good | a bad log | resynchronization |
 //! | clean | not good | | open map = unreleased logs |
 //! | process died, host died | not good | | open map = intents ∪ unreleased logs, to be compared |
 //!
@@ -22,7 +23,7 @@
 //! | draining | all orphans are done, for the lock was free (S2): sync, seal |
 //! | synced | seal, into a fresh log |
 //! | sealed, exact or fuzzy | goes on; without its log it is undone |
-//! | releasing | a meta with the anchor: the release is completed on all; none: sealed again |
+//! | releasing | a meta with the anchor: the release is completed on all; none: sealed and fuzzy, for preserving had stopped |
 //! | undoing | folds again from the beginning |
 //! | any, maps not good | forgotten: preserved data was never synced; its log, sealed or not, is pending |
 
@@ -55,7 +56,11 @@ pub struct Evidence {
     pub doubtful: bool,
     /// What is wrong with the fingerprint (S3).
     pub changed: Option<String>,
-    /// What is wrong with intents or logs.
+    /// The last session served in this boot.
+    pub same_boot: bool,
+    /// The intents can't be believed.
+    pub rotten: bool,
+    /// What is wrong with the logs.
     pub damaged: Option<String>,
 }
 
@@ -84,12 +89,14 @@ pub fn decide(found: &Evidence) -> Verdict {
     if let Some(why) = &found.changed {
         return Verdict::Resync(format!("the disk changed while it was not tracked: {why}"));
     }
-    match (found.stop, found.maps) {
-        (Stop::Clean | Stop::Process, true) => return Verdict::Continue,
-        (Stop::Host, _) if found.doubtful => {
-            return Verdict::Resync("a sync of the disk had failed before the host went down".into());
-        }
-        _ => {}
+    if found.doubtful && !found.same_boot {
+        return Verdict::Resync("a sync of the disk had failed before the host went down".into());
+    }
+    if found.rotten {
+        return Verdict::Resync("the intents are damaged".into());
+    }
+    if found.maps && found.stop != Stop::Host {
+        return Verdict::Continue;
     }
     if let Some(why) = &found.damaged {
         return Verdict::Resync(format!("the sidecar is damaged: {why}"));
@@ -100,8 +107,8 @@ pub fn decide(found: &Evidence) -> Verdict {
 /// The times that S3 compares with, all in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// The dead process's last sign of life, if the maps' header is there.
-    pub heartbeat_ns: Option<i128>,
+    /// The dead process's last sign of life: its heartbeat or, if the maps are gone, a minute after its last stamp.
+    pub heartbeat_ns: i128,
     /// When this boot began.
     pub boot_ns: i128,
     /// The last session served in this boot.
@@ -138,12 +145,7 @@ pub fn changed(
     if let Some((_, why)) = rules.iter().find(|(broken, _)| *broken) {
         return Some((*why).into());
     }
-    let limit = match (stop, times.heartbeat_ns) {
-        (Stop::Host, _) => times.boot_ns,
-        (_, Some(heartbeat)) => heartbeat,
-        // The maps are gone, and with them the sign of life: intents and logs decide what is compared.
-        (_, None) => return None,
-    };
+    let limit = if stop == Stop::Host { times.boot_ns } else { times.heartbeat_ns };
     (found.mtime_ns.max(found.ctime_ns) > limit + SLACK_NS)
         .then(|| "it was touched after the tracker's end".into())
 }
@@ -153,7 +155,10 @@ mod tests {
     use super::*;
 
     fn good(stop: Stop, maps: bool) -> Evidence {
-        Evidence { stop, maps, member: true, untracked: false, doubtful: false, changed: None, damaged: None }
+        let same_boot = stop != Stop::Host;
+        let (changed, damaged) = (None, None);
+        let (member, untracked, doubtful, rotten) = (true, false, false, false);
+        Evidence { stop, maps, member, untracked, doubtful, same_boot, rotten, changed, damaged }
     }
 
     #[test]
@@ -171,7 +176,10 @@ mod tests {
                 assert!(resync(bad(|found| found.changed = Some("x".into()), stop, maps)));
                 let survives = stop != Stop::Host && maps;
                 assert_eq!(resync(bad(|found| found.damaged = Some("x".into()), stop, maps)), !survives);
+                assert!(resync(bad(|found| found.rotten = true, stop, maps)));
                 assert_eq!(resync(bad(|found| found.doubtful = true, stop, maps)), stop == Stop::Host);
+                let elsewhere = |found: &mut Evidence| (found.doubtful, found.same_boot) = (true, false);
+                assert!(resync(bad(elsewhere, stop, maps)), "doubtful, then another boot, clean or not");
                 let expected = match (stop, maps) {
                     (Stop::Clean | Stop::Process, true) => Verdict::Continue,
                     (Stop::Clean, false) => Verdict::Rebuild { compare: false },
@@ -185,7 +193,7 @@ mod tests {
     #[test]
     fn a_disk_that_was_put_back_or_touched_is_noticed() {
         let stamp = Fingerprint { size: 10, inode: 5, birth_ns: 1, mtime_ns: 1_000, ctime_ns: 1_000 };
-        let times = Times { heartbeat_ns: Some(50_000_000_000), boot_ns: 20_000_000_000, same_boot: true };
+        let times = Times { heartbeat_ns: 50_000_000_000, boot_ns: 20_000_000_000, same_boot: true };
         let check = |stop, change: fn(&mut Fingerprint)| {
             let mut found = Fingerprint { mtime_ns: 2_000, ctime_ns: 2_000, ..stamp };
             change(&mut found);

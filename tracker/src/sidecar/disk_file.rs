@@ -167,6 +167,22 @@ fn nowait(file: &File, direct: bool, length: usize) -> bool {
     understood
 }
 
+/// Takes our lock on one more description of a disk that we have locked.
+///
+/// # Errors
+/// Whatever the kernel says.
+pub fn hold_lock(fd: &OwnedFd) -> io::Result<()> {
+    for byte in LOCKED {
+        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_OFD_SETLK(&one_byte(byte, libc::F_RDLCK)))?;
+    }
+    Ok(())
+}
+
+fn one_byte(start: i64, kind: i32) -> libc::flock {
+    let (l_type, l_whence) = (kind as i16, libc::SEEK_SET as i16);
+    libc::flock { l_type, l_whence, l_start: start, l_len: 1, l_pid: 0 }
+}
+
 impl DiskFile {
     /// S2: open-file-description locks on the bytes that QEMU's tools respect. A dead tracker's requests keep its
     /// description and so its locks until they are done: we wait for them, never steal. Somebody alive is an error.
@@ -197,13 +213,7 @@ impl DiskFile {
     }
 
     fn try_lock(&self, hold: &[i64], refuse: &[i64]) -> io::Result<bool> {
-        let lock = |start: i64, kind: i32| libc::flock {
-            l_type: kind as i16,
-            l_whence: libc::SEEK_SET as i16,
-            l_start: start,
-            l_len: 1,
-            l_pid: 0,
-        };
+        let lock = one_byte;
         for byte in hold {
             // Shared locks, as QEMU's are: conflicts are found by asking for the opposite byte.
             let wanted = lock(*byte, libc::F_RDLCK);

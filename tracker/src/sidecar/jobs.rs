@@ -22,6 +22,12 @@ pub trait DiskFacts {
     /// Whatever the file system says.
     fn fingerprint(&self) -> io::Result<Fingerprint>;
 
+    /// The wall clock, nanoseconds since 1970.
+    fn wall_ns(&self) -> i128 {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(0, |now| now.as_nanos() as i128)
+    }
+
     /// `fsync`: content and times.
     ///
     /// # Errors
@@ -102,23 +108,21 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             Job::Seal { generation, disks } => {
                 JobDone::Sealed { generation, result: self.seal(generation, disks).map_err(failed) }
             }
-            Job::Release { generation, metas } => {
-                let result = self.release(generation, &metas).map_err(failed);
+            Job::Release { generation, cut, metas } => {
+                let result = self.release(generation, cut, &metas).map_err(failed);
                 self.close(generation, &mut closed);
-                closed.extend(
-                    (0..self.homes.len()).map(|disk| (index(disk), SidecarFile::Changes(generation))),
-                );
+
                 JobDone::Released { generation, result }
             }
-            Job::Forget { generation } => {
-                self.remove_maps(generation);
+            Job::Forget { generation, cut } => {
+                self.remove_freeze(generation, cut);
                 self.close(generation, &mut closed);
                 JobDone::Forgotten
             }
-            Job::StoreMeta { metas } => {
+            Job::StoreMeta { number, metas } => {
                 let store =
                     |(disk, meta): &(DiskIndex, Meta)| store_meta(&self.homes[disk.index()].folder, meta);
-                JobDone::MetaStored(metas.iter().try_for_each(store).map_err(failed))
+                JobDone::MetaStored { number, result: metas.iter().try_for_each(store).map_err(failed) }
             }
             Job::Mark { disk, .. } => {
                 let home = &self.homes[disk.index()];
@@ -161,7 +165,22 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
         open: Generation,
         opened: &mut Vec<(DiskIndex, SidecarFile, F::File)>,
     ) -> io::Result<Spare> {
-        let (next, cut) = (open.next(), (self.draw)());
+        let cut = (self.draw)();
+        let made = self.prepare_as(open, cut, opened);
+        if made.is_err() {
+            opened.clear();
+            self.homes.iter().for_each(|home| drop(home.folder.remove(&store_name(cut))));
+        }
+        made
+    }
+
+    fn prepare_as(
+        &self,
+        open: Generation,
+        cut: CutId,
+        opened: &mut Vec<(DiskIndex, SidecarFile, F::File)>,
+    ) -> io::Result<Spare> {
+        let next = open.next();
         let mut disks = Vec::new();
         for (disk, home) in self.homes.iter().enumerate() {
             let words = bits::words_for(home.size.div_ceil(1 << home.block_shift));
@@ -223,26 +242,32 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
     }
 
     /// V9: the anchor first, on every disk; then what it makes superfluous goes.
-    fn release(&mut self, generation: Generation, metas: &[Meta]) -> io::Result<()> {
+    fn release(&mut self, generation: Generation, cut: CutId, metas: &[Meta]) -> io::Result<()> {
         for (home, meta) in self.homes.iter().zip(metas) {
             store_meta(&home.folder, meta)?;
         }
         for home in &self.homes {
             remove_logs(&home.folder, |of, _| of > generation)?;
         }
-        self.remove_maps(generation);
+        self.remove_freeze(generation, cut);
         Ok(())
     }
 
-    fn remove_maps(&mut self, generation: Generation) {
-        for disk in 0..self.homes.len() {
+    /// The names go; who still reads keeps the inodes (C3). What can't be deleted now goes at the next start.
+    fn remove_freeze(&mut self, generation: Generation, cut: CutId) {
+        for (disk, home) in self.homes.iter().enumerate() {
+            if let Err(error) = home.folder.remove(&store_name(cut)) {
+                tracing::warn!(%error, %cut, "preserved data can't be deleted");
+            }
             self.maps.remove(&map_name(generation, disk));
             self.maps.remove(&preserved_name(generation, disk));
         }
     }
 
     fn close(&mut self, generation: Generation, closed: &mut Vec<(DiskIndex, SidecarFile)>) {
-        closed.extend((0..self.homes.len()).map(|disk| (index(disk), SidecarFile::Store(generation))));
+        for disk in (0..self.homes.len()).map(index) {
+            closed.extend([(disk, SidecarFile::Store(generation)), (disk, SidecarFile::Changes(generation))]);
+        }
     }
 
     /// S3: only an fsync makes the times durable that a start compares with.
@@ -250,7 +275,10 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
         let mut failed = Vec::new();
         for (disk, (home, meta)) in self.homes.iter().zip(&mut metas).enumerate() {
             match home.facts.fsync().and_then(|()| home.facts.fingerprint()) {
-                Ok(stamp) => meta.stamp = stamp,
+                Ok(stamp) => {
+                    meta.stamp = stamp;
+                    meta.stamped_ns = home.facts.wall_ns();
+                }
                 Err(_) => {
                     failed.push(index(disk));
                     continue;
@@ -273,8 +301,14 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             };
             let (end, _) = append_map(&file, &mut encoder, end, true, blocks, load)?;
             file.sync()?;
-            home.facts.fsync()?;
+            if let Err(error) = home.facts.fsync() {
+                // W6: not clean, and doubtful from now on.
+                meta.doubtful = true;
+                store_meta(&home.folder, &meta)?;
+                return Err(error);
+            }
             let fingerprint = home.facts.fingerprint()?;
+            meta.stamped_ns = home.facts.wall_ns();
             meta.stamp = fingerprint;
             meta.clean =
                 Some(Clean { fingerprint, log: LogLength { generation: header.generation, length: end } });

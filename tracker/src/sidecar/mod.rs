@@ -17,13 +17,14 @@ use crate::group::{Action, Group, GroupConfig, SidecarFile, Start};
 use crate::id::{CutId, DiskId, DiskIndex, Generation, Nanos, Session};
 use crate::map::Words;
 use crate::map::header::GroupHeader;
+use disk_file::DiskFile;
 use folder::{Directory, Folder};
 use jobs::Jobs;
 use maps::Tmpfs;
 use start::Candidate;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -153,7 +154,7 @@ pub struct Opening {
 #[derive(Clone, Debug)]
 pub struct Handout {
     maps: Option<Tmpfs>,
-    disks: Vec<(Directory, PathBuf, bool)>,
+    disks: Vec<(Directory, Arc<DiskFile>, bool)>,
 }
 
 impl Handout {
@@ -166,9 +167,11 @@ impl Handout {
     pub fn open(&self, generation: Generation, cut: CutId) -> io::Result<Vec<OwnedFd>> {
         let maps = self.maps.as_ref().ok_or_else(|| io::Error::other("nothing is tracked"))?;
         let mut all = Vec::new();
-        for (index, (folder, path, direct)) in self.disks.iter().enumerate() {
+        for (index, (folder, disk, direct)) in self.disks.iter().enumerate() {
             // W7: the same cache mode as the tracker's.
             let flags = if *direct { libc::O_DIRECT } else { 0 };
+            // By descriptor: the path may name another file by now.
+            let path = format!("/proc/self/fd/{}", disk.as_fd().as_raw_fd());
             all.push(OpenOptions::new().read(true).custom_flags(flags).open(path)?.into());
             all.push(sealed_log(folder, generation, cut)?);
             all.push(maps.open_read(&jobs::preserved_name(generation, index))?);
@@ -248,12 +251,13 @@ pub fn open(config: &Config) -> Result<Opening, Error> {
             })?;
             let kind = nix::sys::statfs::statfs(&home).map(|found| found.filesystem_type());
             open.sidecar_in_memory = kind == Ok(nix::sys::statfs::TMPFS_MAGIC);
-            handout.disks.push((folder.clone(), disk.path.clone(), probe.direct));
+            let file = Arc::new(file);
+            handout.disks.push((folder.clone(), file.clone(), probe.direct));
             candidates.push(Candidate {
                 name: disk.name.clone(),
                 path: shown.to_string(),
                 folder,
-                facts: Arc::new(file),
+                facts: file,
                 geometry,
                 direct: probe.direct,
                 align: probe.align,

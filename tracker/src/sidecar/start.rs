@@ -24,7 +24,9 @@ use crate::map::header::{CutRecord, GroupHeader, Road, State};
 use crate::map::{Words, bits};
 use crate::recover::{Evidence, Stop, Times, Verdict, changed, decide};
 use std::io;
-use std::sync::atomic::Ordering::Relaxed;
+
+/// The stamp in the meta is at most this old while a tracker lives.
+const STAMP_NS: i128 = 62_000_000_000;
 
 /// The name of the group's header among the maps.
 pub const HEADER: &str = "header";
@@ -103,8 +105,6 @@ struct Look {
     fresh: bool,
     intents: intents::IntentSet,
     logs: files::Logs,
-    /// The intents can't be believed.
-    rotten: bool,
     verdict: Verdict,
 }
 
@@ -230,6 +230,13 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         if config.off {
             recheck = Some(Recheck { since, whole: true, reason: "tracking was off".into() });
         }
+        let known = header.as_ref().filter(|_| good).map(|header| header.failed(index));
+        let failed = Failed::new(known.clone().flatten().unwrap_or_default());
+        if known == Some(None) {
+            // W5: too many to know where, so anywhere.
+            let reason = "more writes failed than can be remembered".to_string();
+            recheck = Some(Recheck { since, whole: true, reason });
+        }
         let carried =
             frozen_generation.is_some_and(|frozen| recheck.as_ref().is_some_and(|one| one.since <= frozen));
         if recheck.as_ref().is_some_and(|recheck| recheck.whole) && !carried && !config.off {
@@ -238,15 +245,14 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         let resync = matches!(look.verdict, Verdict::Resync(_));
         // After a clean stop everything is in the logs; a disk to be compared as a whole needs no intents either.
         let clean = look.meta.as_ref().is_some_and(|meta| meta.clean.is_some());
-        let regions = match &look.verdict {
-            _ if clean || resync => Vec::new(),
-            // With the maps good, bad intents are made anew from them: every region with a dirty block.
-            Verdict::Continue if look.rotten => {
-                let maps = [Some(&open), freeze_maps.get(index).map(|(map, _)| map)];
-                dirty_regions(candidate.geometry, &maps)
-            }
-            _ => look.intents.regions.clone(),
-        };
+        let mut regions = if clean || resync { Vec::new() } else { look.intents.regions.clone() };
+        // The data of a failed write may still land: its region stays in the intents (I4).
+        let per = candidate.geometry.region_shift - candidate.geometry.block_shift;
+        for blocks in failed.extents() {
+            regions.extend((blocks.start >> per) as u32..((blocks.end - 1) >> per) as u32 + 1);
+        }
+        regions.sort_unstable();
+        regions.dedup();
         let budget = usize::try_from(intent_budget >> candidate.geometry.region_shift).unwrap_or(usize::MAX);
         // A write of the largest size must fit several times over.
         let least = 4 * ((config.bounds.write_max >> candidate.geometry.region_shift) as usize + 1);
@@ -306,6 +312,8 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             intents: intents_name(session),
             clean: None,
             stamp,
+            stamped_ns: now.wall_ns,
+            vouched: look.meta.as_ref().map(|meta| meta.vouched.clone()).unwrap_or_default(),
             recheck,
             doubtful,
             target: adopted.and_then(|holder| holder.target),
@@ -318,31 +326,27 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         if let Some(first) = look.logs.first {
             first_pending = first_pending.min(first);
         }
-        for seal in &look.logs.seals {
-            if !vouched.contains(&seal.cut) && !resync {
-                vouched.push(seal.cut);
+        // A disk that is compared as a whole has everything pending, and so vouches for all of its past (V2).
+        for cut in meta.vouched.iter().copied().chain(look.logs.seals.iter().map(|seal| seal.cut)) {
+            if !vouched.contains(&cut) {
+                vouched.push(cut);
             }
         }
-        let failed = match header.as_ref().filter(|_| good).map(|header| header.failed(index)) {
-            None => Failed::default(),
-            Some(Some(extents)) => Failed::new(extents),
-            // Too many to know: anywhere.
-            Some(None) => Failed::new(std::iter::once(0..candidate.geometry.blocks()).collect()),
-        };
+
         let mut region_table = Regions::new(candidate.geometry.regions(), budget, &regions);
-        let per = candidate.geometry.region_shift - candidate.geometry.block_shift;
         for blocks in failed.extents() {
             for region in (blocks.start >> per) as u32..((blocks.end - 1) >> per) as u32 + 1 {
                 region_table.set_failed(region, true);
             }
         }
+        let dirty_blocks = bits::count(&open);
         disks.push(Disk {
             name: candidate.name.clone(),
             path: candidate.path.clone(),
             geometry: candidate.geometry,
             direct: candidate.direct,
             align: candidate.align,
-            dirty_blocks: bits::count(&open),
+            dirty_blocks,
             open,
             meta,
             log,
@@ -353,12 +357,15 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             intent_queue: Default::default(),
             intent_write: None,
             intent_mode: IntentMode::Kept,
+            mark_again: false,
             healing: Healing::None,
             degraded: None,
             cleaning_parts: 0,
             in_flight: [0, 0],
             syncs: Syncs::default(),
             failed,
+            doubtful_since: open_generation,
+            filled: dirty_blocks == candidate.geometry.blocks(),
             latched: false,
             fold: None,
             frozen,
@@ -498,7 +505,6 @@ fn look<F: Folder, D: DiskFacts>(
                 fresh: *fresh,
                 intents: intents::IntentSet::default(),
                 logs: files::Logs::default(),
-                rotten: false,
                 verdict: Verdict::Resync(why.into()),
             });
             continue;
@@ -544,7 +550,7 @@ fn look<F: Folder, D: DiskFacts>(
         }
         let found_now = candidate.facts.fingerprint().map_err(complain)?;
         let times = Times {
-            heartbeat_ns: heartbeat.filter(|_| stop == Stop::Process),
+            heartbeat_ns: heartbeat.unwrap_or(meta.stamped_ns + STAMP_NS),
             boot_ns: now.boot_ns,
             same_boot: meta.boot == now.boot,
         };
@@ -558,18 +564,12 @@ fn look<F: Folder, D: DiskFacts>(
             member,
             untracked: mark.is_some_and(|mark| mark.untracked),
             doubtful: meta.doubtful,
+            same_boot: meta.boot == now.boot,
+            rotten,
             changed: changed(stop, &meta.stamp, meta.clean.as_ref(), &found_now, times),
             damaged: damaged.or(logs.bad.clone()),
         });
-        looks.push(Look {
-            id: *id,
-            meta: Some(meta.clone()),
-            fresh: false,
-            intents: set,
-            logs,
-            rotten,
-            verdict,
-        });
+        looks.push(Look { id: *id, meta: Some(meta.clone()), fresh: false, intents: set, logs, verdict });
     }
     Ok(looks)
 }
@@ -588,13 +588,6 @@ fn rebuild(map: &Words, geometry: Geometry, look: &Look) {
             bits::set(map, geometry.region_blocks(*region));
         }
     }
-}
-
-/// The regions with a set bit in any of these maps.
-fn dirty_regions(geometry: Geometry, maps: &[Option<&Words>]) -> Vec<u32> {
-    let load = |word: usize| maps.iter().flatten().fold(0, |bits, map| bits | map[word].load(Relaxed));
-    let regions = 0..geometry.regions() as u32;
-    regions.filter(|region| bits::any(geometry.region_blocks(*region), load)).collect()
 }
 
 /// The sealed freeze's log must be there for the shipper.

@@ -135,6 +135,10 @@ impl<T: DiskFacts> DiskFacts for Arc<T> {
         (**self).fingerprint()
     }
 
+    fn wall_ns(&self) -> i128 {
+        (**self).wall_ns()
+    }
+
     fn fsync(&self) -> std::io::Result<()> {
         (**self).fsync()
     }
