@@ -70,12 +70,16 @@ struct Begun {
     left: usize,
 }
 
-/// A frame being filled.
+/// A frame being filled. Its data stay where they were read as long as they stand there one after another; only what
+/// has to wait, or does not join, is copied.
 #[derive(Default)]
 struct Stage {
     blocks: Vec<u64>,
     hashes: Vec<BlockHash>,
+    /// What was copied: the first of the blocks.
     data: Vec<u8>,
+    /// Where the others stand in the buffer that is being encoded.
+    span: Range<usize>,
 }
 
 impl<'a> Worker<'a> {
@@ -191,7 +195,7 @@ impl<'a> Worker<'a> {
         let mut at = 0;
         for run in &filled.batch.runs {
             let bytes = ((run.end - run.start) as usize) << shift;
-            let data = &filled.buffer[at..at + bytes];
+            let (data, start) = (&filled.buffer[at..at + bytes], at);
             at += bytes;
             self.below.clear();
             if compare {
@@ -217,11 +221,15 @@ impl<'a> Worker<'a> {
                     continue;
                 }
                 done.blocks_put += 1;
-                done.frames.extend(self.stage.push(encoder, shift, block, hash, data));
+                let from = start + (index << shift);
+                let place = from..from + (1 << shift);
+                done.frames.extend(self.stage.push(encoder, shift, (block, hash), &filled.buffer, place));
             }
         }
         if last {
-            done.frames.extend(self.stage.close(encoder));
+            done.frames.extend(self.stage.close(encoder, &filled.buffer));
+        } else {
+            self.stage.copy(&filled.buffer);
         }
         self.free.push(filled.buffer);
         Ok(())
@@ -229,26 +237,42 @@ impl<'a> Worker<'a> {
 }
 
 impl Stage {
-    /// Adds a block; answers the frame that it filled.
+    /// Adds the block whose data stand at `place` of `buffer`; answers the frame that it filled.
     fn push(
         &mut self,
         encoder: &mut FrameEncoder,
         shift: u8,
-        block: u64,
-        hash: BlockHash,
-        data: &[u8],
+        (block, hash): (u64, BlockHash),
+        buffer: &[u8],
+        place: Range<usize>,
     ) -> Option<EncodedFrame> {
+        if self.span.end != place.start {
+            self.copy(buffer);
+            self.span = place.start..place.start;
+        }
+        self.span.end = place.end;
         self.blocks.push(block);
         self.hashes.push(hash);
-        self.data.extend_from_slice(data);
-        if self.blocks.len() == blocks_per_frame(shift) { self.close(encoder) } else { None }
+        if self.blocks.len() == blocks_per_frame(shift) { self.close(encoder, buffer) } else { None }
     }
 
-    fn close(&mut self, encoder: &mut FrameEncoder) -> Option<EncodedFrame> {
+    /// Copies what still stands in the buffer, which is about to be used again.
+    fn copy(&mut self, buffer: &[u8]) {
+        self.data.extend_from_slice(&buffer[self.span.clone()]);
+        self.span = 0..0;
+    }
+
+    fn close(&mut self, encoder: &mut FrameEncoder, buffer: &[u8]) -> Option<EncodedFrame> {
         if self.blocks.is_empty() {
             return None;
         }
-        let frame = encoder.encode(&self.blocks, &self.hashes, &self.data);
+        let frame = if self.data.is_empty() {
+            encoder.encode(&self.blocks, &self.hashes, &buffer[self.span.clone()])
+        } else {
+            self.copy(buffer);
+            encoder.encode(&self.blocks, &self.hashes, &self.data)
+        };
+        self.span = 0..0;
         self.blocks.clear();
         self.hashes.clear();
         self.data.clear();
