@@ -120,14 +120,19 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
 
     #[inline]
     fn command(&mut self, key: u64, command: Command, data: Data) {
+        self.served += 1;
         let connection = self.connections.get_mut(key).expect("it is being served");
         let disk = connection.disk().expect("commands come when a disk is open");
         let owner = Owner::Connection(key, command.cookie);
         match command.what {
             What::Write { offset, length, fua } => {
+                self.served_bytes += u64::from(length);
                 self.change(owner, disk, Change::Write, fua, offset, u64::from(length), data);
             }
-            What::Read { offset, length } => self.read(key, command.cookie, disk, offset, length),
+            What::Read { offset, length } => {
+                self.served_bytes += u64::from(length);
+                self.read(key, command.cookie, disk, offset, length);
+            }
             What::Flush => self.flush(owner, disk),
             What::Trim { offset, length, fua } => {
                 self.change(owner, disk, Change::Discard, fua, offset, u64::from(length), Data::None);

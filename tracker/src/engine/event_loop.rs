@@ -3,6 +3,7 @@
 use super::disk::Disk;
 use super::execute::Operation;
 use super::machine::{Jobs, Machine};
+use super::pace::{self, Pace};
 use super::port::Completion;
 use super::slab::Slab;
 use super::{Call, Options, Parts};
@@ -30,6 +31,8 @@ pub(super) const CONNECTIONS_MAX: usize = 128;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a stop waits for requests and for clients that do not take their replies.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How exact the loop's timers are.
+const TIMER_SLACK_NS: u64 = 1000;
 /// How long the loop may be held by calls of other threads in one round.
 const CALLS_PER_ROUND: usize = 256;
 
@@ -118,6 +121,11 @@ pub(super) struct Engine<M, J> {
     pub(super) slices: VecDeque<u64>,
     pub(super) zeros: Option<Rc<Buffer>>,
     pub(super) tickets: Slab<Sender<Answer>>,
+    /// Requests taken in this round.
+    pub(super) served: u32,
+    /// And their bytes.
+    pub(super) served_bytes: u64,
+    pace: Pace,
     /// No negotiation is over time before this.
     pub(super) deadline_at: Option<Nanos>,
     listeners: Vec<Listener>,
@@ -181,6 +189,9 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             slices: VecDeque::new(),
             zeros: None,
             tickets: Slab::with_capacity(16),
+            served: 0,
+            served_bytes: 0,
+            pace: Pace::new(),
             deadline_at: None,
             listeners,
             calls,
@@ -198,6 +209,10 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
 
     /// Serves until the clean stop is complete.
     pub(super) fn run(&mut self) -> Result<(), Error> {
+        // A pause is shorter than the 50 microseconds by which the kernel may otherwise prolong it.
+        if let Err(error) = nix::sys::prctl::set_timerslack(TIMER_SLACK_NS) {
+            debug!(%error, "timers stay inexact");
+        }
         let wakeup = Arc::clone(&self.wakeup);
         self.ring.poll(Tag::Wakeup, wakeup.as_fd());
         self.ring.poll(Tag::Jobs, self.jobs.wakeup());
@@ -225,8 +240,10 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             }
             self.accept_more();
             let timeout = self.timeout();
+            let (served, bytes) = (std::mem::take(&mut self.served), std::mem::take(&mut self.served_bytes));
+            let gather = self.pace.pause(served, bytes).then_some(pace::PAUSE);
             self.ring
-                .wait(timeout)
+                .wait(timeout, gather)
                 .map_err(|error| Error::caused(Kind::Other, "the kernel refuses to serve the ring", error))?;
             self.now = self.clock();
         }

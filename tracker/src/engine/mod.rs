@@ -24,6 +24,7 @@ mod disk;
 mod event_loop;
 mod execute;
 mod machine;
+mod pace;
 #[cfg(test)]
 mod passthrough;
 mod port;

@@ -18,6 +18,8 @@ use std::time::Duration;
 const ENTRIES: u32 = 512;
 /// Completions that can wait: operations in flight are bounded by connections, this only avoids overflow handling.
 const COMPLETIONS: u32 = 4096;
+/// Completions that end a wait which lets them gather.
+const GATHERED: usize = 32;
 /// Places for registered files: disks and connections.
 const FILES: u32 = 512;
 
@@ -101,6 +103,8 @@ pub struct Ring<T> {
     count: usize,
     file_places: Vec<u32>,
     buffers_registered: bool,
+    /// The kernel can let completions gather (6.12).
+    can_gather: bool,
 }
 
 impl<T> std::fmt::Debug for Ring<T> {
@@ -143,8 +147,10 @@ impl<T> Ring<T> {
             Ok(()) => (0..FILES).rev().collect(),
             Err(_) => Vec::new(),
         };
+        let can_gather = ring.params().is_feature_min_timeout();
         Ok(Self {
             ring,
+            can_gather,
             in_flight: Vec::with_capacity(COMPLETIONS as usize),
             free: Vec::with_capacity(COMPLETIONS as usize),
             count: 0,
@@ -293,19 +299,26 @@ impl<T> Ring<T> {
         Place(place)
     }
 
-    /// Hands everything queued to the kernel and waits until something completes or the time is over.
+    /// Hands everything queued to the kernel and waits until something completes or the time is over. With `gather`
+    /// it sleeps that long even if something completes before, unless that is a lot.
     ///
     /// # Errors
     /// What the kernel says, but for time-outs and interruptions.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let done = match timeout {
-            None => self.ring.submit_and_wait(1),
-            Some(timeout) => {
-                let timeout = Timespec::from(timeout);
-                let arguments = SubmitArgs::new().timespec(&timeout);
-                self.ring.submitter().submit_with_args(1, &arguments)
-            }
-        };
+    pub fn wait(&mut self, timeout: Option<Duration>, gather: Option<Duration>) -> io::Result<()> {
+        let spec = Timespec::from(timeout.unwrap_or_default());
+        let mut arguments = SubmitArgs::new();
+        if timeout.is_some() {
+            arguments = arguments.timespec(&spec);
+        }
+        let mut want = 1;
+        if let Some(gather) = gather
+            && self.can_gather
+            && timeout.is_none_or(|timeout| timeout > gather)
+        {
+            want = GATHERED;
+            arguments = arguments.min_wait_usec(gather.as_micros() as u32);
+        }
+        let done = self.ring.submitter().submit_with_args(want, &arguments);
         match done {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
@@ -383,7 +396,7 @@ mod tests {
             if let Some(completion) = ring.take() {
                 return completion;
             }
-            ring.wait(Some(Duration::from_secs(10))).unwrap();
+            ring.wait(Some(Duration::from_secs(10)), None).unwrap();
         }
     }
 
@@ -415,7 +428,7 @@ mod tests {
         let mut ring: Ring<u32> = Ring::new(&pool).unwrap();
         let event = nix::sys::eventfd::EventFd::new().unwrap();
         let place = ring.poll(7, event.as_fd());
-        ring.wait(Some(Duration::from_millis(1))).unwrap();
+        ring.wait(Some(Duration::from_millis(1)), None).unwrap();
         assert!(ring.take().is_none());
         event.write(1).unwrap();
         assert_eq!(wait_one(&mut ring).tag, 7);

@@ -6,6 +6,7 @@
 //! read from: what one connection holds is bounded.
 
 use super::session::{Command, Event, Export, Extent, HANDSHAKE_OUT_MAX, Session, What};
+use super::wire::REQUEST_LEN;
 use crate::group::Errno;
 use crate::id::{DiskIndex, Nanos};
 use crate::io::buffer::{Buffer, Pool};
@@ -15,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of the receive buffer. Two of the longest options and some 60 writes of 4 KiB fit.
+/// Bytes of the receive buffer: more than a unix socket holds. Only what is used is ever touched.
 const INPUT_LEN: usize = 256 << 10;
 /// A write of this many bytes gets memory of its own.
 const LARGE: u32 = 64 << 10;
@@ -30,8 +31,7 @@ const BATCH_MAX: usize = 1 << 20;
 /// How long a client may negotiate (F47).
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
-const _: () =
-    assert!(INPUT_LEN >= ROOM_MIN + LARGE as usize + super::wire::REQUEST_LEN, "a small write fits");
+const _: () = assert!(INPUT_LEN >= ROOM_MIN + LARGE as usize + REQUEST_LEN, "a small write fits");
 const _: () = assert!(INPUT_LEN >= ROOM_MIN + 2 * super::session::OPTION_MAX, "an option fits");
 
 /// Where the bytes of a write are.
