@@ -78,6 +78,9 @@ pub enum Job {
     Stop {
         /// For each disk of the group.
         disks: Vec<StopDisk>,
+        /// A freeze is live: a successor in this boot goes on with the maps. Otherwise they are deleted: the logs have it
+        /// all, and a stopped machine keeps no memory.
+        keep_maps: bool,
     },
 }
 

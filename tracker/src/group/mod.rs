@@ -587,7 +587,8 @@ impl Group {
             blocks: disk.geometry.blocks(),
             meta: disk.meta.clone(),
         });
-        actions.push(Action::Job(Job::Stop { disks: disks.collect() }));
+        let keep_maps = self.freeze.is_some();
+        actions.push(Action::Job(Job::Stop { disks: disks.collect(), keep_maps }));
     }
 
     fn refuse_cut(&mut self, why: &str, actions: &mut Vec<Action>) {

@@ -154,7 +154,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             }
             Job::Watch => JobDone::Watched { low: self.homes.iter().any(|home| home.folder.low_on_space()) },
             Job::Stamp { metas } => self.stamp(metas),
-            Job::Stop { disks } => JobDone::Stopped(self.stop(disks).map_err(failed)),
+            Job::Stop { disks, keep_maps } => JobDone::Stopped(self.stop(disks, keep_maps).map_err(failed)),
         };
         Outcome { opened, closed, done }
     }
@@ -292,7 +292,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
     }
 
     /// The clean stop: what is open becomes durable in the logs, the disk is synced, and only then the meta says clean.
-    fn stop(&mut self, disks: Vec<StopDisk>) -> io::Result<()> {
+    fn stop(&mut self, disks: Vec<StopDisk>, keep_maps: bool) -> io::Result<()> {
         for (home, disk) in self.homes.iter().zip(disks) {
             let StopDisk { open, unsealed, header, mut encoder, end, blocks, mut meta } = disk;
             let file = home.folder.open(&log_name(header.generation, header.session))?;
@@ -313,6 +313,10 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             meta.clean =
                 Some(Clean { fingerprint, log: LogLength { generation: header.generation, length: end } });
             store_meta(&home.folder, &meta)?;
+        }
+        if !keep_maps {
+            // The metas say clean: without maps a start reads the logs.
+            self.maps.names().iter().for_each(|name| self.maps.remove(name));
         }
         Ok(())
     }
