@@ -44,7 +44,8 @@ impl Group {
         loop {
             let slot = self.slots.get(index);
             slot.phase = Phase::Held;
-            if slot.piece.is_empty() {
+            let fresh = slot.piece.is_empty();
+            if fresh {
                 // Pieces end at multiples of the piece size: never inside a block.
                 let stop = (slot.piece.start / self.piece + 1) * self.piece;
                 slot.piece.end = slot.end.min(if slot.change == Change::Write { slot.end } else { stop });
@@ -52,7 +53,7 @@ impl Group {
             if !self.tracking {
                 return self.submit(index, actions);
             }
-            if mutant::active("mark-before-waits") {
+            if fresh && mutant::active("mark-before-waits") {
                 let (disk, blocks) = self.blocks_at_work(index);
                 self.disks[disk].mark(blocks);
             }
