@@ -5,7 +5,7 @@ use crate::group::SidecarFile;
 use crate::io::uring::File;
 use crate::io::{plain, probe};
 use crate::sidecar::OpenDisk;
-use crate::sidecar::disk_file::hold_lock;
+use crate::sidecar::disk_file::{hold_lock, unlock};
 use nix::fcntl::{OFlag, PosixFadviseAdvice, open, posix_fadvise};
 use nix::sys::stat::Mode;
 use std::io;
@@ -45,6 +45,15 @@ pub(super) struct Disk {
 }
 
 impl Disk {
+    /// Gives the disk's lock up: nothing is in flight any more.
+    pub(super) fn unlock(&self) {
+        for file in self.earlier.iter().chain([&self.file]) {
+            if let Err(error) = unlock(file.as_fd()) {
+                tracing::debug!(%error, disk = self.name, "the lock goes with the process");
+            }
+        }
+    }
+
     /// A disk that is open. `register` makes a file of its descriptor.
     pub(super) fn new(open: OpenDisk, read_only: bool, register: impl FnOnce(OwnedFd) -> File) -> Self {
         let inline = !open.nowait && !open.device && probe::in_memory(&open.fd);

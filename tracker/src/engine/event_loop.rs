@@ -236,6 +236,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             }
             self.keep_deadlines();
             if self.stopping.is_some() && self.stop_is_complete() {
+                self.disks.iter().for_each(Disk::unlock);
                 return Ok(());
             }
             self.accept_more();

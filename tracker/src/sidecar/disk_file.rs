@@ -32,6 +32,24 @@ pub struct DiskFile {
     state: Option<PathBuf>,
 }
 
+/// Gives the lock up, at the end of a clean stop: the ring's own end, and so that of the file description, comes some
+/// time after the process's, and whoever waits for the process may want the disk.
+///
+/// # Errors
+/// Whatever the kernel says.
+pub fn unlock(disk: BorrowedFd<'_>) -> io::Result<()> {
+    // All of QEMU's lock bytes.
+    let all = libc::flock {
+        l_type: libc::F_UNLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: 100,
+        l_len: 200,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(disk, nix::fcntl::FcntlArg::F_OFD_SETLK(&all))?;
+    Ok(())
+}
+
 /// What was found out about a disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
