@@ -162,7 +162,8 @@ impl<F: FnMut(u64) -> Result<Option<EntryHeader>>> Lineage<F> {
 ///
 /// # Errors
 /// `GroupNotFound`; `PointNotFound`, also if an id's beginning fits several; `Damage` if there is none but entries
-/// can't be read; the store's.
+/// can't be read, or if one that can't be read may be the one that is meant: an older one is not handed out for it;
+/// the store's.
 pub fn find(vault: &Vault, group: &Group, wanted: &Wanted) -> Result<Point> {
     let head = last_entry(group)?;
     if head == 0 {
@@ -209,14 +210,20 @@ pub fn find(vault: &Vault, group: &Group, wanted: &Wanted) -> Result<Point> {
             break;
         }
     }
-    match fitting[..] {
-        [found] => {
+    match (&fitting[..], damage) {
+        // What was looked at and can't be read is newer than what was found: it may be what is meant.
+        (&[found], Some(damage)) if !matches!(wanted, Wanted::Id(_)) => {
+            let line = damage.line();
+            let line = format!("{line}; the newest point below it is {}: ask for it by --point", found.cut);
+            Err(Error::new(Kind::Damage, line))
+        }
+        (&[found], _) => {
             let entry = group.entry_at(found.seq)?;
             let name = names::entry(group.id(), found.seq);
             Point::of(&entry, abandoned)
                 .ok_or_else(|| Error::damage(&name, "it was a point and is one no more"))
         }
-        [] => Err(not_found(&group.name, wanted, damage)),
+        ([], damage) => Err(not_found(&group.name, wanted, damage)),
         _ => Err(Error::new(
             Kind::PointNotFound,
             format!("several recovery points of group {} begin so; give more of the id", group.name),
@@ -397,7 +404,12 @@ mod tests {
         assert_eq!(marks, [(ids[0], false), (ids[1], false), (ids[3], false)]);
         assert_eq!(history.damage.len(), 3);
         let find = |wanted| find(&world.vault, &world.group, &wanted);
-        assert_eq!(find(Wanted::Latest).unwrap().id, ids[3]);
+        let error = find(Wanted::Latest).unwrap_err();
+        assert!(
+            error.kind() == Kind::Damage && error.line().contains(&ids[3].to_string()),
+            "{}",
+            error.line()
+        );
         assert_eq!(find(Wanted::At(history.points[1].time_ns)).unwrap().id, ids[1]);
         let error = find(Wanted::Id(ids[2].to_string())).unwrap_err();
         assert!(error.kind() == Kind::Damage && error.line().contains("verify"), "{}", error.line());
