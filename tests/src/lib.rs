@@ -1,1 +1,3 @@
 //! Simulator and integration tests.
+
+pub mod live;

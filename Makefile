@@ -1,0 +1,57 @@
+# The only door: people and machines call the same targets.
+
+CARGO ?= cargo
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+# The runner of tests: nextest where there is one.
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+SEEDS ?= 200
+SEED ?=
+
+.PHONY: help demo test tools check unit bench mutants sim
+
+help:
+	@echo 'make demo [DISK=path] [VAULT=url]   a disk under load, replicated and restored, in a minute'
+	@echo 'make test                           everything that must hold'
+	@echo 'make check                          format, lints, documentation'
+	@echo 'make sim [SEEDS=n] [SEED=s]         the simulator, with more seeds or with one'
+	@echo 'make mutants                        the tests notice known bugs'
+	@echo 'make bench [ARGS=...]               speed, side by side with others'
+
+demo:
+	$(CARGO) build --release -p towline-tracker -p towline -p towline-tests --bins
+	TOWLINE_BIN_DIR='$(abspath $(TARGET))/release' '$(TARGET)/release/towline-demo' \
+		$(if $(DISK),--disk '$(DISK)') $(if $(VAULT),--vault '$(VAULT)')
+
+test: tools check unit mutants
+
+tools:
+	tests/tools/install.sh
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# The programs are built first, where the integration tests look for them.
+unit: tools
+	$(CARGO) build --workspace --bins
+ifeq ($(NEXTEST),yes)
+	TOWLINE_BIN_DIR='$(abspath $(TARGET))/debug' $(CARGO) nextest run --workspace --no-fail-fast
+	$(CARGO) test --workspace --doc
+else
+	TOWLINE_BIN_DIR='$(abspath $(TARGET))/debug' $(CARGO) test --workspace --no-fail-fast
+endif
+
+# The programs with their bugs on demand, kept apart; then the tests that must notice them.
+mutants: tools
+	$(CARGO) build --workspace --bins --features towline-tests/mutants
+	mkdir -p '$(TARGET)/mutants'
+	cp '$(TARGET)/debug/towline' '$(TARGET)/debug/towline-tracker' '$(TARGET)/mutants/'
+	TOWLINE_BIN_DIR='$(abspath $(TARGET))/mutants' \
+		$(CARGO) test -p towline-tests --features mutants -- mutant
+
+sim:
+	TOWLINE_SEEDS='$(SEEDS)' TOWLINE_SEED='$(SEED)' $(CARGO) test --release -p towline-tests -- --nocapture sim
+
+bench: tools
+	$(CARGO) build --release --workspace --bins
+	$(CARGO) run --release -p towline-benches -- $(or $(ARGS),--help)

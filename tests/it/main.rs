@@ -1,0 +1,12 @@
+//! Integration tests: the real programs, driven from outside. One program for all; each file is a subject.
+
+mod bad_input;
+mod clients;
+mod crash;
+mod cycle;
+mod guard;
+mod in_process;
+mod lineage;
+mod locking;
+mod mutants;
+mod prefix;

@@ -1,0 +1,455 @@
+//! The two programs as processes, each in a folder of its own, killed by their owner's end.
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use towline_tracker::frontend::nbd::client::Client;
+
+/// Only detects a hang.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the programs are: `TOWLINE_BIN_DIR`, or beside this program, built first.
+///
+/// # Panics
+/// If they can't be built.
+pub fn programs() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        if let Some(folder) = std::env::var_os("TOWLINE_BIN_DIR") {
+            return folder.into();
+        }
+        let me = std::env::current_exe().expect("this program has a path");
+        // target/<profile>/deps/it-... or target/<profile>/towline-demo
+        let folder = me.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
+        let folder = folder.expect("programs lie in a folder").to_owned();
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.args(["build", "--quiet", "--workspace", "--bins"]);
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace has a root");
+        let target = folder.parent().expect("the profile lies in the target folder");
+        let built = build.current_dir(root).env("CARGO_TARGET_DIR", target).status();
+        assert!(built.expect("cargo runs").success(), "the programs can't be built");
+        folder
+    })
+}
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit code; `None`: killed by a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// The outcome, which must be a success.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[track_caller]
+    pub fn good(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// The last line of standard output as JSON.
+    ///
+    /// # Panics
+    /// If it is none.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(self.stdout.lines().last().unwrap_or_default())
+            .unwrap_or_else(|error| panic!("{error}:\n{}\n{}", self.stdout, self.stderr))
+    }
+}
+
+/// Runs a command to its end, which comes within [`PATIENCE`].
+///
+/// # Panics
+/// If it can't be started, or hangs.
+#[track_caller]
+pub fn run(command: &mut Command) -> Outcome {
+    let folder = TempDir::new().expect("a folder for its output");
+    let (out, err) = (folder.path().join("out"), folder.path().join("err"));
+    let create = |path| File::create(path).expect("a file for its output");
+    command.stdin(Stdio::null()).stdout(create(&out)).stderr(create(&err));
+    let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut running = Running::new(child);
+    let code = running.wait().unwrap_or_else(|| panic!("{command:?} hangs")).code();
+    let read = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+    Outcome { code, stdout: read(&out), stderr: read(&err) }
+}
+
+/// Runs `towline` with these arguments.
+pub fn towline<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Outcome {
+    run(Command::new(programs().join("towline")).args(arguments))
+}
+
+/// A process that is killed when its owner forgets it.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Running {
+    /// Owns a child.
+    pub fn new(child: Child) -> Self {
+        Self(child)
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: kill has no memory effects; the child is not reaped yet, so the id is its own.
+        let sent = unsafe { libc::kill(self.0.id() as i32, signal) };
+        assert_eq!(sent, 0, "a child can be signalled");
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("a child can be waited for")
+    }
+
+    /// Waits for its end; `None` if it takes longer than [`PATIENCE`].
+    pub fn wait(&mut self) -> Option<ExitStatus> {
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        while begun.elapsed() < PATIENCE {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        None
+    }
+
+    /// `kill -9`, and waits.
+    pub fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits until something is so.
+///
+/// # Panics
+/// If that takes longer than [`PATIENCE`].
+#[track_caller]
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < PATIENCE, "still not: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A folder with disks, sockets and a vault.
+#[derive(Debug)]
+pub struct Site {
+    folder: TempDir,
+    /// The disks' file names, in their order.
+    pub disks: Vec<String>,
+    /// Arguments of every tracker.
+    pub arguments: Vec<String>,
+    /// Where the programs are.
+    pub programs: PathBuf,
+    /// Environment of the programs.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Site {
+    /// In a fresh folder under `parent`, with one disk `disk.raw` that is not made yet.
+    ///
+    /// # Panics
+    /// If there can be no folder.
+    pub fn new(parent: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("tow").tempdir_in(parent).expect("a folder");
+        Self {
+            folder,
+            disks: vec!["disk.raw".into()],
+            arguments: Vec::new(),
+            programs: programs().to_owned(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// On a file system in memory.
+    pub fn memory() -> Self {
+        Self::new(Path::new("/dev/shm"))
+    }
+
+    /// On a file system on a disk, if there is one for temporary files.
+    pub fn disk() -> Self {
+        let folders = [std::env::temp_dir(), "/var/tmp".into()];
+        let in_memory = |folder: &PathBuf| {
+            let kind = nix::sys::statfs::statfs(folder).map(|found| found.filesystem_type());
+            kind.is_ok_and(|kind| kind == nix::sys::statfs::TMPFS_MAGIC)
+        };
+        let folder = folders.iter().find(|folder| !in_memory(folder)).unwrap_or(&folders[0]);
+        Self::new(folder)
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The first disk.
+    pub fn first(&self) -> PathBuf {
+        self.path(&self.disks[0])
+    }
+
+    /// The NBD socket.
+    pub fn nbd(&self) -> PathBuf {
+        self.path("nbd")
+    }
+
+    /// The control socket.
+    pub fn control(&self) -> PathBuf {
+        self.path("ctl")
+    }
+
+    /// The vault.
+    pub fn vault(&self) -> PathBuf {
+        self.path("vault")
+    }
+
+    /// An NBD client's address of an export.
+    pub fn uri(&self, export: &str) -> String {
+        format!("nbd+unix:///{export}?socket={}", self.nbd().display())
+    }
+
+    /// The tracker's command, without starting it.
+    pub fn tracker_command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.join("towline-tracker"));
+        for disk in &self.disks {
+            command.arg("--disk").arg(self.path(disk));
+        }
+        command.arg("--nbd").arg(format!("unix:{}", self.nbd().display()));
+        command.arg("--control").arg(self.control()).args(&self.arguments).args(more);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts the tracker and waits until it serves.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[track_caller]
+    pub fn start(&self, more: &[&str]) -> Tracker {
+        self.start_command(&mut self.tracker_command(more))
+    }
+
+    /// Starts a tracker's command and waits until it serves.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[track_caller]
+    pub fn start_command(&self, command: &mut Command) -> Tracker {
+        let log = self.path("tracker.log");
+        let err = File::options().create(true).append(true).open(&log).expect("a log");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(err).spawn();
+        let mut running = Running::new(child.expect("the tracker starts"));
+        let begun = Instant::now();
+        loop {
+            if Client::connect(&self.nbd(), "").is_ok() {
+                return Tracker { running, nbd: self.nbd() };
+            }
+            let ended = running.ended();
+            let told = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(ended.is_none(), "the tracker ended: {ended:?}\n{}", told());
+            assert!(begun.elapsed() < PATIENCE, "the tracker does not serve\n{}", told());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Makes the vault.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn init(&self) {
+        towline([OsStr::new("vault"), OsStr::new("init"), self.vault().as_os_str()]).good();
+    }
+
+    /// The command `towline ship` without starting it.
+    pub fn ship_command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.join("towline"));
+        command.arg("ship").arg("--tracker").arg(self.control()).arg("--vault").arg(self.vault());
+        command.args(more).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs `towline ship` to its end.
+    #[track_caller]
+    pub fn ship(&self, more: &[&str]) -> Outcome {
+        run(&mut self.ship_command(more))
+    }
+
+    /// `towline ship --once --json`, which must succeed: the object.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[track_caller]
+    pub fn once(&self, more: &[&str]) -> Value {
+        let all: Vec<&str> = ["--once", "--json"].iter().chain(more).copied().collect();
+        self.ship(&all).good().json()
+    }
+
+    /// Starts `towline ship`; its output goes to the files `<name>.out` and `<name>.err`.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    pub fn shipper(&self, name: &str, more: &[&str]) -> Running {
+        let create = |end: &str| File::create(self.path(&format!("{name}.{end}"))).expect("a file");
+        let mut command = self.ship_command(more);
+        command.stdin(Stdio::null()).stdout(create("out")).stderr(create("err"));
+        Running::new(command.spawn().expect("the shipper starts"))
+    }
+
+    /// `towline status --json`.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let (tracker, json) = (OsStr::new("--tracker"), OsStr::new("--json"));
+        towline([OsStr::new("status"), tracker, self.control().as_os_str(), json]).good().json()
+    }
+
+    /// The recovery points of the vault's only group, oldest first.
+    ///
+    /// # Panics
+    /// If there is not exactly one group.
+    #[track_caller]
+    pub fn points(&self) -> Vec<Value> {
+        let list = towline([
+            OsStr::new("points"),
+            OsStr::new("--json"),
+            OsStr::new("--vault"),
+            self.vault().as_os_str(),
+        ]);
+        let list = list.good().json();
+        let groups = list["groups"].as_array().expect("groups");
+        assert_eq!(groups.len(), 1, "{list}");
+        groups[0]["points"].as_array().expect("points").clone()
+    }
+
+    /// Restores a point (or `latest`); the paths of its disks, in the group's order.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn restore(&self, point: &str) -> Vec<PathBuf> {
+        let to = self.path(&format!("restored-{point}"));
+        let group = self.group();
+        let mut arguments: Vec<&OsStr> = ["restore", "--force", "--group", &group].map(OsStr::new).into();
+        arguments.extend(["--point", point, "--vault"].map(OsStr::new));
+        let vault = self.vault();
+        arguments.extend([vault.as_os_str(), OsStr::new("--to"), to.as_os_str()]);
+        towline(arguments).good();
+        match self.disks.len() {
+            1 => vec![to],
+            _ => self.disks.iter().map(|name| to.join(name)).collect(),
+        }
+    }
+
+    /// The group's name: the first disk's file stem.
+    pub fn group(&self) -> String {
+        let stem = Path::new(&self.disks[0]).file_stem().unwrap_or_default();
+        stem.to_string_lossy().into_owned()
+    }
+
+    /// Restores the newest point and compares it with the disks as they are.
+    ///
+    /// # Panics
+    /// If they differ.
+    #[track_caller]
+    pub fn latest_is_the_disk(&self) {
+        for (disk, image) in self.disks.iter().zip(self.restore("latest")) {
+            same(&self.path(disk), &image);
+        }
+    }
+}
+
+/// Compares two files.
+///
+/// # Panics
+/// If they differ: where.
+#[track_caller]
+pub fn same(left: &Path, right: &Path) {
+    let read =
+        |path: &Path| std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let (one, other) = (read(left), read(right));
+    assert_eq!(one.len(), other.len(), "sizes of {} and {}", left.display(), right.display());
+    if one != other {
+        let differ: Vec<usize> =
+            (0..one.len().div_ceil(4096)).filter(|at| block(&one, *at) != block(&other, *at)).collect();
+        panic!(
+            "{} and {} differ in {} blocks, the first {:?}",
+            left.display(),
+            right.display(),
+            differ.len(),
+            &differ[..differ.len().min(8)]
+        );
+    }
+}
+
+fn block(bytes: &[u8], at: usize) -> &[u8] {
+    &bytes[at * 4096..bytes.len().min((at + 1) * 4096)]
+}
+
+/// A serving tracker.
+#[derive(Debug)]
+pub struct Tracker {
+    /// Its process.
+    pub running: Running,
+    nbd: PathBuf,
+}
+
+impl Tracker {
+    /// A connection to an export.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn client(&self, export: &str) -> io::Result<Client> {
+        Client::connect(&self.nbd, export)
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.running.kill();
+    }
+
+    /// SIGTERM, and waits for the clean end.
+    ///
+    /// # Panics
+    /// If it hangs or says that it did not end well.
+    #[track_caller]
+    pub fn stop(mut self) {
+        self.running.signal(libc::SIGTERM);
+        let status = self.running.wait().expect("the tracker stops");
+        assert!(status.success(), "the tracker's clean stop: {status:?}");
+    }
+}
