@@ -59,8 +59,9 @@ fn table(status: &Status) -> String {
     line(
         "cuts",
         format!(
-            "{}, writes held {} us at the last, {} us at most",
+            "{} with {} writes in flight, writes held {} us at the last, {} us at most",
             status.cuts,
+            status.in_flight_at_cuts,
             status.cut_hold_ns_last / 1000,
             status.cut_hold_ns_max / 1000
         ),

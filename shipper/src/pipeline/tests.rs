@@ -409,6 +409,10 @@ fn a_comparison_puts_only_what_differs() {
     let totals = shipped.content.totals;
     assert!(totals.bytes_put * 10 <= differing * 11, "{} put for {differing}", totals.bytes_put);
     assert!(totals.blocks_unchanged > 7900, "{totals:?}");
+    // Holes are equal too: nothing differs, and next to nothing is put, although there are hundreds.
+    let source = world.cut(world.whole(), true, true);
+    let totals = world.ship_quietly(&source).content.totals;
+    assert_eq!((totals.blocks_unchanged, totals.bytes_put), (8192, 0));
 }
 
 #[test]

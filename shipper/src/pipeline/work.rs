@@ -13,6 +13,12 @@ use std::ops::Range;
 /// Batches that a worker has under way: deep enough for a device, few enough for memory.
 const DEPTH: usize = 8;
 
+/// Holes of up to this many blocks are looked up in the image below, so that many small ones don't fill an index;
+/// a larger one costs one run.
+const HOLE_BLOCKS_LOOKED_AT: u64 = 1 << 20;
+/// How many of them at once.
+const HOLE_WINDOW: usize = 1 << 16;
+
 /// A finished job.
 #[derive(Debug, Default)]
 pub(super) struct Done {
@@ -24,6 +30,17 @@ pub(super) struct Done {
     pub(super) blocks_zero: u64,
     pub(super) blocks_unchanged: u64,
     pub(super) blocks_put: u64,
+}
+
+impl Done {
+    /// A block is zero and must be said to be.
+    fn zero(&mut self, block: u64) {
+        self.blocks_zero += 1;
+        match self.zeros.last_mut() {
+            Some(last) if last.end == block => last.end += 1,
+            _ => self.zeros.push(block..block + 1),
+        }
+    }
 }
 
 /// What all workers share.
@@ -107,7 +124,7 @@ impl<'a> Worker<'a> {
                 }
                 let message = if self.begun.is_empty() { jobs.recv().ok() } else { jobs.try_recv().ok() };
                 match message {
-                    Some(Planned::Job(job)) => self.take(job),
+                    Some(Planned::Job(job)) => self.take(job)?,
                     Some(Planned::End(count)) => {
                         more = false;
                         if done.send(Ok(Said::End(count))).is_err() {
@@ -140,11 +157,35 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn take(&mut self, job: Job) {
+    fn take(&mut self, job: Job) -> Result<()> {
         let left = job.batches.len();
-        let blocks_zero = job.zeros.iter().map(|run| run.end - run.start).sum();
-        let done = Done { zeros: job.zeros.clone(), blocks_zero, job, ..Done::default() };
+        let mut done = Done { job, ..Done::default() };
+        for run in std::mem::take(&mut done.job.zeros) {
+            self.hole(&mut done, run)?;
+        }
         self.begun.push_back(Begun { done, next: 0, left });
+        Ok(())
+    }
+
+    /// A hole as of the cut: nothing needs to be said of it where the image below is known to be zero.
+    fn hole(&mut self, done: &mut Done, run: Range<u64>) -> Result<()> {
+        if !self.shop.compare[done.job.disk] || run.end - run.start > HOLE_BLOCKS_LOOKED_AT {
+            done.blocks_zero += run.end - run.start;
+            done.zeros.push(run);
+            return Ok(());
+        }
+        for first in run.clone().step_by(HOLE_WINDOW) {
+            let part = first..(first + HOLE_WINDOW as u64).min(run.end);
+            self.below.clear();
+            self.shop.below.look(done.job.disk, part.clone(), &mut self.below)?;
+            for (block, below) in part.zip(&self.below) {
+                match below {
+                    BelowBlock::Zeros => done.blocks_unchanged += 1,
+                    BelowBlock::Data(_) | BelowBlock::Unknown => done.zero(block),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Hands one more batch to the reader, if there is one.
@@ -208,11 +249,7 @@ impl<'a> Worker<'a> {
                         done.blocks_unchanged += 1;
                         continue;
                     }
-                    done.blocks_zero += 1;
-                    match done.zeros.last_mut() {
-                        Some(last) if last.end == block => last.end += 1,
-                        _ => done.zeros.push(block..block + 1),
-                    }
+                    done.zero(block);
                     continue;
                 }
                 let hash = self.shop.hasher.hash(data);

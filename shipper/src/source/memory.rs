@@ -5,6 +5,9 @@ use crate::Result;
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 
+/// Blocks of a hole, at multiples of this.
+const HOLE: u64 = 4;
+
 /// A disk of a freeze in memory.
 #[derive(Clone, Debug)]
 pub struct MemoryDisk {
@@ -16,7 +19,7 @@ pub struct MemoryDisk {
     pub frozen: Vec<Range<u64>>,
 }
 
-/// A freeze in memory. Extents are given as data, whatever they hold.
+/// A freeze in memory. Four blocks in a row that are all zero, at a multiple of four, are a hole.
 #[derive(Clone, Debug)]
 pub struct MemorySource {
     info: FreezeInfo,
@@ -41,7 +44,27 @@ impl Source for MemorySource {
     }
 
     fn parts(&self, disk: usize, each: &mut dyn FnMut(Part) -> ControlFlow<()>) -> Result<()> {
-        let _ = self.disks[disk].frozen.iter().try_for_each(|extent| each(Part::Data(extent.clone())));
+        let disk = &self.disks[disk];
+        let zero = |hole: u64| {
+            let start = ((hole * HOLE) << disk.about.block_shift) as usize;
+            let end = start + ((HOLE as usize) << disk.about.block_shift);
+            disk.data.get(start..end).is_some_and(|data| data.iter().all(|byte| *byte == 0))
+        };
+        for extent in &disk.frozen {
+            let mut at = extent.start;
+            while at < extent.end {
+                let hole = zero(at / HOLE);
+                let mut end = (at / HOLE + 1) * HOLE;
+                while end < extent.end && zero(end / HOLE) == hole {
+                    end += HOLE;
+                }
+                let range = at..end.min(extent.end);
+                at = end;
+                if each(if hole { Part::Zeros(range) } else { Part::Data(range) }).is_break() {
+                    return Ok(());
+                }
+            }
+        }
         Ok(())
     }
 
