@@ -1,0 +1,118 @@
+//! The program from outside: readiness, the clean stop, and how it says no.
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use towline_tracker::control::client::Client as Shipper;
+use towline_tracker::frontend::nbd::client::Client;
+
+/// Only detects a hang.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn program(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_towline-tracker"));
+    command.current_dir(folder).args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+fn refused(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    let Output { status, stderr, .. } = program(folder, arguments).output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+/// Starts it and waits until it says that it is ready, as a service manager does.
+fn start(folder: &Path, arguments: &[&str]) -> Child {
+    let path = folder.join("notify.sock");
+    let _ = fs::remove_file(&path);
+    let notified = UnixDatagram::bind(&path).unwrap();
+    notified.set_read_timeout(Some(PATIENCE)).unwrap();
+    let child = program(folder, arguments).env("NOTIFY_SOCKET", &path).spawn().unwrap();
+    let mut message = [0; 256];
+    let length = loop {
+        match notified.recv(&mut message) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            received => break received.unwrap(),
+        }
+    };
+    assert!(String::from_utf8_lossy(&message[..length]).contains("READY=1"));
+    child
+}
+
+fn stop(child: &mut Child) -> i32 {
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().unwrap_or(-1);
+        }
+        assert!(begun.elapsed() < PATIENCE, "it does not stop");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Nobody has the disk open in the way that QEMU's tools respect.
+fn is_unlocked(path: &Path) -> bool {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: 100,
+        l_len: 200,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).is_ok()
+}
+
+#[test]
+fn it_is_ready_when_it_says_so_and_leaves_nothing_behind_when_it_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for round in 0..3 {
+        let mut child = start(at, &["--disk", "d.raw", "--create", "16MiB", "--nbd", "unix:nbd.sock"]);
+        let mut client = Client::connect(&at.join("nbd.sock"), "d.raw").unwrap();
+        client.write(4096 * round, &[1 + round as u8; 4096]).unwrap();
+        let status = Shipper::connect(&at.join("d.raw.towline/control.sock")).unwrap().status().unwrap();
+        assert_eq!((status.group.as_str(), status.connections), ("d", 1));
+        assert!(!is_unlocked(&at.join("d.raw")));
+        assert_eq!(stop(&mut child), 0);
+        assert!(is_unlocked(&at.join("d.raw")), "whoever comes next need not wait");
+        assert!(!at.join("nbd.sock").exists() && !at.join("d.raw.towline/control.sock").exists());
+        let content = fs::read(at.join("d.raw")).unwrap();
+        assert!((0..=round).all(|n| content[4096 * n as usize] == 1 + n as u8));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_in_one_line_with_its_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::create_dir(at.join("folder")).unwrap();
+    fs::write(at.join("odd.raw"), vec![0; 1000]).unwrap();
+    fs::write(at.join("good.raw"), vec![0; 1 << 20]).unwrap();
+    let _live = UnixListener::bind(at.join("live.sock")).unwrap();
+    let long = format!("unix:{}", "x".repeat(120));
+    let cases: [(&[&str], i32); 7] = [
+        (&["--disk", "missing.raw", "--nbd", "unix:n"], 3),
+        (&["--disk", "folder", "--nbd", "unix:n"], 3),
+        (&["--disk", "odd.raw", "--nbd", "unix:n"], 3),
+        (&["--disk", "good.raw", "--nbd", "tcp:n"], 2),
+        (&["--disk", "good.raw", "--nbd", "unix:live.sock"], 6),
+        (&["--disk", "good.raw", "--nbd", &long], 6),
+        (&["--disk", "good.raw", "--nbd", "unix:n", "--control-group", "no-such-group"], 2),
+    ];
+    for (arguments, expected) in cases {
+        let (code, told) = refused(at, arguments);
+        assert_eq!(code, expected, "{arguments:?}: {told}");
+        assert_eq!(told.lines().count(), 1, "{arguments:?}: {told}");
+    }
+    assert!(!at.join("good.raw.towline").exists(), "nothing was begun");
+    let mut child = start(at, &["--disk", "good.raw", "--nbd", "unix:n"]);
+    let (code, told) = refused(at, &["--disk", "good.raw", "--nbd", "unix:m"]);
+    assert_eq!(code, 4, "{told}");
+    assert_eq!(stop(&mut child), 0);
+}
