@@ -228,6 +228,53 @@ fn requests_that_wait_keep_their_data_and_die_with_their_connection() {
     }
 }
 
+/// W8: whoever said goodbye may still have requests in flight; a replayed queue must not overtake them.
+#[test]
+fn a_new_connection_is_served_only_when_the_requests_of_those_who_left_are_done() {
+    for server in servers() {
+        let port = server.engine().port();
+        let mut stays = server.client();
+        let mut leaves = server.client();
+        server.holding.store(true, SeqCst);
+        leaves.send(&Ask::Write { offset: 0, data: &[1; 4096], fua: false }, 1).unwrap();
+        leaves.send(&Ask::Read { offset: 8192, length: 512 }, 2).unwrap();
+        assert_eq!(leaves.receive().unwrap().cookie, 2);
+        leaves.disconnect().unwrap();
+        let socket = server.socket.clone();
+        let (told, connected) = std::sync::mpsc::channel();
+        let comer = std::thread::spawn(move || {
+            let mut client = Client::connect(&socket, "").unwrap();
+            told.send(()).unwrap();
+            client.write(0, &[2; 4096]).unwrap();
+        });
+        // Connections that were there before go on.
+        assert_eq!(stays.read(0, 512).unwrap(), [0; 512]);
+        assert!(connected.recv_timeout(Duration::from_millis(200)).is_err(), "it waits");
+        server.holding.store(false, SeqCst);
+        port.call(DiskIndex(0), Operation::Flush).unwrap();
+        comer.join().unwrap();
+        assert_eq!(stays.read(0, 4096).unwrap(), [2; 4096]);
+        server.stop();
+    }
+}
+
+/// F47: idle sockets take every place, and are dropped when their time to negotiate is over.
+#[test]
+fn clients_that_never_negotiate_lose_their_places() {
+    let server = servers().remove(0);
+    let mut good = server.client();
+    let idle: Vec<_> = (0..super::event_loop::CONNECTIONS_MAX + 8)
+        .map_while(|_| UnixStream::connect(&server.socket).ok())
+        .collect();
+    good.write(0, &[7; 512]).unwrap();
+    // Waits in the queue until the idle ones go.
+    let mut late = server.client();
+    assert_eq!(late.read(0, 512).unwrap(), [7; 512]);
+    good.flush().unwrap();
+    drop(idle);
+    server.stop();
+}
+
 #[test]
 fn a_stop_finishes_what_is_in_flight() {
     for server in servers() {
