@@ -236,11 +236,10 @@ impl<T> Ring<T> {
         self.push(tag, Memory::None, entry);
     }
 
-    /// Receives into `range` of the buffer: what is there, or all of it.
-    pub fn receive(&mut self, tag: T, file: &File, buffer: Buffer, range: Range<usize>, all: bool) {
+    /// Receives what is there into `range` of the buffer.
+    pub fn receive(&mut self, tag: T, file: &File, buffer: Buffer, range: Range<usize>) {
         let (start, length) = place_in(&buffer, &range);
-        let flags = if all { libc::MSG_WAITALL } else { 0 };
-        let entry = on!(file, |fd| opcode::Recv::new(fd, start, length).flags(flags).build());
+        let entry = on!(file, |fd| opcode::Recv::new(fd, start, length).build());
         self.push(tag, Memory::Buffer(buffer), entry);
     }
 
