@@ -79,8 +79,8 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
                 self.preserve(id, disk, freeze, offset, length);
             }
             Action::Persist { id, disk, file, offset, bytes } => self.persist(id, disk, file, offset, bytes),
-            Action::Job(job) => self.jobs.post(job),
-            Action::Answer { ticket, answer } => self.answer(ticket, answer),
+            Action::Job(job) => self.jobs.post(*job),
+            Action::Answer { ticket, answer } => self.answer(ticket, *answer),
             Action::Reopen { disk } => {
                 let Self { disks, ring, .. } = self;
                 let disk = &mut disks[disk.index()];

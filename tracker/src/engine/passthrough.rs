@@ -94,7 +94,7 @@ impl Machine for PassThrough {
 
     fn ask(&mut self, _: Question, ticket: Ticket, _: u64, _: Nanos, actions: &mut Vec<Action>) {
         let answer = Answer::Refused(Refusal::Unable("this machine decides nothing".into()));
-        actions.push(Action::Answer { ticket, answer });
+        actions.push(Action::Answer { ticket, answer: Box::new(answer) });
     }
 
     fn tick(&mut self, _: Nanos, actions: &mut Vec<Action>) {

@@ -131,13 +131,13 @@ pub enum Action {
         result: Result<(), Errno>,
     },
     /// Work for the sidecar's worker, which may take long. Jobs are done in order.
-    Job(super::job::Job),
+    Job(Box<super::job::Job>),
     /// Answer a shipper.
     Answer {
         /// The question.
         ticket: Ticket,
         /// The answer. For [`Answer::Frozen`] the control server adds descriptors.
-        answer: Answer,
+        answer: Box<Answer>,
     },
     /// The disk's cached pages can't be trusted (W6, buffered): open a fresh descriptor after dropping its cache and
     /// use it for all that is submitted from now on.
@@ -146,6 +146,20 @@ pub enum Action {
         disk: DiskIndex,
     },
 }
+
+impl Action {
+    /// Boxed: the actions of the write path are small and many.
+    pub(super) fn job(job: super::job::Job) -> Self {
+        Self::Job(Box::new(job))
+    }
+
+    /// See [`Self::job`].
+    pub(super) fn answer(ticket: Ticket, answer: Answer) -> Self {
+        Self::Answer { ticket, answer: Box::new(answer) }
+    }
+}
+
+const _: () = assert!(size_of::<Action>() <= 64, "the write path moves actions");
 
 /// What a shipper asks of the machine. Questions that need descriptors or peer checks are the control server's.
 #[derive(Clone, Debug)]

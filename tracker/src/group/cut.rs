@@ -26,7 +26,7 @@ impl Group {
     pub(super) fn ask_cut(&mut self, ticket: Ticket, full: bool, time_ns: u64, actions: &mut Vec<Action>) {
         if self.stopping {
             let answer = Refusal::Unable("the tracker is stopping".into()).into();
-            actions.push(Action::Answer { ticket, answer });
+            actions.push(Action::answer(ticket, answer));
             return;
         }
         if let Some(freeze) = &self.freeze
@@ -34,7 +34,7 @@ impl Group {
             && matches!(self.state.road, Road::Draining | Road::Synced | Road::Sealed)
         {
             let answer = Refusal::Busy { cut: freeze.cut }.into();
-            actions.push(Action::Answer { ticket, answer });
+            actions.push(Action::answer(ticket, answer));
             return;
         }
         self.refuse_cut("another cut was asked for", actions);
@@ -206,7 +206,7 @@ impl Group {
                 whole: frozen.whole,
             },
         });
-        actions.push(Action::Job(Job::Seal { generation: freeze.generation, disks: disks.collect() }));
+        actions.push(Action::job(Job::Seal { generation: freeze.generation, disks: disks.collect() }));
         self.sealing = true;
     }
 
@@ -242,7 +242,7 @@ impl Group {
         self.header.store(self.state);
         for ticket in std::mem::take(&mut self.freeze.as_mut().expect("looked at above").readers) {
             let answer = Answer::Frozen(self.describe_freeze());
-            actions.push(Action::Answer { ticket, answer });
+            actions.push(Action::answer(ticket, answer));
         }
     }
 
@@ -283,7 +283,7 @@ impl Group {
             }
             _ => Refusal::NoSuchFreeze.into(),
         };
-        actions.push(Action::Answer { ticket, answer });
+        actions.push(Action::answer(ticket, answer));
     }
 
     /// R2.
@@ -323,7 +323,7 @@ impl Group {
             _ if self.anchor == Some(anchor) => Answer::Done,
             _ => Refusal::NoSuchFreeze.into(),
         };
-        actions.push(Action::Answer { ticket, answer });
+        actions.push(Action::answer(ticket, answer));
     }
 
     /// The anchor goes to every disk's meta first, then the logs go (V9, C6). A comparison that this freeze has
@@ -347,7 +347,7 @@ impl Group {
         }
         let metas = self.disks.iter().map(|disk| disk.meta.clone()).collect();
         self.release_retry = None;
-        actions.push(Action::Job(Job::Release { generation, cut, metas }));
+        actions.push(Action::job(Job::Release { generation, cut, metas }));
     }
 
     /// The release is durable.
@@ -372,7 +372,7 @@ impl Group {
         self.first_pending = self.state.open;
         self.end_freeze(actions);
         for ticket in tickets {
-            actions.push(Action::Answer { ticket, answer: Answer::Done });
+            actions.push(Action::answer(ticket, Answer::Done));
         }
     }
 
@@ -386,7 +386,7 @@ impl Group {
         self.state.road = Road::None;
         self.state.fuzzy = false;
         self.header.store(self.state);
-        actions.push(Action::Job(Job::Prepare { open: self.state.open }));
+        actions.push(Action::job(Job::Prepare { open: self.state.open }));
         self.unsettled = true;
     }
 
@@ -401,10 +401,10 @@ impl Group {
             }
             Some(freeze) if freeze.cut == cut => {
                 let answer = Refusal::Mismatch("it is being released".into()).into();
-                actions.push(Action::Answer { ticket, answer });
+                actions.push(Action::answer(ticket, answer));
             }
             // Undone already, or never there: the same to who asks.
-            _ => actions.push(Action::Answer { ticket, answer: Answer::Done }),
+            _ => actions.push(Action::answer(ticket, Answer::Done)),
         }
     }
 
@@ -460,13 +460,13 @@ impl Group {
         if sealed && !internal {
             self.store_metas(&(0..self.disks.len()).collect::<Vec<_>>(), actions);
         }
-        actions.push(Action::Job(Job::Forget { generation, cut }));
+        actions.push(Action::job(Job::Forget { generation, cut }));
         self.end_freeze(actions);
         for ticket in readers {
-            actions.push(Action::Answer { ticket, answer: Refusal::NoSuchFreeze.into() });
+            actions.push(Action::answer(ticket, Refusal::NoSuchFreeze.into()));
         }
         for ticket in tickets {
-            actions.push(Action::Answer { ticket, answer: Answer::Done });
+            actions.push(Action::answer(ticket, Answer::Done));
         }
     }
 
@@ -491,17 +491,17 @@ impl Group {
             disks.iter().map(|index| (DiskIndex(*index as u16), self.disks[*index].meta.clone())).collect();
         self.metas_in_flight += 1;
         self.meta_number += 1;
-        actions.push(Action::Job(Job::StoreMeta { number: self.meta_number, metas }));
+        actions.push(Action::job(Job::StoreMeta { number: self.meta_number, metas }));
         self.meta_number
     }
 
     /// The newest attach number may ask; others are told so (V9).
-    pub(super) fn check_attach(&self, attach: AttachNumber) -> Result<(), Answer> {
+    pub(super) fn check_attach(&self, attach: AttachNumber) -> Result<(), Refusal> {
         if attach != self.attach {
-            return Err(Refusal::Revoked { newest: self.attach }.into());
+            return Err(Refusal::Revoked { newest: self.attach });
         }
         if !self.tracking {
-            return Err(Refusal::Unable("tracking is off".into()).into());
+            return Err(Refusal::Unable("tracking is off".into()));
         }
         Ok(())
     }

@@ -236,7 +236,7 @@ impl Group {
         tracing::error!(disk = %disk.name, reason = why, "tracking fails; the guest goes on, resynchronization required");
         disk.intent_mode = IntentMode::Marking;
         disk.degraded = Some(why.to_string());
-        actions.push(Action::Job(Job::Mark { disk: DiskIndex(index as u16), meta: disk.meta.clone() }));
+        actions.push(Action::job(Job::Mark { disk: DiskIndex(index as u16) }));
     }
 
     /// The mark on the disk is durable: who waited may go on untracked by intents. Not before (S4).
@@ -258,8 +258,7 @@ impl Group {
     pub(super) fn try_heal(&mut self, actions: &mut Vec<Action>) {
         for (index, disk) in self.disks.iter_mut().enumerate() {
             if std::mem::take(&mut disk.mark_again) {
-                actions
-                    .push(Action::Job(Job::Mark { disk: DiskIndex(index as u16), meta: disk.meta.clone() }));
+                actions.push(Action::job(Job::Mark { disk: DiskIndex(index as u16) }));
             }
             let broken = matches!(disk.intent_mode, IntentMode::Bypassed | IntentMode::Strict);
             if broken && disk.healing == Healing::None {
@@ -267,7 +266,7 @@ impl Group {
                 let name = renewed_intents_name(self.config.session, self.state.open);
                 let disk_index = DiskIndex(index as u16);
                 let capacity = disk.intent_capacity;
-                actions.push(Action::Job(Job::RenewIntents { disk: disk_index, name, capacity }));
+                actions.push(Action::job(Job::RenewIntents { disk: disk_index, name, capacity }));
             }
         }
     }
@@ -340,7 +339,7 @@ impl Group {
                 disk.intent_mode = IntentMode::Kept;
                 self.ready.extend(disk.intent_queue.drain(..));
             } else {
-                actions.push(Action::Job(Job::Unmark { disk: DiskIndex(index as u16) }));
+                actions.push(Action::job(Job::Unmark { disk: DiskIndex(index as u16) }));
             }
         }
     }

@@ -50,8 +50,6 @@ pub enum Job {
     Mark {
         /// The disk.
         disk: DiskIndex,
-        /// Its meta, for identity.
-        meta: Meta,
     },
     /// Make a fresh, empty intents file, durable, for when the next cut heals the tracking of this disk (S4).
     RenewIntents {

@@ -242,7 +242,7 @@ impl Group {
     /// A successor repeats what the header does not say is done (C2).
     fn go_on(&mut self, actions: &mut Vec<Action>) {
         if self.state.road == Road::None {
-            actions.push(Action::Job(Job::Prepare { open: self.state.open }));
+            actions.push(Action::job(Job::Prepare { open: self.state.open }));
             return;
         }
         let generation = before(self.state.open);
@@ -359,7 +359,7 @@ impl Group {
                         Ok(()) => Answer::Done,
                         Err(error) => Refusal::Unable(error.0.clone()).into(),
                     };
-                    actions.push(Action::Answer { ticket, answer });
+                    actions.push(Action::answer(ticket, answer));
                 }
             }
             JobDone::Marked { disk, result } => self.marked(disk.index(), result),
@@ -418,19 +418,19 @@ impl Group {
             | Question::Undo { attach, .. }
             | Question::Resynchronize { attach, .. } => Some(*attach),
         };
-        if let Some(Err(answer)) = attach.map(|attach| self.check_attach(attach)) {
-            actions.push(Action::Answer { ticket, answer });
+        if let Some(Err(refusal)) = attach.map(|attach| self.check_attach(attach)) {
+            actions.push(Action::answer(ticket, refusal.into()));
             return;
         }
         match question {
             Question::Attach { target } => {
                 let answer = self.attach(target, actions);
-                actions.push(Action::Answer { ticket, answer });
+                actions.push(Action::answer(ticket, answer));
             }
             Question::Cut { full, .. } => self.ask_cut(ticket, full, time_ns, actions),
             Question::Reopen { cut, .. } => self.ask_reopen(ticket, cut, actions),
             Question::Confirm { cut, .. } => {
-                actions.push(Action::Answer { ticket, answer: self.ask_confirm(cut) });
+                actions.push(Action::answer(ticket, self.ask_confirm(cut)));
             }
             Question::Release { target, cut, anchor, .. } => {
                 self.ask_release(ticket, target, cut, anchor, actions)
@@ -443,7 +443,7 @@ impl Group {
                 self.meta_tickets.push((number, ticket));
             }
             Question::Status => {
-                actions.push(Action::Answer { ticket, answer: Answer::Status(self.status()) });
+                actions.push(Action::answer(ticket, Answer::Status(self.status())));
             }
         }
         self.settle(actions);
@@ -468,21 +468,21 @@ impl Group {
             self.compact_log();
             if !self.watching && self.exact() {
                 self.watching = true;
-                actions.push(Action::Job(Job::Watch));
+                actions.push(Action::job(Job::Watch));
             }
         }
         if self.next_stamp <= now && !self.stamping && !self.stopping {
             self.next_stamp = now.after(STAMP);
             self.stamping = true;
             let metas = self.disks.iter().map(|disk| disk.meta.clone()).collect();
-            actions.push(Action::Job(Job::Stamp { metas }));
+            actions.push(Action::job(Job::Stamp { metas }));
         }
         if self.release_retry.is_some_and(|at| at <= now) {
             self.release_retry = None;
             if self.state.road == Road::Releasing {
                 self.store_release(actions);
             } else if self.spare.is_none() && self.freeze.is_none() {
-                actions.push(Action::Job(Job::Prepare { open: self.state.open }));
+                actions.push(Action::job(Job::Prepare { open: self.state.open }));
             }
         }
         self.settle(actions);
@@ -588,13 +588,13 @@ impl Group {
             meta: disk.meta.clone(),
         });
         let keep_maps = self.freeze.is_some();
-        actions.push(Action::Job(Job::Stop { disks: disks.collect(), keep_maps }));
+        actions.push(Action::job(Job::Stop { disks: disks.collect(), keep_maps }));
     }
 
     fn refuse_cut(&mut self, why: &str, actions: &mut Vec<Action>) {
         if let Some(ticket) = self.pending_cut.take().and_then(|pending| pending.ticket) {
             let answer = Refusal::Unable(why.to_string()).into();
-            actions.push(Action::Answer { ticket, answer });
+            actions.push(Action::answer(ticket, answer));
         }
     }
 

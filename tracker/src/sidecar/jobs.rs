@@ -124,7 +124,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
                     |(disk, meta): &(DiskIndex, Meta)| store_meta(&self.homes[disk.index()].folder, meta);
                 JobDone::MetaStored { number, result: metas.iter().try_for_each(store).map_err(failed) }
             }
-            Job::Mark { disk, .. } => {
+            Job::Mark { disk } => {
                 let home = &self.homes[disk.index()];
                 let result = home.facts.set_mark(&Mark { disk: home.id, untracked: true }).map_err(failed);
                 JobDone::Marked { disk, result }

@@ -82,7 +82,7 @@ impl Worker {
     /// Queues a job; never blocks.
     pub fn post(&self, job: Job) {
         let (disk, untracked) = match job {
-            Job::Mark { disk, .. } => (disk, true),
+            Job::Mark { disk } => (disk, true),
             Job::Unmark { disk } => (disk, false),
             job => {
                 // The thread only ends with us.
