@@ -66,6 +66,9 @@ fn run(settings: Settings) -> Result<(), Error> {
     control.iter().try_for_each(|path| socket::check(path))?;
 
     let opening = sidecar::open(&config)?;
+    if let (None, Some(group)) = (&control, control_group) {
+        socket::let_through(&opening.sidecar, group)?;
+    }
     let control = control.unwrap_or_else(|| opening.sidecar.join("control.sock"));
     let (shippers, control_file) = socket::listen(&control, socket::Access::Private(control_group))?;
     // The last to appear: who sees it finds everything ready.
