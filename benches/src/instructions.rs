@@ -15,6 +15,9 @@ use towline_tracker::sidecar::{self, Config, DiskConfig, Opening, Tracking};
 const BLOCK: u64 = 4096;
 /// Blocks of the disk: 1 GiB.
 const BLOCKS: u64 = 1 << 18;
+/// Bytes of the memory that stands for the disk.
+const DISK: usize = 1 << 20;
+const PAGE: usize = 4096;
 /// Requests in flight.
 const DEPTH: u64 = 32;
 /// Steps over the disk; odd, so that every block is met once before any is met again.
@@ -111,6 +114,12 @@ pub(crate) fn drive(drive: &Drive) -> Result<()> {
     Ok(())
 }
 
+/// The part of a buffer that begins at a page.
+fn page(buffer: &mut [u8]) -> &mut [u8] {
+    let start = buffer.as_ptr().align_offset(PAGE);
+    &mut buffer[start..]
+}
+
 /// What an engine does, over memory.
 struct Driver {
     opening: Opening,
@@ -127,7 +136,8 @@ struct Driver {
 impl Driver {
     fn new(mut opening: Opening) -> Self {
         let actions = std::mem::take(&mut opening.actions);
-        let (disk, data) = (vec![0; 1 << 20], vec![7; BLOCK as usize]);
+        // Each with room to begin at a page: how many instructions a copy takes depends on that.
+        let (disk, data) = (vec![0; DISK + PAGE], vec![7; BLOCK as usize + PAGE]);
         let ended = Vec::with_capacity(2 * DEPTH as usize);
         Self { opening, disk, data, actions, ended, replies: 0, asked: 0, now: Nanos(1) }
     }
@@ -137,8 +147,10 @@ impl Driver {
         for action in self.actions.drain(..) {
             match action {
                 Action::Submit { id, offset, length, .. } => {
-                    let start = (offset % self.disk.len() as u64) as usize;
-                    self.disk[start..start + length as usize].copy_from_slice(&self.data[..length as usize]);
+                    let start = (offset % DISK as u64) as usize;
+                    let (disk, data) = (page(&mut self.disk), self.data.as_ptr().align_offset(PAGE));
+                    let data = &self.data[data..data + length as usize];
+                    disk[start..start + length as usize].copy_from_slice(data);
                     self.ended.push(id);
                 }
                 Action::Sync { id, .. } | Action::Persist { id, .. } | Action::Preserve { id, .. } => {

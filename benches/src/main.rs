@@ -76,6 +76,9 @@ struct Options {
     /// A folder on a disk
     #[arg(long, default_value = ".")]
     disk_dir: PathBuf,
+    /// A folder with towline-tracker and towline [default: built as they are shipped]
+    #[arg(long)]
+    programs: Option<PathBuf>,
     /// Where the reports go [default: the target folder]
     #[arg(long)]
     out: Option<PathBuf>,

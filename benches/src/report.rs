@@ -151,5 +151,11 @@ fn host() -> String {
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown CPU");
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{cores} x {}, kernel {}", model.trim_start_matches(['\t', ' ', ':']).trim(), kernel.trim())
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    format!(
+        "{cores} x {}, kernel {}, load {load} at the start",
+        model.trim_start_matches(['\t', ' ', ':']).trim(),
+        kernel.trim()
+    )
 }

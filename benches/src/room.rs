@@ -23,18 +23,19 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Builds our programs as they are shipped and makes the folders.
+    /// Finds or builds our programs and makes the folders.
     pub(crate) fn new(options: &Options) -> Result<Self> {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--release", "--quiet", "-p", "towline-tracker", "-p", "towline", "--bins"]);
-        if !build.current_dir(env!("CARGO_MANIFEST_DIR")).status()?.success() {
-            return Err("towline-tracker and towline can't be built".into());
-        }
         let here = std::env::current_exe()?;
         let target = here.parent().and_then(Path::parent).ok_or("no target folder")?;
+        let programs = match &options.programs {
+            Some(folder) => folder.clone(),
+            None => {
+                build()?;
+                target.join("release")
+            }
+        };
         let program = |name: &str| {
-            let path = target.join("release").join(name);
+            let path = programs.join(name);
             if path.exists() { Ok(path) } else { Err(format!("{} is not there", path.display())) }
         };
         let folder = |parent: &Path| tempfile::Builder::new().prefix("towline-bench-").tempdir_in(parent);
@@ -58,6 +59,17 @@ impl Room {
         let what = missing.join(", ");
         Err(format!("missing: {what}; apt-get install fio nbdkit libnbd-bin qemu-utils valgrind").into())
     }
+}
+
+/// Builds our programs as they are shipped.
+fn build() -> Result<()> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--release", "-p", "towline-tracker", "-p", "towline", "--bins"]);
+    if build.current_dir(env!("CARGO_MANIFEST_DIR")).status()?.success() {
+        return Ok(());
+    }
+    Err("towline-tracker and towline can't be built".into())
 }
 
 /// Makes a file of `size` bytes whose first `filled` bytes are random, the rest a hole.

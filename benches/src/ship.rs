@@ -79,6 +79,12 @@ pub(crate) fn ask(room: &Room, options: &Options, report: &mut Report) -> Result
     if options.wants("on-disk") {
         initial(room, options, report, "disk", room.disk.path())?;
     }
+    if options.wants("initial") || options.wants("on-disk") {
+        report.note(
+            "Ours also hashes every block, checks, seals and indexes; the tracker's own CPU is not in its row, the \
+             daemon's is in qsd's.",
+        );
+    }
     if options.wants("delta") {
         delta::ask(room, options, report)?;
     }
@@ -138,10 +144,6 @@ fn initial(room: &Room, options: &Options, report: &mut Report, place: &str, fol
         ]);
     }
     report.table(table);
-    report.note(
-        "Ours also hashes every block, checks, seals and indexes; the tracker's own CPU is not in its row, the \
-         daemon's is in qsd's.",
-    );
     report.raw(&format!("initial on {place}"), &measured);
     Ok(())
 }

@@ -46,9 +46,12 @@ impl Group {
             slot.phase = Phase::Held;
             let fresh = slot.piece.is_empty();
             if fresh {
-                // Pieces end at multiples of the piece size: never inside a block.
-                let stop = (slot.piece.start / self.piece + 1) * self.piece;
-                slot.piece.end = slot.end.min(if slot.change == Change::Write { slot.end } else { stop });
+                slot.piece.end = slot.end;
+                if slot.change != Change::Write {
+                    // Pieces end at multiples of the piece size: never inside a block.
+                    let stop = (slot.piece.start / self.piece + 1) * self.piece;
+                    slot.piece.end = slot.end.min(stop);
+                }
             }
             if !self.tracking {
                 return self.submit(index, actions);
@@ -220,7 +223,9 @@ impl Group {
         if !mutant::active("mark-before-waits") {
             disk.mark(blocks);
         }
-        disk.regions.marked(disk.geometry.regions_of(slot.piece.clone()));
+        let pinned = !slot.pinned.is_empty();
+        let regions = if pinned { slot.pinned.clone() } else { disk.geometry.regions_of(slot.piece.clone()) };
+        disk.regions.marked(regions);
         slot.generation = self.state.open;
         disk.in_flight[super::parity(self.state.open)] += 1;
         self.submit(index, actions);
@@ -258,7 +263,11 @@ impl Group {
             let generation = slot.generation;
             let disk = &mut self.disks[disk_index.index()];
             disk.in_flight[super::parity(generation)] -= 1;
-            disk.regions.completed(disk.geometry.regions_of(piece.clone()), disk.syncs.begun);
+            // What it pinned is its regions, or nothing (S4).
+            let pinned = std::mem::replace(&mut slot.pinned, 0..0);
+            let held = !pinned.is_empty();
+            let regions = if held { pinned } else { disk.geometry.regions_of(piece.clone()) };
+            disk.regions.completed(regions, held, disk.syncs.begun);
             if result.is_err() || !disk.failed.is_empty() {
                 let lasting = !matches!(
                     result,
@@ -272,7 +281,6 @@ impl Group {
                     self.tracking_failed(disk_index.index(), "too many writes to the disk failed", actions);
                 }
             }
-            self.unpin(index);
             if self.freeze.is_some() && generation != self.state.open {
                 self.drained_one(index, actions);
             }
