@@ -156,7 +156,7 @@ impl Driver {
                 Action::Sync { id, .. } | Action::Persist { id, .. } | Action::Preserve { id, .. } => {
                     self.ended.push(id);
                 }
-                Action::Job(job) => self.opening.worker.post(job),
+                Action::Job(job) => self.opening.worker.post(*job),
                 Action::Reply { .. } => self.replies += 1,
                 Action::Answer { .. } | Action::Reopen { .. } => {}
             }
