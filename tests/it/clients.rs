@@ -9,7 +9,9 @@ use towline_tests::live::process::{Outcome, Site, run, same};
 const SIZE: &str = "64MiB";
 
 fn sites() -> Vec<Site> {
-    vec![Site::memory(), Site::disk()]
+    let mut buffered = Site::disk();
+    buffered.arguments.extend(["--cache", "buffered"].map(String::from));
+    vec![Site::memory(), Site::disk(), buffered]
 }
 
 #[track_caller]

@@ -69,6 +69,28 @@ fn a_clean_stop_and_a_restart_cost_only_the_delta() {
 }
 
 #[test]
+fn a_group_is_restored_into_a_folder_and_a_disk_of_it_into_a_file() {
+    let mut site = Site::disk();
+    site.disks.push("second.raw".into());
+    site.init();
+    let tracker = site.start(&["--create", "8MiB"]);
+    for (name, byte) in [("disk.raw", 1), ("second.raw", 2)] {
+        tracker.client(name).unwrap().write(1 << 20, &[byte; 4096]).unwrap();
+    }
+    site.once(&[]);
+    site.latest_is_the_disk();
+    let (vault, to) = (site.vault(), site.path("one"));
+    let mut command = Command::new(site.programs.join("towline"));
+    command.args(["restore", "--group", "disk", "--disk", "second.raw", "--vault"]).arg(&vault);
+    run(command.arg("--to").arg(&to)).good();
+    towline_tests::live::process::same(&site.path("second.raw"), &to);
+    // Sparse: what is zero takes no space.
+    use std::os::unix::fs::MetadataExt;
+    assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20);
+    tracker.stop();
+}
+
+#[test]
 fn once_prints_the_points_id_alone_as_its_last_line() {
     let site = Site::memory();
     half_full(&site);

@@ -10,4 +10,3 @@ mod lineage;
 mod locking;
 mod mutants;
 mod prefix;
-mod sim;

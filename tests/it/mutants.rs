@@ -38,6 +38,20 @@ fn mutant_that_reads_past_the_store_is_noticed() {
 }
 
 #[test]
+fn mutant_that_does_not_confirm_is_noticed() {
+    for seed in 1..=8 {
+        let mut site = prefix::without_room();
+        site.environment.push(("TOWLINE_MUTANT".into(), "no-confirm".into()));
+        if let Err(how) = prefix::run(&site, seed, 2) {
+            println!("no-confirm: noticed with seed {seed}: {how}");
+            return;
+        }
+    }
+    panic!("the prefix test does not notice no-confirm");
+}
+
+#[test]
 fn without_a_mutant_the_same_programs_pass() {
     prefix::run(&Site::disk(), 1, 6).unwrap();
+    prefix::run(&prefix::without_room(), 1, 2).unwrap();
 }

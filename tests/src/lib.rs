@@ -1,4 +1,3 @@
 //! Simulator and integration tests.
 
 pub mod live;
-pub mod sim;

@@ -66,16 +66,8 @@ fn run(settings: Settings) -> Result<(), Error> {
     control.iter().try_for_each(|path| socket::check(path))?;
 
     let opening = sidecar::open(&config)?;
-    if let (None, Some(group), false) = (&control, control_group, config.read_only) {
-        socket::let_through(&opening.sidecar, group)?;
-    }
-    // Serving reads only makes nothing beside the disk, not even the folder that a control socket would be in.
-    let nowhere = config.read_only && !opening.sidecar.is_dir();
-    let control = control.or_else(|| (!nowhere).then(|| opening.sidecar.join("control.sock")));
-    let shippers = control
-        .as_deref()
-        .map(|path| socket::listen(path, socket::Access::Private(control_group)))
-        .transpose()?;
+    let control = control.unwrap_or_else(|| opening.sidecar.join("control.sock"));
+    let (shippers, control_file) = socket::listen(&control, socket::Access::Private(control_group))?;
     // The last to appear: who sees it finds everything ready.
     let (clients, nbd_file) = socket::listen(&nbd, socket::Access::Umask)?;
 
@@ -87,9 +79,7 @@ fn run(settings: Settings) -> Result<(), Error> {
     };
     let engine = engine::spawn(opening, options)?;
     let served = Served { asker: engine.asker(), handout };
-    let (shippers, control_file) = shippers.unzip();
-    let access = Access { group: control_group };
-    let server = shippers.map(|shippers| serve::serve(shippers, served, access)).transpose()?;
+    let server = serve::serve(shippers, served, Access { group: control_group })?;
 
     let stop = engine.stopper();
     std::thread::Builder::new()
@@ -102,8 +92,7 @@ fn run(settings: Settings) -> Result<(), Error> {
             }
         })
         .map_err(|error| Error::caused(Kind::Other, "the signals' thread can't be made", error))?;
-    let shown = control.as_deref().unwrap_or("none".as_ref()).display();
-    info!(group = config.group, nbd = %nbd.display(), control = %shown, "serving");
+    info!(group = config.group, nbd = %nbd.display(), control = %control.display(), "serving");
     notify(NotifyState::Ready);
 
     let ended = engine.join();
@@ -112,9 +101,7 @@ fn run(settings: Settings) -> Result<(), Error> {
     }
     // Nobody can connect any more, then nobody is answered any more.
     drop((nbd_file, control_file));
-    if let Some(server) = server {
-        server.stop();
-    }
+    server.stop();
     ended
 }
 
