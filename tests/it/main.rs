@@ -10,3 +10,4 @@ mod lineage;
 mod locking;
 mod mutants;
 mod prefix;
+mod sim;

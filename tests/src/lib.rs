@@ -1,3 +1,4 @@
 //! Simulator and integration tests.
 
 pub mod live;
+pub mod sim;

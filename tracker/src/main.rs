@@ -66,8 +66,16 @@ fn run(settings: Settings) -> Result<(), Error> {
     control.iter().try_for_each(|path| socket::check(path))?;
 
     let opening = sidecar::open(&config)?;
-    let control = control.unwrap_or_else(|| opening.sidecar.join("control.sock"));
-    let (shippers, control_file) = socket::listen(&control, socket::Access::Private(control_group))?;
+    if let (None, Some(group), false) = (&control, control_group, config.read_only) {
+        socket::let_through(&opening.sidecar, group)?;
+    }
+    // Serving reads only makes nothing beside the disk, not even the folder that a control socket would be in.
+    let nowhere = config.read_only && !opening.sidecar.is_dir();
+    let control = control.or_else(|| (!nowhere).then(|| opening.sidecar.join("control.sock")));
+    let shippers = control
+        .as_deref()
+        .map(|path| socket::listen(path, socket::Access::Private(control_group)))
+        .transpose()?;
     // The last to appear: who sees it finds everything ready.
     let (clients, nbd_file) = socket::listen(&nbd, socket::Access::Umask)?;
 
@@ -79,7 +87,9 @@ fn run(settings: Settings) -> Result<(), Error> {
     };
     let engine = engine::spawn(opening, options)?;
     let served = Served { asker: engine.asker(), handout };
-    let server = serve::serve(shippers, served, Access { group: control_group })?;
+    let (shippers, control_file) = shippers.unzip();
+    let access = Access { group: control_group };
+    let server = shippers.map(|shippers| serve::serve(shippers, served, access)).transpose()?;
 
     let stop = engine.stopper();
     std::thread::Builder::new()
@@ -92,7 +102,8 @@ fn run(settings: Settings) -> Result<(), Error> {
             }
         })
         .map_err(|error| Error::caused(Kind::Other, "the signals' thread can't be made", error))?;
-    info!(group = config.group, nbd = %nbd.display(), control = %control.display(), "serving");
+    let shown = control.as_deref().unwrap_or("none".as_ref()).display();
+    info!(group = config.group, nbd = %nbd.display(), control = %shown, "serving");
     notify(NotifyState::Ready);
 
     let ended = engine.join();
@@ -101,7 +112,9 @@ fn run(settings: Settings) -> Result<(), Error> {
     }
     // Nobody can connect any more, then nobody is answered any more.
     drop((nbd_file, control_file));
-    server.stop();
+    if let Some(server) = server {
+        server.stop();
+    }
     ended
 }
 

@@ -113,6 +113,19 @@ pub(crate) fn listen(path: &Path, access: Access) -> Result<(UnixListener, Socke
     }
 }
 
+/// Lets a group pass through our private folder to a socket in it; the folder can't be listed, its files stay ours.
+///
+/// # Errors
+/// The folder can't be given to the group.
+pub(crate) fn let_through(folder: &Path, group: Gid) -> Result<(), Error> {
+    let given = chown(folder, None, Some(group)).map_err(io::Error::from);
+    given.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o710))).map_err(|error| {
+        let shown = folder.display();
+        let text = format!("{shown} can't be opened to the control group: name another place with --control");
+        Error::caused(Kind::Socket, text, error)
+    })
+}
+
 fn failed(path: &Path, error: io::Error) -> Error {
     let text = format!("{}: the socket can't be made ({error})", path.display());
     Error::caused(Kind::Socket, text, error)

@@ -142,6 +142,8 @@ mod tests {
             anchor: None,
             cut_hold_ns_last: 20_000,
             cut_hold_ns_max: 90_000,
+            cut_cpu_ns_last: 19_000,
+            cut_cpu_ns_max: 80_000,
             cuts: 4,
             waited_intent: 1,
             waited_drain: 2,

@@ -335,6 +335,8 @@ impl State {
                 anchor: None,
                 cut_hold_ns_last: 0,
                 cut_hold_ns_max: 0,
+                cut_cpu_ns_last: 0,
+                cut_cpu_ns_max: 0,
                 cuts: 0,
                 waited_intent: 0,
                 waited_drain: 0,

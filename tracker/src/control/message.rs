@@ -249,6 +249,10 @@ pub struct Status {
     pub cut_hold_ns_last: u64,
     /// The longest hold of a cut.
     pub cut_hold_ns_max: u64,
+    /// Of the last hold, what the loop's thread ran: without the time in which the host ran others.
+    pub cut_cpu_ns_last: u64,
+    /// The most that the loop's thread ran in a hold.
+    pub cut_cpu_ns_max: u64,
     /// Cuts since start.
     pub cuts: u64,
     /// Requests that waited, by rule: intents (W1), drain (W2a), a running preserve (W2b, W3).

@@ -64,6 +64,8 @@ pub(crate) struct Syncs {
     pub(crate) begun: u32,
     /// The newest that succeeded.
     pub(crate) done: u32,
+    /// How many have failed.
+    pub(crate) failed: u32,
     pub(crate) running: Option<OpId>,
     pub(crate) waiting: Vec<SyncWaiter>,
     pub(crate) served: Vec<SyncWaiter>,

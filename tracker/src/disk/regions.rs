@@ -118,6 +118,15 @@ impl Regions {
     #[inline]
     pub(crate) fn pin_if_ready(&mut self, range: Range<u32>) -> bool {
         let regions = &mut self.table[range.start as usize..range.end as usize];
+        // Nearly every request lies in one region: no loops for it.
+        if let [region] = regions {
+            if region.flags & READY == 0 {
+                return false;
+            }
+            region.pins = region.pins.checked_add(1).expect("fewer requests than 65,536 are in flight");
+            region.flags |= REFERENCED;
+            return true;
+        }
         if regions.iter().any(|region| region.flags & READY == 0) {
             return false;
         }
@@ -175,16 +184,29 @@ impl Regions {
     /// A write was marked and submitted (W4): what was recorded of these regions is out of date.
     #[inline]
     pub(crate) fn marked(&mut self, range: Range<u32>) {
-        for region in &mut self.table[range.start as usize..range.end as usize] {
+        let regions = &mut self.table[range.start as usize..range.end as usize];
+        if let [region] = regions {
+            region.flags &= !(CLEANING | CLEAN);
+            return;
+        }
+        for region in regions {
             region.flags &= !(CLEANING | CLEAN);
         }
     }
 
-    /// A write completed when the disk had begun `sync_epoch` syncs.
+    /// A write completed when the disk had begun `sync_epoch` syncs; `pinned` says whether it holds pins on all of the
+    /// range, which end.
     #[inline]
-    pub(crate) fn completed(&mut self, range: Range<u32>, sync_epoch: u32) {
-        for region in &mut self.table[range.start as usize..range.end as usize] {
+    pub(crate) fn completed(&mut self, range: Range<u32>, pinned: bool, sync_epoch: u32) {
+        let regions = &mut self.table[range.start as usize..range.end as usize];
+        if let [region] = regions {
             region.sync_epoch = sync_epoch;
+            region.pins -= u16::from(pinned);
+            return;
+        }
+        for region in regions {
+            region.sync_epoch = sync_epoch;
+            region.pins -= u16::from(pinned);
         }
     }
 

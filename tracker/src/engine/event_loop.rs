@@ -17,6 +17,7 @@ use crate::io::buffer::{Buffer, Pool};
 use crate::io::uring::{self, File, Memory, Place, Ring};
 use crossbeam_channel::{Receiver, Sender};
 use nix::sys::eventfd::EventFd;
+use nix::time::ClockId;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -252,18 +253,18 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
 
     /// The monotonic clock itself: a successor compares the heartbeat with it (S3).
     fn clock(&self) -> Nanos {
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-            .expect("every Linux has this clock");
-        Nanos(std::time::Duration::from(now).as_nanos() as u64)
+        read_clock(ClockId::CLOCK_MONOTONIC)
     }
 
     /// Calls the machine where a cut may happen, and measures how long one held the writes.
     pub(super) fn measured(&mut self, call: impl FnOnce(&mut M, Nanos, &mut Vec<Action>)) {
         let (cuts, before) = (self.machine.cuts(), self.clock());
+        let cpu_before = read_clock(ClockId::CLOCK_THREAD_CPUTIME_ID);
         call(&mut self.machine, self.now, &mut self.actions);
         if self.machine.cuts() != cuts {
+            let cpu = read_clock(ClockId::CLOCK_THREAD_CPUTIME_ID).0 - cpu_before.0;
             let hold = self.clock().0 - before.0;
-            self.machine.note_cut_hold(hold);
+            self.machine.note_cut_hold(hold, cpu);
         }
     }
 
@@ -442,4 +443,9 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
+}
+
+fn read_clock(clock: ClockId) -> Nanos {
+    let now = nix::time::clock_gettime(clock).expect("every Linux has this clock");
+    Nanos(Duration::from(now).as_nanos() as u64)
 }

@@ -39,7 +39,7 @@ pub trait Machine {
     /// See [`Group::cuts`].
     fn cuts(&self) -> u64;
     /// See [`Group::note_cut_hold`].
-    fn note_cut_hold(&mut self, hold_ns: u64);
+    fn note_cut_hold(&mut self, hold_ns: u64, cpu_ns: u64);
 }
 
 impl Machine for Group {
@@ -98,8 +98,8 @@ impl Machine for Group {
         self.cuts()
     }
 
-    fn note_cut_hold(&mut self, hold_ns: u64) {
-        self.note_cut_hold(hold_ns);
+    fn note_cut_hold(&mut self, hold_ns: u64, cpu_ns: u64) {
+        self.note_cut_hold(hold_ns, cpu_ns);
     }
 }
 

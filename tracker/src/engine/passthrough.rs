@@ -119,7 +119,7 @@ impl Machine for PassThrough {
         0
     }
 
-    fn note_cut_hold(&mut self, _: u64) {}
+    fn note_cut_hold(&mut self, _: u64, _: u64) {}
 }
 
 /// A worker without work.

@@ -452,7 +452,9 @@ impl Group {
             disk.filled |= disk.frozen.as_ref().is_some_and(|frozen| frozen.whole);
             if sealed && !internal {
                 // An entry of this cut may be in the vault; its log goes with the next seal, its blocks stay pending (V2).
-                disk.meta.vouched.push(cut);
+                if !disk.meta.vouched.contains(&cut) {
+                    disk.meta.vouched.push(cut);
+                }
                 let surplus = disk.meta.vouched.len().saturating_sub(VOUCHED_MAX);
                 disk.meta.vouched.drain(..surplus);
             }

@@ -218,6 +218,10 @@ impl Group {
     /// S4: tracking itself fails. The sidecar's files are dead to us: never written again by this session.
     pub(super) fn tracking_failed(&mut self, index: usize, why: &str, actions: &mut Vec<Action>) {
         let disk = &mut self.disks[index];
+        // Healing that waits for a meta in vain begins again: else writes that wait (strict) would wait for ever.
+        if matches!(disk.healing, Healing::Naming(_)) {
+            disk.healing = Healing::None;
+        }
         if disk.intent_mode != IntentMode::Kept {
             return;
         }

@@ -113,6 +113,8 @@ struct Counts {
     cuts: u64,
     cut_hold_ns_last: u64,
     cut_hold_ns_max: u64,
+    cut_cpu_ns_last: u64,
+    cut_cpu_ns_max: u64,
     waited_intent: u64,
     waited_drain: u64,
     waited_preserve: u64,
@@ -524,10 +526,13 @@ impl Group {
         self.counts.cuts
     }
 
-    /// The engine measured how long a cut held the writes.
-    pub fn note_cut_hold(&mut self, hold_ns: u64) {
-        self.counts.cut_hold_ns_last = hold_ns;
-        self.counts.cut_hold_ns_max = self.counts.cut_hold_ns_max.max(hold_ns);
+    /// The engine measured how long a cut held the writes, by the clock on the wall and by the thread's own.
+    pub fn note_cut_hold(&mut self, hold_ns: u64, cpu_ns: u64) {
+        let counts = &mut self.counts;
+        counts.cut_hold_ns_last = hold_ns;
+        counts.cut_hold_ns_max = counts.cut_hold_ns_max.max(hold_ns);
+        counts.cut_cpu_ns_last = cpu_ns;
+        counts.cut_cpu_ns_max = counts.cut_cpu_ns_max.max(cpu_ns);
     }
 
     /// Runs what can run until nothing changes.

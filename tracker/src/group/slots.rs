@@ -34,6 +34,8 @@ pub(crate) struct Slot {
     pub(crate) pinned: Range<u32>,
     /// Bytes that it may still preserve, for zeros and discards (W3).
     pub(crate) preserve_left: u64,
+    /// The disk's count of failed syncs when the request came.
+    pub(crate) syncs_failed: u32,
     pub(crate) disk: DiskIndex,
     pub(crate) change: Change,
     pub(crate) fua: bool,

@@ -93,6 +93,8 @@ impl Group {
             anchor: self.anchor.map(|anchor| format!("{}/{}", anchor.vault, anchor.seq)),
             cut_hold_ns_last: self.counts.cut_hold_ns_last,
             cut_hold_ns_max: self.counts.cut_hold_ns_max,
+            cut_cpu_ns_last: self.counts.cut_cpu_ns_last,
+            cut_cpu_ns_max: self.counts.cut_cpu_ns_max,
             cuts: self.counts.cuts,
             waited_intent: self.counts.waited_intent,
             waited_drain: self.counts.waited_drain,

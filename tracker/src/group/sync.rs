@@ -11,6 +11,9 @@ const EIO: Errno = Errno(libc::EIO);
 impl Group {
     /// See [`Group::flush`].
     pub(super) fn begin_flush(&mut self, disk: usize, token: Token, actions: &mut Vec<Action>) {
+        if self.header.latched(disk) {
+            self.header.set_latched(disk, false);
+        }
         if std::mem::take(&mut self.disks[disk].latched) {
             // The kernel reports an error once, and our own sync may have eaten it (W6).
             actions.push(Action::Reply { token, result: Err(EIO) });
@@ -65,7 +68,13 @@ impl Group {
         }
         for waiter in served {
             match waiter {
-                SyncWaiter::Flush(token) => actions.push(Action::Reply { token, result }),
+                SyncWaiter::Flush(token) => {
+                    // Meanwhile another sync failed, the worker's or a durable write's: what that one lost, this one
+                    // does not vouch for.
+                    let lost = std::mem::take(&mut self.disks[index].latched);
+                    let result = result.and(if lost { Err(EIO) } else { Ok(()) });
+                    actions.push(Action::Reply { token, result });
+                }
                 SyncWaiter::Request(slot) => self.end(slot, result, actions),
                 SyncWaiter::Freeze(generation) => {
                     if result.is_ok() {
@@ -102,6 +111,11 @@ impl Group {
         let disk = &mut self.disks[index];
         tracing::error!(disk = %disk.name, "a sync of the disk failed: it is doubtful from now on");
         disk.latched = !told && !crate::mutant::active("sync-error-swallowed");
+        disk.syncs.failed += 1;
+        // Also if a flush is being told: should the process die before its reply is out, the successor tells. And should it
+        // die before the meta says that the disk is doubtful, the successor stores it.
+        self.header.set_latched(index, true);
+        self.header.set_doubtful(index);
         let first = !disk.meta.doubtful;
         disk.meta.doubtful = true;
         disk.doubtful_since = self.state.open;

@@ -4,6 +4,7 @@ use super::action::{Action, Change, Errno, OpId, Request, RequestId};
 use super::slots::{Phase, Slot};
 use super::{Group, Op};
 use crate::disk::{IntentMode, SyncWaiter};
+use crate::map::header::Road;
 use crate::mutant;
 
 /// What a step of the write path came to.
@@ -29,6 +30,7 @@ impl Group {
             generation: self.state.open,
             pinned: 0..0,
             preserve_left: self.config.bounds.zero_preserve_max,
+            syncs_failed: disk.syncs.failed,
             disk: request.disk,
             change: request.change,
             fua: request.fua,
@@ -46,9 +48,12 @@ impl Group {
             slot.phase = Phase::Held;
             let fresh = slot.piece.is_empty();
             if fresh {
-                // Pieces end at multiples of the piece size: never inside a block.
-                let stop = (slot.piece.start / self.piece + 1) * self.piece;
-                slot.piece.end = slot.end.min(if slot.change == Change::Write { slot.end } else { stop });
+                slot.piece.end = slot.end;
+                if slot.change != Change::Write {
+                    // Pieces end at multiples of the piece size: never inside a block.
+                    let stop = (slot.piece.start / self.piece + 1) * self.piece;
+                    slot.piece.end = slot.end.min(stop);
+                }
             }
             if !self.tracking {
                 return self.submit(index, actions);
@@ -114,9 +119,12 @@ impl Group {
     fn respect_freeze(&mut self, index: u32, actions: &mut Vec<Action>) -> Step {
         let (disk, blocks) = self.blocks_at_work(index);
         // W2a: an in-flight write of the generation being drained belongs to the freeze; what overwrites it must come
-        // after it. While one drains, the slab is scanned.
+        // after it. While one drains, the slab is scanned. An undone freeze needs no order any more, and nobody would
+        // end the wait.
         let frozen = super::before(self.state.open);
-        if self.disks[disk].in_flight[super::parity(frozen)] > 0 && !mutant::active("no-drain-wait") {
+        let draining =
+            self.state.road == Road::Draining && self.disks[disk].in_flight[super::parity(frozen)] > 0;
+        if draining && !mutant::active("no-drain-wait") {
             let geometry = self.disks[disk].geometry;
             let ahead = self.slots.iter().find(|(_, other)| {
                 other.phase == Phase::InFlight
@@ -220,7 +228,9 @@ impl Group {
         if !mutant::active("mark-before-waits") {
             disk.mark(blocks);
         }
-        disk.regions.marked(disk.geometry.regions_of(slot.piece.clone()));
+        let pinned = !slot.pinned.is_empty();
+        let regions = if pinned { slot.pinned.clone() } else { disk.geometry.regions_of(slot.piece.clone()) };
+        disk.regions.marked(regions);
         slot.generation = self.state.open;
         disk.in_flight[super::parity(self.state.open)] += 1;
         self.submit(index, actions);
@@ -258,7 +268,11 @@ impl Group {
             let generation = slot.generation;
             let disk = &mut self.disks[disk_index.index()];
             disk.in_flight[super::parity(generation)] -= 1;
-            disk.regions.completed(disk.geometry.regions_of(piece.clone()), disk.syncs.begun);
+            // What it pinned is its regions, or nothing (S4).
+            let pinned = std::mem::replace(&mut slot.pinned, 0..0);
+            let held = !pinned.is_empty();
+            let regions = if held { pinned } else { disk.geometry.regions_of(piece.clone()) };
+            disk.regions.completed(regions, held, disk.syncs.begun);
             if result.is_err() || !disk.failed.is_empty() {
                 let lasting = !matches!(
                     result,
@@ -272,7 +286,6 @@ impl Group {
                     self.tracking_failed(disk_index.index(), "too many writes to the disk failed", actions);
                 }
             }
-            self.unpin(index);
             if self.freeze.is_some() && generation != self.state.open {
                 self.drained_one(index, actions);
             }
@@ -307,8 +320,13 @@ impl Group {
 
     /// Replies, and forgets the request.
     #[inline]
-    pub(super) fn end(&mut self, index: u32, result: Result<(), Errno>, actions: &mut Vec<Action>) {
-        actions.push(Action::Reply { token: self.slots.get(index).token, result });
+    pub(super) fn end(&mut self, index: u32, mut result: Result<(), Errno>, actions: &mut Vec<Action>) {
+        let slot = self.slots.get(index);
+        // W6: a sync that failed since its first piece may have lost that piece, and no later flush would say so.
+        if slot.change != Change::Write && self.disks[slot.disk.index()].syncs.failed != slot.syncs_failed {
+            result = result.and(Err(Errno(libc::EIO)));
+        }
+        actions.push(Action::Reply { token: slot.token, result });
         self.slots.remove(index);
     }
 

@@ -35,6 +35,16 @@ pub fn set(words: &[AtomicU64], range: Range<u64>) -> u64 {
     if range.is_empty() {
         return 0;
     }
+    // A single block, the usual write: one bit, nothing to count.
+    if range.end - range.start == 1 {
+        let word = &words[(range.start / WORD_BLOCKS) as usize];
+        let (old, bit) = (word.load(Ordering::Relaxed), 1 << (range.start % WORD_BLOCKS));
+        if old & bit != 0 {
+            return 0;
+        }
+        word.store(old | bit, Ordering::Release);
+        return 1;
+    }
     for index in range.start / WORD_BLOCKS..=(range.end - 1) / WORD_BLOCKS {
         let word = &words[index as usize];
         let old = word.load(Ordering::Relaxed);

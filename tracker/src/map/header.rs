@@ -15,6 +15,8 @@
 //! | 7 | newest attach number |
 //! | 8..16 | two freezes, by parity of their generation: cut id (2), time of the cut, first generation |
 //! | 16 | disks |
+//! | 17 | one bit a disk: a sync failed, and no guest's flush has begun since (W6) |
+//! | 18 | one bit a disk: it is doubtful (W6), and its meta may not say so yet |
 //! | 64 + 64 d .. | disk d: id (2), size, failed extents (count; all ones: too many), 30 x (first block, count) |
 
 use super::Words;
@@ -144,9 +146,15 @@ impl GroupHeader {
         let stamped = self.get(4);
         self.0.len() >= Self::words(disks.len())
             && self.0[0].load(Acquire) == MAGIC
+            && (stamped == session.0 || stamped == session.0 + 1)
+            && self.is_of(boot, disks)
+    }
+
+    /// Whether it was made in this boot for these disks: void or not, what it says of failed syncs counts (W6).
+    pub fn is_of(&self, boot: BootId, disks: &[(DiskId, u64)]) -> bool {
+        self.0.len() >= Self::words(disks.len())
             && self.get(1) == VERSION
             && BootId::from_words(self.pair(2)) == boot
-            && (stamped == session.0 || stamped == session.0 + 1)
             && self.get(16) == disks.len() as u64
             && State::decode(self.get(5)).is_some()
             && disks.iter().enumerate().all(|(index, (disk, size))| {
@@ -211,6 +219,26 @@ impl GroupHeader {
     /// Remembers an attach number.
     pub fn set_attach(&self, attach: AttachNumber) {
         self.put(7, attach.0);
+    }
+
+    /// Whether a sync of the disk failed and no guest's flush has begun since (W6): perhaps nobody was told.
+    pub fn latched(&self, disk: usize) -> bool {
+        self.get(17) >> disk & 1 == 1
+    }
+
+    /// Remembers or forgets it.
+    pub fn set_latched(&self, disk: usize, latched: bool) {
+        self.put(17, self.get(17) & !(1 << disk) | u64::from(latched) << disk);
+    }
+
+    /// Whether a sync of the disk failed in this boot (W6).
+    pub fn doubtful(&self, disk: usize) -> bool {
+        self.get(18) >> disk & 1 == 1
+    }
+
+    /// Remembers it, until the meta does.
+    pub fn set_doubtful(&self, disk: usize) {
+        self.put(18, self.get(18) | 1 << disk);
     }
 
     /// The disk's size.
@@ -296,6 +324,11 @@ mod tests {
                 assert_eq!(header.state(), state);
             }
         }
+        header.set_latched(1, true);
+        assert!(header.latched(1) && !header.latched(0));
+        header.set_latched(1, false);
+        header.set_doubtful(0);
+        assert!(!header.latched(1) && header.doubtful(0) && !header.doubtful(1));
         header.void();
         assert!(!header.fits(BootId([3; 16]), Session(5), &disks));
     }

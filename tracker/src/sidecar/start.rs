@@ -146,6 +146,12 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         })
     };
     let metas = || found.iter().map(|(_, meta, _)| meta.as_ref());
+    // W6: what the dead process knew of failed syncs counts, whatever becomes of the maps. Per disk: nobody may have been
+    // told; it is doubtful.
+    let errors = header.as_ref().filter(|header| header.is_of(now.boot, &sizes));
+    let errors = errors.map(|header| {
+        (0..ids.len()).map(|disk| (header.latched(disk), header.doubtful(disk))).collect::<Vec<_>>()
+    });
     let mut good = !config.off && metas().all(|meta| meta.is_some_and(fits));
     good = good && open_maps(&candidates, maps, header.as_ref()).is_some();
     let mut looks = look(&candidates, &found, holder.as_ref(), header.as_ref(), good, now)
@@ -175,7 +181,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             header.store(State { road: Road::Undoing, ..state });
         }
     } else {
-        maps.names().iter().for_each(|name| maps.remove(name));
+        maps.names().iter().filter(|name| *name != HEADER).for_each(|name| maps.remove(name));
         for (index, (candidate, look)) in candidates.iter().zip(&looks).enumerate() {
             let map = maps
                 .create(&map_name(open_generation, index), words(candidate), true)
@@ -300,7 +306,19 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         )
         .map_err(|error| complain("the intents", error))?;
         opened.push((disk_index, SidecarFile::Intents, file));
-        let doubtful = look.meta.as_ref().is_some_and(|meta| meta.doubtful) && !resync;
+        let same_boot = look.meta.as_ref().is_some_and(|meta| meta.boot == now.boot);
+        let doubtful_before = same_boot && look.meta.as_ref().is_some_and(|meta| meta.doubtful);
+        let doubtful = look.meta.as_ref().is_some_and(|meta| meta.doubtful)
+            || errors.as_ref().is_some_and(|errors| errors[index].1);
+        // Only a restart of the host ends the doubt: what was lost shows then, and is compared as a whole.
+        let doubtful = doubtful && (same_boot || !resync);
+        // V2: the next seal deletes the sealed logs of today, and with them all else that knows of their cuts.
+        let mut vouched_before = look.meta.as_ref().map(|meta| meta.vouched.clone()).unwrap_or_default();
+        for seal in &look.logs.seals {
+            if !vouched_before.contains(&seal.cut) {
+                vouched_before.push(seal.cut);
+            }
+        }
         let meta = Meta {
             disk: look.id,
             members: ids.clone(),
@@ -313,7 +331,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             clean: None,
             stamp,
             stamped_ns: now.wall_ns,
-            vouched: look.meta.as_ref().map(|meta| meta.vouched.clone()).unwrap_or_default(),
+            vouched: vouched_before,
             recheck,
             doubtful,
             target: adopted.and_then(|holder| holder.target),
@@ -327,9 +345,9 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             first_pending = first_pending.min(first);
         }
         // A disk that is compared as a whole has everything pending, and so vouches for all of its past (V2).
-        for cut in meta.vouched.iter().copied().chain(look.logs.seals.iter().map(|seal| seal.cut)) {
-            if !vouched.contains(&cut) {
-                vouched.push(cut);
+        for cut in &meta.vouched {
+            if !vouched.contains(cut) {
+                vouched.push(*cut);
             }
         }
 
@@ -366,7 +384,8 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             failed,
             doubtful_since: open_generation,
             filled: dirty_blocks == candidate.geometry.blocks(),
-            latched: false,
+            // W6: the guest may not have been told. Without the maps, what is known is that a sync had failed.
+            latched: errors.as_ref().map_or(doubtful_before, |errors| errors[index].0),
             fold: None,
             frozen,
             writes: 0,
@@ -392,6 +411,13 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             header
         }
     };
+    for (index, disk) in disks.iter().enumerate() {
+        // Said again in what may be a new header.
+        header.set_latched(index, disk.latched);
+        if disk.meta.doubtful {
+            header.set_doubtful(index);
+        }
+    }
     header.beat(now.monotonic);
     let live_cut = frozen_generation.map(|generation| header.read_cut(generation).cut);
     for (home, disk) in homes.iter().zip(&disks) {

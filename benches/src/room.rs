@@ -1,0 +1,123 @@
+//! Where a run works: folders of its own in memory and on a disk, gone afterwards, and the programs it needs.
+
+use crate::{Options, Result};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// The folders and programs of a run.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// On a file system in memory.
+    pub(crate) memory: TempDir,
+    /// On a disk.
+    pub(crate) disk: TempDir,
+    /// Where reports go.
+    pub(crate) out: PathBuf,
+    /// `towline-tracker`.
+    pub(crate) tracker: PathBuf,
+    /// `towline`.
+    pub(crate) shipper: PathBuf,
+}
+
+impl Room {
+    /// Finds or builds our programs and makes the folders.
+    pub(crate) fn new(options: &Options) -> Result<Self> {
+        let here = std::env::current_exe()?;
+        let target = here.parent().and_then(Path::parent).ok_or("no target folder")?;
+        let programs = match &options.programs {
+            Some(folder) => folder.clone(),
+            None => {
+                build()?;
+                target.join("release")
+            }
+        };
+        let program = |name: &str| {
+            let path = programs.join(name);
+            if path.exists() { Ok(path) } else { Err(format!("{} is not there", path.display())) }
+        };
+        let folder = |parent: &Path| tempfile::Builder::new().prefix("towline-bench-").tempdir_in(parent);
+        Ok(Self {
+            memory: folder(&options.memory_dir)?,
+            disk: folder(&options.disk_dir)?,
+            out: options.out.clone().unwrap_or_else(|| target.join("benches")),
+            tracker: program("towline-tracker")?,
+            shipper: program("towline")?,
+        })
+    }
+
+    /// Whether all these programs are there; one line if not.
+    pub(crate) fn needs(programs: &[&str]) -> Result<()> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let there = |name: &&&str| std::env::split_paths(&path).any(|folder| folder.join(name).exists());
+        let missing: Vec<_> = programs.iter().filter(|name| !there(name)).copied().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let what = missing.join(", ");
+        Err(format!("missing: {what}; apt-get install fio nbdkit libnbd-bin qemu-utils valgrind").into())
+    }
+}
+
+/// Builds our programs as they are shipped.
+fn build() -> Result<()> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--release", "-p", "towline-tracker", "-p", "towline", "--bins"]);
+    if build.current_dir(env!("CARGO_MANIFEST_DIR")).status()?.success() {
+        return Ok(());
+    }
+    Err("towline-tracker and towline can't be built".into())
+}
+
+/// Makes a file of `size` bytes whose first `filled` bytes are random, the rest a hole.
+pub(crate) fn random_file(path: &Path, size: u64, filled: u64) -> Result<()> {
+    let mut file = File::create(path)?;
+    let mut source = File::open("/dev/urandom")?;
+    // Blocks of the pool differ by their place: incompressible, no two equal, at the speed of memory.
+    let mut pool = vec![0; 4 << 20];
+    source.read_exact(&mut pool)?;
+    let mut at = 0u64;
+    while at < filled {
+        for (block, place) in pool.chunks_exact_mut(4096).zip(at / 4096..) {
+            block[..8].copy_from_slice(&place.to_le_bytes());
+            block.rotate_left(1 + (place % 64) as usize);
+        }
+        let length = (filled - at).min(pool.len() as u64) as usize;
+        file.write_all(&pool[..length])?;
+        at += length as u64;
+    }
+    file.set_len(size)?;
+    file.sync_all()?;
+    Ok(())
+}
+
+/// Removes the tracker's sidecar and mark: the next tracker meets a disk that it has never seen.
+pub(crate) fn forget(disk: &Path) -> Result<()> {
+    let mut sidecar = disk.as_os_str().to_owned();
+    sidecar.push(".towline");
+    match std::fs::remove_dir_all(&sidecar) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    // The mark on the disk goes with a fresh inode of the same blocks' content: a copy would cost memory, so the
+    // attribute itself is removed.
+    let path = std::ffi::CString::new(disk.as_os_str().as_encoded_bytes())?;
+    let mark = c"user.towline";
+    // SAFETY: both are strings that end in NUL and live through the call.
+    unsafe { libc::removexattr(path.as_ptr(), mark.as_ptr()) };
+    Ok(())
+}
+
+/// Bytes of all files below a folder.
+pub(crate) fn bytes_below(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        bytes += if kind.is_dir() { bytes_below(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(bytes)
+}

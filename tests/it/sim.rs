@@ -1,0 +1,156 @@
+//! The crash simulator's campaigns.
+
+use towline_tests::sim::{Counts, CrashKind, Failure, Plan, run};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Says which seed failed, and what happened, from the same plan again.
+fn fail(plan: &Plan, failure: &Failure) -> ! {
+    println!("SEED={} {}", failure.seed, failure.what);
+    println!("replay: make sim SEED={}", failure.seed);
+    if let Err(again) = run(Plan { trace: true, ..plan.clone() }) {
+        let skip = again.trace.len().saturating_sub(number("TOWLINE_TRACE").unwrap_or(60) as usize);
+        again.trace[skip..].iter().for_each(|line| println!("{line}"));
+        println!("SEED={} {}", again.seed, again.what);
+    }
+    panic!("seed {}: {}", failure.seed, failure.what);
+}
+
+/// Every published point is the instant of its cut, whatever crashed, failed, landed late or was lost; and once the
+/// faults stop, replication catches up by itself.
+#[test]
+fn random_seeds_break_no_promise() {
+    let seeds = match number("TOWLINE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("TOWLINE_SEEDS").unwrap_or(200),
+    };
+    let mut counts = Counts::default();
+    let whole = number("TOWLINE_SEED").is_none() && seeds.end >= 200;
+    for seed in seeds {
+        let plan = Plan::random(seed);
+        match run(plan.clone()) {
+            Ok(report) => counts.join(&report.counts),
+            Err(failure) => fail(&plan, &failure),
+        }
+    }
+    println!("{counts}");
+    if !whole {
+        return;
+    }
+    let needed = [
+        "cuts",
+        "cuts with writes in flight",
+        "points",
+        "fuzzy entries",
+        "released",
+        "adopted",
+        "reopened",
+        "undone by the shipper",
+        "confirmed by a successor",
+        "blocks read from the store",
+        "sectors preserved",
+        "resync asked",
+        "whole freezes",
+        "compared freezes",
+        "delta freezes",
+        "failed writes",
+        "failed syncs",
+        "failed persists",
+        "ghost writes",
+        "orphaned sidecar writes",
+        "marks",
+        "heals",
+        "clean stops",
+        "foreign writes",
+        "maps wiped",
+        "crashes inside a job",
+        "crashes inside the start",
+        "Process crash: none",
+        "Process crash: draining",
+        "Process crash: synced",
+        "Process crash: sealed",
+        "Process crash: sealed, fuzzy",
+        "Process crash: releasing",
+        "Process crash: undoing",
+        "Host crash: draining",
+        "Host crash: synced",
+        "Host crash: sealed",
+        "Host crash: releasing",
+        "Host crash: undoing",
+    ];
+    let missing: Vec<_> = needed.iter().filter(|name| counts.get(name) == 0).collect();
+    assert!(missing.is_empty(), "the campaign is blind: no {missing:?}");
+}
+
+/// The same seed, the same life.
+#[test]
+fn a_seed_lives_the_same_life_twice() {
+    for seed in 0..20 {
+        let digest = || run(Plan::random(seed)).map(|report| (report.digest, report.steps)).ok();
+        assert_eq!(digest(), digest(), "seed {seed}");
+    }
+}
+
+/// A crash at each single step of some small lives, of the process and of the host.
+#[test]
+fn a_crash_at_every_step_breaks_no_promise() {
+    for seed in 0..number("TOWLINE_LIVES").unwrap_or(3) {
+        let plan = Plan { seed, events: 260, mischief: false, crash_at: None, trace: false };
+        let steps = match run(plan.clone()) {
+            Ok(report) => report.steps,
+            Err(failure) => fail(&plan, &failure),
+        };
+        for step in 1..=steps {
+            for kind in [CrashKind::Process, CrashKind::Host] {
+                let plan = Plan { crash_at: Some((step, kind)), ..plan.clone() };
+                if let Err(failure) = run(plan.clone()) {
+                    println!("crash at step {step} of {steps}: {kind:?}");
+                    fail(&plan, &failure);
+                }
+            }
+        }
+    }
+}
+
+/// The bugs on demand that the simulator must find, each one broken rule.
+#[cfg(feature = "mutants")]
+const MUTANTS: [&str; 16] = [
+    "mark-before-waits",
+    "no-drain-wait",
+    "no-preserve",
+    "sync-before-drain",
+    "intent-after-write",
+    "evict-before-durable",
+    "undo-without-fold",
+    "fuzzy-not-stored",
+    "failed-write-not-marked",
+    "sync-error-swallowed",
+    "log-not-synced",
+    "directory-not-synced",
+    "intents-started-empty",
+    "stale-maps-believed",
+    "fingerprint-not-checked",
+    "no-confirm",
+];
+
+/// The simulator can fail: each known bug breaks a promise in some seed.
+#[cfg(feature = "mutants")]
+#[test]
+fn every_mutant_is_found_by_the_simulator() {
+    let this = std::env::current_exe().expect("a test has a program");
+    let mut alive = Vec::new();
+    for mutant in MUTANTS {
+        let mut child = std::process::Command::new(&this);
+        child.args(["random_seeds_break_no_promise", "--nocapture"]).env("TOWLINE_MUTANT", mutant);
+        child.env("TOWLINE_SEEDS", number("TOWLINE_SEEDS").unwrap_or(1500).to_string());
+        let output = child.output().expect("this program runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        match text.lines().find(|line| line.starts_with("SEED=")) {
+            Some(line) => println!("{mutant}: {}", line.chars().take(160).collect::<String>()),
+            None => alive.push(mutant),
+        }
+    }
+    assert!(alive.is_empty(), "the simulator does not find {alive:?}");
+}

@@ -1,0 +1,347 @@
+//! A disk with a volatile cache: what was written, what may be lost, what may still land.
+
+use super::fault::Faults;
+use super::rng::Rng;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Range;
+use std::rc::Rc;
+use towline_tracker::format::meta::{Fingerprint, Mark};
+use towline_tracker::sidecar::jobs::DiskFacts;
+
+/// Bytes of a sector: what lands or not as a whole.
+pub const SECTOR: u64 = 512;
+
+/// One value that landed in the cache and may not be durable.
+#[derive(Clone, Debug)]
+struct Landed {
+    seq: u64,
+    write: u64,
+    value: u64,
+    /// Its write is not complete: a sync that begins now promises nothing for it.
+    flying: bool,
+    /// A failed sync lost it: no later sync makes it durable.
+    doomed: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Sector {
+    durable: u64,
+    durable_seq: u64,
+    unsynced: Vec<Landed>,
+}
+
+/// A write that has been submitted, or one that failed and may still land.
+#[derive(Clone, Debug)]
+struct Flying {
+    value: u64,
+    /// Sectors that have not landed.
+    rest: Vec<usize>,
+    all: Range<usize>,
+    ghost: bool,
+}
+
+/// What a sync promises when it succeeds.
+#[derive(Clone, Debug)]
+pub struct SyncPromise(Vec<(usize, u64)>);
+
+impl SyncPromise {
+    /// Of these sectors only: a durable write.
+    pub fn only(self, range: &Range<usize>) -> Self {
+        Self(self.0.into_iter().filter(|(sector, _)| range.contains(sector)).collect())
+    }
+}
+
+/// The disk.
+#[derive(Debug)]
+pub struct Disk {
+    sectors: Vec<Sector>,
+    dirty: BTreeSet<usize>,
+    flying: BTreeMap<u64, Flying>,
+    seq: u64,
+    next: u64,
+    /// Nanoseconds since 1970, kept by the world.
+    pub wall: i128,
+    inode: u64,
+    times: i128,
+    times_durable: i128,
+    mark: Option<Mark>,
+}
+
+impl Disk {
+    /// A disk of this many sectors, some of which hold something.
+    pub fn new(sectors: usize, wall: i128, rng: &mut Rng) -> Self {
+        let mut all = vec![Sector::default(); sectors];
+        for sector in &mut all {
+            if rng.chance(500) {
+                sector.durable = 1 << 40 | rng.below(1 << 20);
+            }
+        }
+        Self {
+            sectors: all,
+            dirty: BTreeSet::new(),
+            flying: BTreeMap::new(),
+            seq: 0,
+            next: 0,
+            wall,
+            inode: 7,
+            times: wall,
+            times_durable: wall,
+            mark: None,
+        }
+    }
+
+    /// Sectors.
+    pub fn sectors(&self) -> usize {
+        self.sectors.len()
+    }
+
+    /// What a read gives now.
+    pub fn read(&self, sector: usize) -> u64 {
+        let sector = &self.sectors[sector];
+        sector.unsynced.last().map_or(sector.durable, |landed| landed.value)
+    }
+
+    /// What reads give now, of all sectors.
+    pub fn image(&self) -> Vec<u64> {
+        (0..self.sectors.len()).map(|sector| self.read(sector)).collect()
+    }
+
+    /// The number of the newest value in a sector's cache whose write is complete.
+    pub fn newest(&self, sector: usize) -> u64 {
+        let sector = &self.sectors[sector];
+        let newest = sector.unsynced.iter().rfind(|landed| !landed.flying);
+        newest.map_or(sector.durable_seq, |landed| landed.seq)
+    }
+
+    /// The number of the newest value that no crash takes back.
+    pub fn durable(&self, sector: usize) -> u64 {
+        self.sectors[sector].durable_seq
+    }
+
+    /// Sectors with the values that may still land there.
+    pub fn may_land(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.flying.values().flat_map(|write| write.rest.iter().map(|sector| (*sector, write.value)))
+    }
+
+    /// A write is handed over. Gives its name.
+    pub fn submit(&mut self, range: Range<usize>, value: u64) -> u64 {
+        self.next += 1;
+        let write = Flying { value, rest: range.clone().collect(), all: range, ghost: false };
+        self.flying.insert(self.next, write);
+        self.next
+    }
+
+    fn land(&mut self, name: u64, sector: usize, value: u64, flying: bool) {
+        self.seq += 1;
+        let landed = Landed { seq: self.seq, write: name, value, flying, doomed: false };
+        self.sectors[sector].unsynced.push(landed);
+        self.dirty.insert(sector);
+        self.times = self.wall;
+    }
+
+    /// Some sectors of a write land.
+    pub fn land_some(&mut self, name: u64, rng: &mut Rng) {
+        let Some(write) = self.flying.get_mut(&name) else { return };
+        let (value, ghost) = (write.value, write.ghost);
+        let mut landing = Vec::new();
+        write.rest.retain(|sector| {
+            let lands = rng.chance(500);
+            if lands {
+                landing.push(*sector);
+            }
+            !lands
+        });
+        if ghost && write.rest.is_empty() {
+            self.flying.remove(&name);
+        }
+        for sector in landing {
+            self.land(name, sector, value, !ghost);
+        }
+    }
+
+    fn settle(&mut self, name: u64, all: Range<usize>) {
+        for sector in all {
+            for landed in &mut self.sectors[sector].unsynced {
+                if landed.write == name {
+                    landed.flying = false;
+                }
+            }
+        }
+    }
+
+    /// A write ends well.
+    pub fn complete(&mut self, name: u64) {
+        let write = self.flying.remove(&name).expect("a write ends once");
+        for sector in write.rest {
+            self.land(name, sector, write.value, true);
+        }
+        self.settle(name, write.all);
+    }
+
+    /// A write ends with an error: some of it has landed, and perhaps the rest will, later.
+    pub fn fail(&mut self, name: u64, ghost: bool, rng: &mut Rng) {
+        self.land_some(name, rng);
+        let all = self.flying[&name].all.clone();
+        self.settle(name, all);
+        if ghost && !self.flying[&name].rest.is_empty() {
+            self.flying.get_mut(&name).expect("just seen").ghost = true;
+        } else {
+            self.flying.remove(&name);
+        }
+    }
+
+    /// Writes that failed and may still land.
+    pub fn ghosts(&self) -> Vec<u64> {
+        self.flying.iter().filter(|(_, write)| write.ghost).map(|(name, _)| *name).collect()
+    }
+
+    /// The session ends well: nothing of it may land any more.
+    pub fn drop_ghosts(&mut self) {
+        self.flying.retain(|_, write| !write.ghost);
+    }
+
+    /// A sync is handed over.
+    pub fn sync_begins(&self) -> SyncPromise {
+        let last = |sector: &usize| {
+            let newest = self.sectors[*sector].unsynced.iter().rev().find(|landed| !landed.flying);
+            newest.map(|landed| (*sector, landed.seq))
+        };
+        SyncPromise(self.dirty.iter().filter_map(last).collect())
+    }
+
+    /// A sync ends. A good one ends what failed writes could still do where a later one is now durable.
+    pub fn sync_ends(&mut self, promise: SyncPromise, good: bool, rng: &mut Rng) {
+        for (index, seq) in promise.0 {
+            let sector = &mut self.sectors[index];
+            if !good {
+                if rng.chance(500) {
+                    sector
+                        .unsynced
+                        .iter_mut()
+                        .filter(|landed| landed.seq <= seq)
+                        .for_each(|one| one.doomed = true);
+                }
+                continue;
+            }
+            let kept =
+                sector.unsynced.iter().rfind(|landed| landed.seq <= seq && !landed.doomed && !landed.flying);
+            if let Some(kept) = kept.cloned() {
+                sector.durable = kept.value;
+                sector.durable_seq = kept.seq;
+                sector.unsynced.retain(|landed| landed.seq > kept.seq);
+                // W5: a later write that succeeded and was synced ends the ghosts of earlier ones.
+                for (name, write) in &mut self.flying {
+                    if write.ghost && *name < kept.write {
+                        write.rest.retain(|sector| *sector != index);
+                    }
+                }
+            }
+            if sector.unsynced.is_empty() {
+                self.dirty.remove(&index);
+            }
+        }
+        self.flying.retain(|_, write| !write.ghost || !write.rest.is_empty());
+    }
+
+    /// Buffered mode after a sync error: the pages are clean and lost, reads give what the platter has.
+    pub fn drop_cache(&mut self) {
+        for index in self.dirty.clone() {
+            let sector = &mut self.sectors[index];
+            sector.unsynced.retain(|landed| !landed.doomed);
+            if sector.unsynced.is_empty() {
+                self.dirty.remove(&index);
+            }
+        }
+    }
+
+    /// The process died: what is in flight lands wholly, partly or not, before the lock is free. The cache lives.
+    pub fn process_crash(&mut self, rng: &mut Rng) {
+        for (name, write) in std::mem::take(&mut self.flying) {
+            let share = *[0, 1000, 500].get(rng.index(3)).expect("below 3");
+            for sector in write.rest {
+                if rng.chance(share) {
+                    self.land(name, sector, write.value, false);
+                }
+            }
+            self.settle(name, write.all);
+        }
+    }
+
+    /// The host died: of what is not durable any subset survives, sector by sector.
+    pub fn host_crash(&mut self, rng: &mut Rng) {
+        self.process_crash(rng);
+        for index in std::mem::take(&mut self.dirty) {
+            let sector = &mut self.sectors[index];
+            let choice = rng.index(sector.unsynced.len() + 1);
+            if choice > 0 {
+                sector.durable = sector.unsynced[choice - 1].value;
+            }
+            self.seq += 1;
+            sector.durable_seq = self.seq;
+            sector.unsynced.clear();
+        }
+        if rng.chance(500) {
+            self.times = self.times_durable;
+        }
+        self.times_durable = self.times;
+    }
+
+    /// Somebody writes while no tracker runs.
+    pub fn foreign_write(&mut self, sector: usize, value: u64) {
+        self.land(0, sector, value, false);
+    }
+}
+
+/// What the sidecar sees of a disk.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The disk.
+    pub disk: Rc<RefCell<Disk>>,
+    /// Where crashes and errors come from.
+    pub faults: Faults,
+    /// Draws what a failed sync loses.
+    pub rng: Rc<RefCell<Rng>>,
+}
+
+impl DiskFacts for Facts {
+    fn fingerprint(&self) -> io::Result<Fingerprint> {
+        let disk = self.disk.borrow();
+        Ok(Fingerprint {
+            size: disk.sectors.len() as u64 * SECTOR,
+            inode: disk.inode,
+            birth_ns: 5,
+            mtime_ns: disk.times,
+            ctime_ns: disk.times,
+        })
+    }
+
+    fn fsync(&self) -> io::Result<()> {
+        let promise = self.disk.borrow().sync_begins();
+        self.faults.call(|_| ())?;
+        let mut disk = self.disk.borrow_mut();
+        disk.sync_ends(promise, true, &mut self.rng.borrow_mut());
+        disk.times_durable = disk.times;
+        Ok(())
+    }
+
+    fn mark(&self) -> io::Result<Option<Mark>> {
+        Ok(self.disk.borrow().mark)
+    }
+
+    fn set_mark(&self, mark: &Mark) -> io::Result<()> {
+        let set = || {
+            let mut disk = self.disk.borrow_mut();
+            disk.mark = Some(*mark);
+            disk.times = disk.wall;
+        };
+        self.faults.call(|part| {
+            if part > 500 {
+                set();
+            }
+        })?;
+        set();
+        Ok(())
+    }
+}
