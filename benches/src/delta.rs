@@ -8,8 +8,8 @@ use crate::stats::Spread;
 use crate::{Options, Result, qmp};
 use serde_json::json;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 use towline_tracker::frontend::nbd::client::{Client, Operation};
 
 const BLOCK: u64 = 4096;
@@ -105,7 +105,7 @@ impl Ours {
 
 /// Answers the question.
 pub(crate) fn ask(room: &Room, options: &Options, report: &mut Report) -> Result<()> {
-    let size: u64 = if options.quick { 512 << 20 } else { 4 << 30 };
+    let size = options.size();
     let large: u64 = 64 << 30;
     let bytes = size / 100;
     let folder = room.memory.path();
@@ -116,41 +116,49 @@ pub(crate) fn ask(room: &Room, options: &Options, report: &mut Report) -> Result
     random_file(&large_path, large, size / 4)?;
     random_file(&peer_path, size, size / 4)?;
 
-    let (mut seconds, mut cuts, mut over, mut peer, mut sparse) = (vec![], vec![], vec![], vec![], vec![]);
-    let (mut peer_over, mut once) = (vec![], vec![]);
     let count = options.rounds(7);
-    // A server at a time, but rounds in turn: the machine's moods are shared by neighbours in the table below.
-    let mut daemon_rounds = peer_rounds(room, &peer_path, &target, size, bytes, count)?;
     let mut ours = Ours::new(room, small_path)?;
+    let mut large_ours = Ours::new(room, large_path)?;
+    let mut daemon = Daemon::new(room, peer_path, target, size)?;
+    let (mut seconds, mut cuts, mut over, mut sparse) = (vec![], vec![], vec![], vec![]);
+    let (mut peer, mut peer_over, mut once, mut once_cpu) = (vec![], vec![], vec![], vec![]);
+    // All are alive, one works at a time, in rotating order.
     for round in 0..count {
-        let (summary, changed, grown) = ours.round(size, bytes, 7 + round as u64)?;
-        eprintln!(
-            "delta {round}: {:.3} s, cut {:.3} s, {grown} of {changed}",
-            summary.seconds, summary.seconds_cut
-        );
-        seconds.push(summary.seconds);
-        cuts.push(summary.seconds_cut);
-        over.push(grown as f64 / changed as f64);
+        let seed = 7 + round as u64;
+        for turn in 0..3 {
+            match (turn + round) % 3 {
+                0 => {
+                    let (summary, changed, grown) = ours.round(size, bytes, seed)?;
+                    eprintln!("delta {round}: {:.3} s, {grown} of {changed}", summary.seconds);
+                    seconds.push(summary.seconds);
+                    cuts.push(summary.seconds_cut);
+                    over.push(grown as f64 / changed as f64);
+                }
+                1 => {
+                    let (summary, ..) = large_ours.round(large, bytes, seed)?;
+                    eprintln!("delta of 64 GiB {round}: {:.3} s", summary.seconds);
+                    sparse.push(summary.seconds);
+                }
+                _ => {
+                    let (took, moved) = daemon.round(size, bytes, seed)?;
+                    eprintln!("delta of qsd {round}: {took:.3} s");
+                    peer.push(took);
+                    peer_over.push(moved);
+                }
+            }
+        }
     }
+    let peer_cpu = daemon.cpu_seconds / count as f64;
+    daemon.end()?;
+    large_ours.end()?;
     ours.process.stop(libc::SIGTERM)?;
-    for round in 0..count.min(3) {
+    for round in 0..count.min(5) {
         change(&mut ours.server.client()?, size, bytes, 999 + round as u64)?;
-        once.push(ours.shipper.once(&ours.server)?.1.seconds);
+        let ended = ours.shipper.once(&ours.server)?.1;
+        once.push(ended.seconds);
+        once_cpu.push(ended.cpu_seconds);
     }
     ours.end()?;
-    let mut ours = Ours::new(room, large_path)?;
-    for round in 0..count {
-        let (summary, ..) = ours.round(large, bytes, 70 + round as u64)?;
-        eprintln!("delta of 64 GiB {round}: {:.3} s, cut {:.3} s", summary.seconds, summary.seconds_cut);
-        sparse.push(summary.seconds);
-    }
-    ours.end()?;
-    daemon_rounds.extend(peer_rounds(room, &peer_path, &target, size, bytes, count)?);
-    for (seconds, moved) in daemon_rounds {
-        peer.push(seconds);
-        peer_over.push(moved);
-    }
-    std::fs::remove_file(&peer_path)?;
 
     let gib = size as f64 / f64::from(1 << 30);
     let title = format!("1 % of {gib} GiB changed by random writes of 4 to 64 KiB (tmpfs, incompressible)");
@@ -174,50 +182,64 @@ pub(crate) fn ask(room: &Room, options: &Options, report: &mut Report) -> Result
         Spread::of(peer_over).to_string(),
     ]);
     report.table(table);
-    let of_peer = Spread::of(seconds.iter().map(|ours| ours / Spread::of(peer.clone()).median));
+    let of_peer = Spread::ratio(&seconds, &peer);
     report.at_most("1 % delta: bytes shipped, of bytes changed", moved.median, 1.15, moved);
     report.at_most("1 % delta: time, of qsd's incremental backup", of_peer.median, 2.0, of_peer);
     let of_small = Spread::ratio(&sparse, &seconds);
     report.at_most("1 % delta: time on 64 GiB sparse, of 4 GiB", of_small.median, 1.3, of_small);
+    report.note(format!(
+        "CPU for a change: {} s the whole process of `ship --once` (with its start, attach and release), {peer_cpu:.3} s \
+         the daemon.",
+        Spread::of(once_cpu)
+    ));
     report.raw("delta, seconds", &seconds);
     report.raw("delta, 64 GiB, seconds", &sparse);
     report.raw("delta, qsd, seconds", &peer);
     Ok(())
 }
 
-/// Incremental backups by the daemon: seconds, and bytes moved to bytes changed.
-fn peer_rounds(
-    room: &Room,
-    disk: &Path,
-    target: &Path,
-    size: u64,
-    bytes: u64,
-    count: usize,
-) -> Result<Vec<(f64, f64)>> {
-    std::fs::File::create(target)?.set_len(size)?;
-    let nodes = [qmp::file("file", disk), qmp::file("target", target)];
-    let server = qmp::start(room, disk, &nodes, &[("file", "disk", true)])?;
-    let mut monitor = qmp::Monitor::connect(&qmp::monitor_path(room))?;
-    monitor.execute("block-dirty-bitmap-add", json!({ "node": "file", "name": "changes" }))?;
-    let mut rounds = Vec::new();
-    for round in 0..count {
-        let blocks = change(&mut server.client()?, size, bytes, 7 + round as u64)?;
-        let bitmap = dirty(&mut monitor)?;
-        // As long as a running shipper would have waited.
-        std::thread::sleep(Duration::from_millis(300));
-        let begun = Instant::now();
-        let arguments = json!({ "job-id": format!("b{round}"), "device": "file", "target": "target",
-            "sync": "incremental", "bitmap": "changes" });
-        monitor.execute("blockdev-backup", arguments)?;
-        monitor.job_ended()?;
-        std::fs::File::open(target)?.sync_all()?;
-        let seconds = begun.elapsed().as_secs_f64();
-        eprintln!("delta of qsd {round}: {seconds:.3} s");
-        rounds.push((seconds, bitmap as f64 / (blocks * BLOCK) as f64));
+/// The peer's side: a daemon with a bitmap, and a backup.
+struct Daemon {
+    server: Server,
+    monitor: qmp::Monitor,
+    disk: PathBuf,
+    target: PathBuf,
+    cpu_seconds: f64,
+    rounds: u32,
+}
+
+impl Daemon {
+    fn new(room: &Room, disk: PathBuf, target: PathBuf, size: u64) -> Result<Self> {
+        std::fs::File::create(&target)?.set_len(size)?;
+        let nodes = [qmp::file("file", &disk), qmp::file("target", &target)];
+        let server = qmp::start(room, &disk, &nodes, &[("file", "disk", true)])?;
+        let mut monitor = qmp::Monitor::connect(&qmp::monitor_path(room))?;
+        monitor.execute("block-dirty-bitmap-add", json!({ "node": "file", "name": "changes" }))?;
+        Ok(Self { server, monitor, disk, target, cpu_seconds: 0.0, rounds: 0 })
     }
-    drop(server);
-    std::fs::remove_file(target)?;
-    Ok(rounds)
+
+    /// One change and its incremental backup: seconds, and bytes moved to bytes changed.
+    fn round(&mut self, size: u64, bytes: u64, seed: u64) -> Result<(f64, f64)> {
+        let blocks = change(&mut self.server.client()?, size, bytes, seed)?;
+        let bitmap = dirty(&mut self.monitor)?;
+        let (before, begun) = (self.server.process.cpu()?, Instant::now());
+        self.rounds += 1;
+        let arguments = json!({ "job-id": format!("b{}", self.rounds), "device": "file", "target": "target",
+            "sync": "incremental", "bitmap": "changes" });
+        self.monitor.execute("blockdev-backup", arguments)?;
+        self.monitor.job_ended()?;
+        std::fs::File::open(&self.target)?.sync_all()?;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.cpu_seconds += (self.server.process.cpu()? - before).as_secs_f64();
+        Ok((seconds, bitmap as f64 / (blocks * BLOCK) as f64))
+    }
+
+    fn end(self) -> Result<()> {
+        drop(self.server);
+        std::fs::remove_file(&self.disk)?;
+        std::fs::remove_file(&self.target)?;
+        Ok(())
+    }
 }
 
 /// Bytes that the daemon's bitmap holds.

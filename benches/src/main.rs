@@ -70,6 +70,9 @@ struct Options {
     /// Only parts whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// Size of the disks that are shipped, in MiB [default: 4096, or 512 in a quick run]
+    #[arg(long)]
+    mib: Option<u64>,
     /// A folder on a file system in memory
     #[arg(long, default_value = "/dev/shm")]
     memory_dir: PathBuf,
@@ -88,6 +91,11 @@ impl Options {
     /// Rounds, if none were asked for: `usual`, or 2 in a quick run.
     fn rounds(&self, usual: usize) -> usize {
         self.pairs.unwrap_or(if self.quick { 2 } else { usual }).max(1)
+    }
+
+    /// Bytes of the disks that are shipped.
+    fn size(&self) -> u64 {
+        self.mib.unwrap_or(if self.quick { 512 } else { 4096 }) << 20
     }
 
     /// Whether the part of this name is wanted.

@@ -17,7 +17,7 @@ pub(crate) fn ask(room: &Room, options: &Options, report: &mut Report) -> Result
     Room::needs(&["fio"])?;
     let mut table = Table::new("Peak memory", &["what", "MiB"]);
     if options.wants("shipper") {
-        let size: u64 = if options.quick { 512 << 20 } else { 4 << 30 };
+        let size = options.size();
         let path = room.memory.path().join("shipped.raw");
         random_file(&path, size, size)?;
         let server = Server::tracker(room, &path, &[])?;

@@ -35,7 +35,7 @@ struct Beside {
 
 /// Answers the question.
 pub(crate) fn ask(room: &Room, options: &Options, report: &mut Report) -> Result<()> {
-    let size: u64 = if options.quick { 512 << 20 } else { 4 << 30 };
+    let size = options.size();
     let disk = room.memory.path().join("replicated.raw");
     random_file(&disk, size, size)?;
     let uniform = WORKLOADS[0];

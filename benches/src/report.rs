@@ -56,6 +56,9 @@ impl Report {
         if let Some(pairs) = options.pairs {
             let _ = write!(command, " --pairs {pairs}");
         }
+        if let Some(mib) = options.mib {
+            let _ = write!(command, " --mib {mib}");
+        }
         if options.quick {
             command.push_str(" --quick");
         }

@@ -5,6 +5,7 @@ use crate::process::Process;
 use crate::room::{Room, forget};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use towline_tracker::control::client::Client as Control;
 use towline_tracker::control::message::Status;
@@ -104,8 +105,10 @@ impl Server {
         export: &str,
         command: impl FnOnce(&Path) -> Command,
     ) -> Result<Self> {
-        let socket = room.memory.path().join("nbd.sock");
-        let _ = std::fs::remove_file(&socket);
+        // Several may serve at once, each its own disk.
+        static SERVERS: AtomicU64 = AtomicU64::new(0);
+        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
+        let socket = room.memory.path().join(format!("nbd-{number}.sock"));
         let log = room.memory.path().join("server.log");
         let mut process = Process::start(command(&socket).stdout(Stdio::null()), &log)?;
         let since = Instant::now();

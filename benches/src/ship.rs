@@ -93,7 +93,7 @@ pub(crate) fn ask(room: &Room, options: &Options, report: &mut Report) -> Result
 
 /// Everything for the first time: half random data, half holes.
 fn initial(room: &Room, options: &Options, report: &mut Report, place: &str, folder: &Path) -> Result<()> {
-    let size: u64 = if options.quick { 512 << 20 } else { 4 << 30 };
+    let size = options.size();
     let (disk, copy) = (folder.join("initial.raw"), folder.join("copy.raw"));
     random_file(&disk, size, size / 2)?;
     let mut measured = BTreeMap::<&str, Vec<(f64, f64, f64)>>::new();
