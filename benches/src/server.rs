@@ -103,7 +103,24 @@ impl Server {
         room: &Room,
         disk: &Path,
         export: &str,
-        command: impl FnOnce(&Path) -> Command,
+        command: impl Fn(&Path) -> Command,
+    ) -> Result<Self> {
+        // A server that has ended may hold the disk's lock some milliseconds longer, by what its ring still held.
+        let mut left = 10;
+        loop {
+            match Self::try_ready(room, disk, export, &command) {
+                Err(_) if left > 0 => left -= 1,
+                result => return result,
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn try_ready(
+        room: &Room,
+        disk: &Path,
+        export: &str,
+        command: &impl Fn(&Path) -> Command,
     ) -> Result<Self> {
         // Several may serve at once, each its own disk.
         static SERVERS: AtomicU64 = AtomicU64::new(0);
