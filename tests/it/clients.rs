@@ -33,8 +33,15 @@ fn fio_verifies_what_it_wrote_while_points_are_made() {
         let tracker = site.start(&["--create", SIZE]);
         let shipper = site.shipper("ship", &["--every", "500ms"]);
         let uri = format!("--uri={}", site.uri("disk.raw"));
-        let common =
-            ["--ioengine=nbd", &uri, "--size=64M", "--verify=crc32c", "--verify_fatal=1", "--randrepeat=1"];
+        let common = [
+            "--ioengine=nbd",
+            &uri,
+            "--size=64M",
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            "--verify_state_save=0",
+            "--randrepeat=1",
+        ];
         for job in [
             &["--name=small", "--rw=randwrite", "--bs=4k", "--iodepth=32"][..],
             &["--name=mixed", "--rw=randwrite", "--bsrange=4k-256k", "--iodepth=8", "--fsync=64"],
@@ -225,8 +232,14 @@ fn a_client_that_reconnects_survives_the_trackers_death() {
         let uri = format!("--uri=nbd+unix:///?socket={}", relay.display());
         let fio = std::thread::spawn(move || {
             let job = ["--name=kill", "--ioengine=nbd", &uri, "--size=64M", "--rw=randwrite", "--bs=4k"];
-            let more =
-                ["--iodepth=16", "--verify=crc32c", "--verify_fatal=1", "--time_based=0", "--rate_iops=4000"];
+            let more = [
+                "--iodepth=16",
+                "--verify=crc32c",
+                "--verify_fatal=1",
+                "--verify_state_save=0",
+                "--time_based=0",
+                "--rate_iops=4000",
+            ];
             tool("fio", job.iter().chain(&more))
         });
         let mut tracker = Some(tracker);
