@@ -1173,6 +1173,15 @@ impl World {
         boot[..8].copy_from_slice(&self.boot.to_le_bytes());
         let now =
             Now { boot: BootId(boot), boot_ns: self.boot_ns, wall_ns: self.wall, monotonic: self.now() };
+        if self.plan.trace {
+            for (disk, folder) in self.folders.clone().iter().enumerate() {
+                for name in folder.listing() {
+                    let bytes = folder.peek(&name).unwrap_or_default();
+                    let log = towline_tracker::format::changes::read(&bytes[..], |_| ());
+                    self.note(36, || format!("disk {disk}: {name}, {} bytes, {log:?}", bytes.len()));
+                }
+            }
+        }
         let before = self.faults.injected();
         let budget = 8 << 15;
         let maps = self.maps.clone();

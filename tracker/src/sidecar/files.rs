@@ -233,7 +233,8 @@ fn read_log(
         let why = format!("it is damaged at byte {}, and goes on behind it", contents.length);
         return Err(BadFile::Bad(why));
     }
-    if contents.length < least {
+    // A sealed log is whole by itself. It may be shorter than one whose appends failed and that it took the place of (F6).
+    if contents.seal.is_none() && contents.length < least {
         return Err(BadFile::Bad(format!("it is damaged at byte {} of at least {least}", contents.length)));
     }
     Ok((contents, ranges))
