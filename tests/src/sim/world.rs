@@ -263,6 +263,8 @@ impl World {
             },
             hot: 4 + rng.below(24),
         };
+        // Strict tracking heals only when no failed write is left, and nobody rewrites while all wait.
+        let settings = Settings { strict: settings.strict && settings.write_errors == 0, ..settings };
         let folders: Vec<_> = disks.iter().map(|_| SimFolder::new(faults.clone())).collect();
         let dice = Rc::new(RefCell::new(Rng::new(plan.seed ^ 0xd15c)));
         let facts = disks

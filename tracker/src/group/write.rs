@@ -322,8 +322,8 @@ impl Group {
     #[inline]
     pub(super) fn end(&mut self, index: u32, mut result: Result<(), Errno>, actions: &mut Vec<Action>) {
         let slot = self.slots.get(index);
-        // W6: a sync that failed since its first piece may have lost that piece, and no later flush would say so.
-        if slot.change != Change::Write && self.disks[slot.disk.index()].syncs.failed != slot.syncs_failed {
+        // W6: a sync that failed since it came may have lost what it had written by then, and no later flush would say so.
+        if self.disks[slot.disk.index()].syncs.failed != slot.syncs_failed {
             result = result.and(Err(Errno(libc::EIO)));
         }
         actions.push(Action::Reply { token: slot.token, result });
