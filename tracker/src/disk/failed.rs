@@ -9,22 +9,29 @@ const EXTENTS_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Extent {
     blocks: Range<u64>,
+    /// Which failure it was.
+    number: u32,
     /// The disk's count of begun syncs when a later write over it completed.
     rewritten: Option<u32>,
 }
 
 /// The failed writes of a disk.
 #[derive(Debug, Default)]
-pub(crate) struct Failed(Vec<Extent>);
+pub(crate) struct Failed(Vec<Extent>, u32);
 
 impl Failed {
     /// From a header: none was written again.
     pub(crate) fn new(extents: Vec<Range<u64>>) -> Self {
-        Self(extents.into_iter().map(|blocks| Extent { blocks, rewritten: None }).collect())
+        Self(extents.into_iter().map(|blocks| Extent { blocks, number: 0, rewritten: None }).collect(), 0)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Failures so far. A write that is submitted now comes after all of them.
+    pub(crate) fn count(&self) -> u32 {
+        self.1
     }
 
     /// All of them.
@@ -34,38 +41,43 @@ impl Failed {
 
     /// A write to these blocks failed.
     pub(crate) fn add(&mut self, blocks: Range<u64>) {
-        self.cover(blocks.clone(), None);
+        self.1 = self.1.wrapping_add(1);
+        let number = self.1;
+        self.cover(blocks.clone(), None, number);
         if !self.0.iter().any(|extent| extent.blocks.start <= blocks.start && blocks.end <= extent.blocks.end)
         {
-            self.0.push(Extent { blocks, rewritten: None });
+            self.0.push(Extent { blocks, number, rewritten: None });
         }
         if self.0.len() > EXTENTS_MAX {
             let start = self.extents().map(|blocks| blocks.start).min().expect("not empty");
             let end = self.extents().map(|blocks| blocks.end).max().expect("not empty");
-            self.0 = vec![Extent { blocks: start..end, rewritten: None }];
+            self.0 = vec![Extent { blocks: start..end, number, rewritten: None }];
         }
     }
 
-    /// A later write of all of these blocks succeeded, when `begun` syncs had begun.
-    pub(crate) fn rewritten(&mut self, blocks: Range<u64>, begun: u32) {
+    /// A later write of all of these blocks succeeded, when `begun` syncs had begun. `seen` is the [`Self::count`] of when
+    /// it was submitted: of what failed while it was in flight it says nothing, for that may land after it.
+    pub(crate) fn rewritten(&mut self, blocks: Range<u64>, begun: u32, seen: u32) {
         if !blocks.is_empty() {
-            self.cover(blocks, Some(begun));
+            self.cover(blocks, Some(begun), seen);
         }
     }
 
-    fn cover(&mut self, blocks: Range<u64>, rewritten: Option<u32>) {
+    /// Sets what is known of the shared part of every extent that a failure or a write of this number comes after.
+    fn cover(&mut self, blocks: Range<u64>, rewritten: Option<u32>, number: u32) {
         let mut rest = Vec::new();
         self.0.retain_mut(|extent| {
             let shared = extent.blocks.start.max(blocks.start)..extent.blocks.end.min(blocks.end);
-            if shared.is_empty() {
+            if shared.is_empty() || super::regions::later(extent.number, number) {
                 return true;
             }
+            let inside = if rewritten.is_none() { number } else { extent.number };
             for outside in [extent.blocks.start..shared.start, shared.end..extent.blocks.end] {
                 if !outside.is_empty() {
-                    rest.push(Extent { blocks: outside, rewritten: extent.rewritten });
+                    rest.push(Extent { blocks: outside, number: extent.number, rewritten: extent.rewritten });
                 }
             }
-            rest.push(Extent { blocks: shared, rewritten });
+            rest.push(Extent { blocks: shared, number: inside, rewritten });
             false
         });
         self.0.append(&mut rest);
@@ -87,15 +99,26 @@ mod tests {
     fn a_failed_block_stays_until_a_later_write_is_synced() {
         let mut failed = Failed::default();
         failed.add(10..20);
-        failed.rewritten(12..14, 5);
+        failed.rewritten(12..14, 5, failed.count());
         assert!(!failed.synced(5), "a sync that began before the write completed proves nothing");
         assert!(failed.synced(6));
         let mut left: Vec<_> = failed.extents().collect();
         left.sort_by_key(|blocks| blocks.start);
         assert_eq!(left, [10..12, 14..20]);
-        failed.rewritten(0..100, 6);
+        failed.rewritten(0..100, 6, failed.count());
         failed.add(15..16);
         failed.synced(7);
         assert_eq!(failed.extents().collect::<Vec<_>>(), [15..16]);
+    }
+
+    #[test]
+    fn a_write_that_was_in_flight_at_a_failure_ends_nothing() {
+        let mut failed = Failed::default();
+        let seen = failed.count();
+        failed.add(10..20);
+        failed.rewritten(0..30, 5, seen);
+        assert!(!failed.synced(6), "the failed write may land after the one that came before it");
+        failed.rewritten(0..30, 6, failed.count());
+        assert!(failed.synced(7) && failed.is_empty());
     }
 }

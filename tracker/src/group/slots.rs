@@ -36,6 +36,8 @@ pub(crate) struct Slot {
     pub(crate) preserve_left: u64,
     /// The disk's count of failed syncs when the request came.
     pub(crate) syncs_failed: u32,
+    /// The disk's count of failed writes when the piece was submitted.
+    pub(crate) writes_failed: u32,
     pub(crate) disk: DiskIndex,
     pub(crate) change: Change,
     pub(crate) fua: bool,

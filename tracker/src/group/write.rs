@@ -31,6 +31,7 @@ impl Group {
             pinned: 0..0,
             preserve_left: self.config.bounds.zero_preserve_max,
             syncs_failed: disk.syncs.failed,
+            writes_failed: disk.failed.count(),
             disk: request.disk,
             change: request.change,
             fua: request.fua,
@@ -240,6 +241,7 @@ impl Group {
     fn submit(&mut self, index: u32, actions: &mut Vec<Action>) {
         let slot = self.slots.get(index);
         slot.phase = Phase::InFlight;
+        slot.writes_failed = self.disks[slot.disk.index()].failed.count();
         actions.push(Action::Submit {
             id: Op::Request(index).id(),
             disk: slot.disk,
@@ -265,7 +267,7 @@ impl Group {
         let (disk_index, fua, write) = (slot.disk, slot.fua, slot.change == Change::Write);
         if self.tracking {
             let piece = slot.piece.clone();
-            let generation = slot.generation;
+            let (generation, writes_failed) = (slot.generation, slot.writes_failed);
             let disk = &mut self.disks[disk_index.index()];
             disk.in_flight[super::parity(generation)] -= 1;
             // What it pinned is its regions, or nothing (S4).
@@ -278,7 +280,8 @@ impl Group {
                     result,
                     Err(Errno(libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EOPNOTSUPP))
                 );
-                self.note_failure(disk_index.index(), piece, result.is_ok(), lasting);
+                let seen = result.is_ok().then_some(writes_failed);
+                self.note_failure(disk_index.index(), piece, seen, lasting);
                 if self.disks[disk_index.index()].regions.failed()
                     > self.disks[disk_index.index()].regions.budget() / 4
                 {
@@ -341,11 +344,18 @@ impl Group {
     }
 
     /// W5: blocks of a failed write are marked again at its completion and at every cut, until a later write there
-    /// succeeded and was synced: its data may still land.
-    fn note_failure(&mut self, index: usize, piece: std::ops::Range<u64>, success: bool, lasting: bool) {
+    /// succeeded and was synced: its data may still land. `success`: the failures that were known when a write that
+    /// succeeded was submitted.
+    fn note_failure(
+        &mut self,
+        index: usize,
+        piece: std::ops::Range<u64>,
+        success: Option<u32>,
+        lasting: bool,
+    ) {
         let disk = &mut self.disks[index];
         let geometry = disk.geometry;
-        if success {
+        if let Some(seen) = success {
             // Only whole blocks: the rest of a partly written one may still change.
             let start = piece.start.div_ceil(1 << geometry.block_shift);
             let end = if piece.end == geometry.size {
@@ -353,7 +363,7 @@ impl Group {
             } else {
                 piece.end >> geometry.block_shift
             };
-            disk.failed.rewritten(start..end.max(start), disk.syncs.begun);
+            disk.failed.rewritten(start..end.max(start), disk.syncs.begun, seen);
             return;
         }
         let blocks = geometry.blocks_of(piece.clone());
