@@ -65,6 +65,7 @@ fn random_seeds_break_no_promise() {
         "clean stops",
         "foreign writes",
         "maps wiped",
+        "returns to a host with old maps",
         "crashes inside a job",
         "crashes inside the start",
         "Process crash: none",

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use towline_tracker::map::Words;
 use towline_tracker::sidecar::maps::Maps;
 
@@ -15,6 +16,22 @@ impl SimMaps {
     /// The host died, or somebody deleted the files.
     pub fn wipe(&self) {
         self.0.borrow_mut().clear();
+    }
+
+    /// A copy of all that is there now.
+    pub fn copy(&self) -> Self {
+        let copy = |words: &Words| {
+            let copy = Words::private(words.len());
+            copy.iter().zip(words.iter()).for_each(|(to, from)| to.store(from.load(Relaxed), Relaxed));
+            copy
+        };
+        let all = self.0.borrow().iter().map(|(name, words)| (name.clone(), copy(words))).collect();
+        Self(Rc::new(RefCell::new(all)))
+    }
+
+    /// These are there now, and nothing else.
+    pub fn replace(&self, by: &Self) {
+        *self.0.borrow_mut() = by.0.borrow().clone();
     }
 
     /// Words for reading (R1).

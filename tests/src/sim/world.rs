@@ -180,6 +180,7 @@ pub struct World {
     mono: u64,
     wall: i128,
     boot: u64,
+    boots: u64,
     boot_ns: i128,
     tracker: Option<Tracker>,
     armed: Option<CrashKind>,
@@ -201,6 +202,19 @@ pub struct World {
     wrong: Option<String>,
     touched: bool,
     starts_failed: u64,
+    /// Sessions that began.
+    sessions: u64,
+    /// Another host, which the disk left: its maps, boot, clocks, and the sessions so far.
+    other_host: Option<OtherHost>,
+}
+
+struct OtherHost {
+    maps: SimMaps,
+    boot: u64,
+    boot_ns: i128,
+    mono: u64,
+    wall: i128,
+    sessions: u64,
 }
 
 /// Runs one plan to its end.
@@ -245,7 +259,7 @@ impl World {
         let mischief = plan.mischief;
         let mut some = |chance, per_mille| if mischief && rng.chance(chance) { per_mille } else { 0 };
         let settings = Settings {
-            write_errors: some(250, 15),
+            write_errors: some(250, 15) + some(100, 100),
             sync_errors: some(150, 30),
             call_errors: some(250, 12),
             persist_errors: some(200, 20),
@@ -288,6 +302,7 @@ impl World {
             mono: 1_000_000_000,
             wall,
             boot: 1,
+            boots: 1,
             boot_ns: wall - 1_000_000_000,
             tracker: None,
             armed,
@@ -308,6 +323,8 @@ impl World {
             wrong: None,
             touched: false,
             starts_failed: 0,
+            sessions: 0,
+            other_host: None,
             plan,
         }
     }
@@ -473,7 +490,31 @@ impl World {
                 self.note(4, || format!("the sidecar of disk {disk} is deleted"));
             }
             3 => self.host_crash(),
+            4 | 5 => self.travel(),
             _ => {}
+        }
+    }
+
+    /// The disk and its sidecar move to another host, and later back to the first, whose maps are of old then.
+    fn travel(&mut self) {
+        match self.other_host.take() {
+            None => {
+                let (boot, boot_ns, mono, wall) = (self.boot, self.boot_ns, self.mono, self.wall);
+                let (maps, sessions) = (self.maps.copy(), self.sessions);
+                self.other_host = Some(OtherHost { maps, boot, boot_ns, mono, wall, sessions });
+                self.host_crash();
+            }
+            Some(host) if host.sessions < self.sessions => {
+                self.host_crash();
+                self.counts.add("returns to a host with old maps");
+                self.note(37, || "the disk is back on an earlier host".into());
+                self.maps.replace(&host.maps);
+                (self.boot, self.boot_ns) = (host.boot, host.boot_ns);
+                self.mono = host.mono + (self.wall - host.wall) as u64;
+                // What a host that is up did is not told from what others did (S3).
+                self.touched = true;
+            }
+            same => self.other_host = same,
         }
     }
 
@@ -1134,7 +1175,8 @@ impl World {
         }
         self.acked.iter_mut().for_each(BTreeMap::clear);
         self.pass(5_000_000_000);
-        self.boot += 1;
+        self.boots += 1;
+        self.boot = self.boots;
         self.boot_ns = self.wall;
         self.mono = 1_000_000_000;
         self.pass(1_000_000_000);
@@ -1211,6 +1253,7 @@ impl World {
             Err(panic) => resume_unwind(panic),
         };
         self.starts_failed = 0;
+        self.sessions += 1;
         let verdicts: Vec<String> = Vec::new();
         self.note(35, || format!("started session {} {verdicts:?}", started.session));
         let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
