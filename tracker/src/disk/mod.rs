@@ -171,8 +171,6 @@ pub(crate) struct Disk {
     pub(crate) in_flight: [u32; 2],
     pub(crate) syncs: Syncs,
     pub(crate) failed: Failed,
-    /// The open generation when a sync last failed.
-    pub(crate) doubtful_since: Generation,
     /// Every block was set in the open map, by a fold of everything: most of them did not change.
     pub(crate) filled: bool,
     /// A sync failed and no guest's flush has told (W6).
@@ -240,7 +238,6 @@ impl Disk {
             in_flight: [0, 0],
             syncs: Syncs::default(),
             failed: Failed::default(),
-            doubtful_since: Generation(0),
             filled: false,
             latched: false,
             fold: None,

@@ -339,8 +339,6 @@ impl Group {
             disk.meta.vouched.clear();
             let carried = disk.frozen.as_ref().is_some_and(|frozen| frozen.compare);
             let whole = disk.frozen.as_ref().is_some_and(|frozen| frozen.whole);
-            // Everything was read again since the sync that failed.
-            disk.meta.doubtful &= !(whole && disk.doubtful_since <= generation);
             disk.meta
                 .recheck
                 .take_if(|recheck| carried && recheck.since <= generation && (whole || !recheck.whole));

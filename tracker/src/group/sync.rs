@@ -118,7 +118,6 @@ impl Group {
         self.header.set_doubtful(index);
         let first = !disk.meta.doubtful;
         disk.meta.doubtful = true;
-        disk.doubtful_since = self.state.open;
         let buffered = !disk.direct;
         if !self.tracking {
             return;

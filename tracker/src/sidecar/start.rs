@@ -382,7 +382,6 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             in_flight: [0, 0],
             syncs: Syncs::default(),
             failed,
-            doubtful_since: open_generation,
             filled: dirty_blocks == candidate.geometry.blocks(),
             // W6: the guest may not have been told. Without the maps, what is known is that a sync had failed.
             latched: errors.as_ref().map_or(doubtful_before, |errors| errors[index].0),
