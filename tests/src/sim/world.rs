@@ -477,7 +477,8 @@ impl World {
                 self.counts.add("foreign writes");
                 self.note(2, || format!("somebody writes to disk {disk}"));
             }
-            1 if !self.touched => {
+            // Nobody else may know of a sync that has just failed.
+            1 if !self.touched && self.settings.sync_errors == 0 => {
                 self.maps.wipe();
                 self.touched = true;
                 self.counts.add("maps wiped");
@@ -1119,6 +1120,7 @@ impl World {
             let fuzzy = if state.fuzzy { ", fuzzy" } else { "" };
             let road = if self.tracker.is_some() { state.road.name() } else { "starting" };
             self.counts.add(&format!("{kind:?} crash: {road}{fuzzy}"));
+            self.counts.add(&format!("crash: {road}"));
             if self.tracker.is_some() && state.road != Road::None && !state.fuzzy {
                 self.counts.add("crashes in an exact freeze");
             }
@@ -1191,6 +1193,9 @@ impl World {
         self.counts.add("clean stops");
         self.tracker = None;
         self.lose_connections();
+        if self.plan.mischief && !self.finishing && self.rng.chance(250) {
+            self.travel();
+        }
     }
 
     fn start_tracker(&mut self) {
