@@ -19,7 +19,8 @@ pub(crate) const INTENT_DEADLINE: Duration = Duration::from_secs(1);
 impl Group {
     /// Starts what can be started for the disk's intents: a group commit for those that wait, cleaning of regions.
     pub(super) fn settle_intents(&mut self, index: usize, actions: &mut Vec<Action>) {
-        if self.disks[index].intent_mode != IntentMode::Kept {
+        // Once the clean stop writes the logs, nobody else appends to them.
+        if self.disks[index].intent_mode != IntentMode::Kept || self.stop_posted {
             return;
         }
         self.commit(index, actions);
