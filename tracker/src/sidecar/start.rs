@@ -314,9 +314,11 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         let doubtful = doubtful && (same_boot || !resync);
         // V2: the next seal deletes the sealed logs of today, and with them all else that knows of their cuts.
         let mut vouched_before = look.meta.as_ref().map(|meta| meta.vouched.clone()).unwrap_or_default();
-        for seal in &look.logs.seals {
-            if !vouched_before.contains(&seal.cut) {
-                vouched_before.push(seal.cut);
+        // So does a freeze of which only the maps are left: its blocks go back into the open one.
+        let live = header.as_ref().zip(frozen_generation).map(|(header, frozen)| header.read_cut(frozen).cut);
+        for cut in look.logs.seals.iter().map(|seal| seal.cut).chain(live) {
+            if !vouched_before.contains(&cut) {
+                vouched_before.push(cut);
             }
         }
         let meta = Meta {
