@@ -5,7 +5,7 @@ use crate::lineage::wipe_maps;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use towline_tests::live::process::{Outcome, Site, run, same, towline};
+use towline_tests::live::process::{Outcome, Site, WANDERING, run, same, towline};
 use towline_tests::live::stamp::BLOCK;
 use towline_tests::live::writer::first_content;
 
@@ -222,9 +222,8 @@ fn make_writable(path: &Path) {
 #[test]
 fn a_damaged_sidecar_costs_a_comparison_never_a_block() {
     let site = Site::memory();
-    first_content(&site.first(), 0, 1024).unwrap();
     site.init();
-    let switches = ["--region-size", "16KiB", "--intent-budget", "256KiB"];
+    let switches = [&WANDERING[..], &["--create", "1GiB"]].concat();
     let mut tracker = Some(site.start(&switches));
     site.once(&[]);
     let mut round = 0u8;
@@ -234,7 +233,8 @@ fn a_damaged_sidecar_costs_a_comparison_never_a_block() {
         let mut client = running.client("").unwrap();
         // Over more regions than the budget holds, so that some leave through the change log.
         for n in 0..60u64 {
-            client.write((n * 17 + u64::from(round)) % 1024 * BLOCK as u64, &[round; BLOCK]).unwrap();
+            let block = (n * 7919 + u64::from(round) * 4093) % ((1 << 30) / BLOCK as u64);
+            client.write(block * BLOCK as u64, &[round; BLOCK]).unwrap();
         }
         client.disconnect().unwrap();
         running.kill();

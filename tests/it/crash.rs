@@ -1,9 +1,10 @@
 //! `kill -9` of either program: nothing acknowledged is lost, nothing is read again that need not be.
 
+use crate::lineage::wipe_maps;
 use std::fs;
 use std::time::Duration;
 use towline_tests::live::history::History;
-use towline_tests::live::process::Site;
+use towline_tests::live::process::{Site, WANDERING};
 use towline_tests::live::stamp::BLOCK;
 use towline_tests::live::writer::{Clock, Load, Writers, first_content};
 
@@ -92,7 +93,7 @@ fn a_killed_tracker_has_lost_nothing_and_reads_nothing_again() {
         let clock = Clock::default();
         let mut writes = first_content(&site.first(), 0, BLOCKS).unwrap();
         site.init();
-        let mut tracker = site.start(&["--region-size", "64KiB", "--intent-budget", "4MiB"]);
+        let mut tracker = site.start(&["--region-size", "64KiB", "--intent-budget", "1GiB"]);
         site.once(&[]);
         for round in 0..4u64 {
             let writers = Writers::start(&load(&site, round), clock);
@@ -104,7 +105,7 @@ fn a_killed_tracker_has_lost_nothing_and_reads_nothing_again() {
             // What was in flight stays without an answer; the writers' lists are kept.
             writes.append(&mut writers.interrupted());
             drop(shipper);
-            tracker = site.start(&["--region-size", "64KiB", "--intent-budget", "4MiB"]);
+            tracker = site.start(&["--region-size", "64KiB", "--intent-budget", "1GiB"]);
             let status = site.status();
             assert!(status["disks"][0]["resync"].is_null(), "{status}");
             let begun = clock.now();
@@ -116,6 +117,39 @@ fn a_killed_tracker_has_lost_nothing_and_reads_nothing_again() {
             history.check(&[&image[0]], begun, ended).unwrap();
         }
         site.latest_is_the_disk();
+        tracker.stop();
+    }
+}
+
+#[test]
+fn after_the_hosts_death_the_intents_and_the_logs_say_all_that_changed() {
+    for site in [Site::memory(), Site::disk()] {
+        let large = 1 << 30;
+        site.init();
+        let mut tracker = site.start(&[&WANDERING[..], &["--create", "1GiB"]].concat());
+        site.once(&[]);
+        let budget = number(&site.status()["disks"][0]["intent_budget"]) * (16 << 20);
+        assert!(budget < large / 2, "most regions must leave the intents again");
+        for round in 0..3u64 {
+            let mut client = tracker.client("").unwrap();
+            let mut written = 0;
+            for n in 0..500 {
+                // Every region, many times over.
+                let block = (n * 7919 + round * 104_729) % (large / BLOCK as u64);
+                client.write(block * BLOCK as u64, &[n as u8 | 1; BLOCK]).unwrap();
+                written += BLOCK as u64;
+            }
+            client.disconnect().unwrap();
+            tracker.kill();
+            wipe_maps(&site);
+            tracker = site.start(&WANDERING);
+            assert!(site.status()["disks"][0]["resync"].is_null(), "{}", site.status());
+            let point = site.once(&[]);
+            let compared = number(&point["bytes_changed"]);
+            assert!(compared <= budget + written, "{compared} compared: {point}");
+            assert!(number(&point["bytes_shipped"]) <= written + written / 10, "only what differs: {point}");
+            site.latest_is_the_disk();
+        }
         tracker.stop();
     }
 }

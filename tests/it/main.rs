@@ -4,6 +4,7 @@ mod bad_input;
 mod clients;
 mod crash;
 mod cycle;
+mod full;
 mod guard;
 mod in_process;
 mod lineage;

@@ -33,8 +33,8 @@ pub(crate) fn run(site: &Site, seed: u64, cuts: usize) -> Result<Stake, String> 
         writes.append(&mut first_content(&site.path(name), disk, BLOCKS).unwrap());
     }
     site.init();
-    // Small regions and few of them, so that intents come and go.
-    let tracker = site.start(&["--region-size", "64KiB", "--intent-budget", "4MiB"]);
+    // Small regions, so that requests wait for intents all the time.
+    let tracker = site.start(&["--region-size", "64KiB", "--intent-budget", "1GiB"]);
     let load = Load {
         socket: site.nbd(),
         disks: site.disks.iter().map(|name| (name.clone(), BLOCKS)).collect(),

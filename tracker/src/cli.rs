@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use towline_tracker::error::{Error, Kind};
 use towline_tracker::format::intents::REGIONS_MAX;
-use towline_tracker::limits::{BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, DISKS_MAX};
+use towline_tracker::limits::{BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, Bounds, DISKS_MAX};
 use towline_tracker::sidecar::{Config, DiskConfig, Tracking};
 
 /// Regions are up to 1 GiB.
@@ -58,7 +58,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size)]
     region_size: u64,
 
-    /// How much of a disk may carry a write intent at once: what is read again after a power loss, at most
+    /// How much of a disk may carry a write intent at once: what is read again after a power loss, at most. At least
+    /// four of the largest requests: 272MiB with regions of 4MiB
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = size)]
     intent_budget: u64,
 
@@ -156,9 +157,11 @@ impl Arguments {
             .ok_or_else(|| usage("--block-size is a power of two from 4KiB to 1MiB".into()))?;
         let region_shift = shift(self.region_size, block_shift, REGION_SHIFT_MAX)
             .ok_or_else(|| usage("--region-size is a power of two from the block size to 1GiB".into()))?;
-        let regions = self.intent_budget >> region_shift;
-        if !(1..=REGIONS_MAX as u64).contains(&regions) {
-            let text = format!("--intent-budget must hold 1 to {REGIONS_MAX} regions of --region-size");
+        let least = Bounds::default().regions_least(region_shift);
+        if !(least..=REGIONS_MAX as u64).contains(&(self.intent_budget >> region_shift)) {
+            let [least, most] = [least, REGIONS_MAX as u64].map(|regions| regions << region_shift);
+            let (least, most) = (least.div_ceil(1 << 20), most >> 20);
+            let text = format!("--intent-budget is from {least}MiB to {most}MiB with this --region-size");
             return Err(usage(text));
         }
         let group = match self.group {

@@ -1,5 +1,7 @@
 //! Every bound, with its arithmetic.
 
+use crate::format::intents::REGIONS_MAX;
+
 /// The largest single write, and the largest piece of a zero or discard, in bytes (DESIGN 3.1).
 pub const WRITE_MAX: u64 = 64 << 20;
 
@@ -19,6 +21,15 @@ pub struct Bounds {
     pub fold_slice: u64,
 }
 
+impl Bounds {
+    /// The fewest regions that the intents must hold: four writes of the largest size, wherever they begin. A write
+    /// takes all its regions at once (W1), and those of some others are being cleaned meanwhile. Of the smallest
+    /// regions a file holds fewer; zeros and discards are cut in smaller pieces then.
+    pub fn regions_least(&self, region_shift: u8) -> u64 {
+        (4 * ((self.write_max >> region_shift) + 1)).min(REGIONS_MAX as u64 / 2)
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Self {
@@ -35,6 +46,10 @@ pub const NBD_PAYLOAD_MAX: u32 = 32 << 20;
 
 const _: () = assert!(ZERO_PRESERVE_MAX <= WRITE_MAX);
 const _: () = assert!(NBD_PAYLOAD_MAX as u64 <= WRITE_MAX, "an NBD write is one piece");
+const _: () = assert!(
+    (NBD_PAYLOAD_MAX >> BLOCK_SHIFT_MIN) as usize + 1 < REGIONS_MAX / 2,
+    "a write fits the intents whatever the size of a region"
+);
 
 /// Blocks are 4 KiB to 1 MiB.
 pub const BLOCK_SHIFT_MIN: u8 = 12;

@@ -3,5 +3,6 @@
 
 pub mod history;
 pub mod process;
+pub mod room;
 pub mod stamp;
 pub mod writer;

@@ -52,7 +52,14 @@ impl Group {
     /// log that contains all, however often regions left the intents before.
     pub(super) fn compact_log(&mut self) {
         let large = |disk: &crate::disk::Disk| disk.log.end > LOG_MAX.max(disk.geometry.blocks() / 4);
-        if self.freeze.is_none() && self.pending_cut.is_none() && self.disks.iter().any(large) {
+        if self.freeze.is_none() && self.disks.iter().any(large) {
+            self.cut_unasked();
+        }
+    }
+
+    /// A cut that no shipper asked for, unless one is coming already.
+    pub(super) fn cut_unasked(&mut self) {
+        if self.pending_cut.is_none() && !self.stopping {
             self.pending_cut =
                 Some(PendingCut { ticket: None, full: false, filled: false, asked_ns: 0, asked: self.now });
             self.unsettled = true;

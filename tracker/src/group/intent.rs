@@ -276,6 +276,20 @@ impl Group {
         }
     }
 
+    /// S4: what heals is a cut, and nobody may come to ask for one while writes wait for it (strict): one of our own
+    /// then, undone as soon as it is sealed.
+    pub(super) fn cut_to_heal(&mut self) {
+        let wants_a_cut = |disk: &crate::disk::Disk| match &disk.healing {
+            Healing::Renewed(..) => disk.failed.is_empty(),
+            // Its sealing failed.
+            Healing::Cut(..) => true,
+            _ => false,
+        };
+        if self.freeze.is_none() && self.disks.iter().any(wants_a_cut) {
+            self.cut_unasked();
+        }
+    }
+
     /// The fresh intents file is there.
     pub(super) fn intents_renewed(&mut self, index: usize, name: String, result: Result<u64, JobError>) {
         let disk = &mut self.disks[index];

@@ -467,6 +467,7 @@ impl Group {
             self.next_beat = now.after(HEARTBEAT);
             self.header.beat(now);
             self.try_heal(actions);
+            self.cut_to_heal();
             self.compact_log();
             if !self.watching && self.exact() {
                 self.watching = true;

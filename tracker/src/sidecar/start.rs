@@ -260,8 +260,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         regions.sort_unstable();
         regions.dedup();
         let budget = usize::try_from(intent_budget >> candidate.geometry.region_shift).unwrap_or(usize::MAX);
-        // A write of the largest size must fit several times over.
-        let least = 4 * ((config.bounds.write_max >> candidate.geometry.region_shift) as usize + 1);
+        let least = config.bounds.regions_least(candidate.geometry.region_shift) as usize;
         let budget = budget.max(least).min(intents::REGIONS_MAX);
         let capacity = budget.max(regions.len());
         let log_of = |generation| Header {
