@@ -11,11 +11,9 @@ const EIO: Errno = Errno(libc::EIO);
 impl Group {
     /// See [`Group::flush`].
     pub(super) fn begin_flush(&mut self, disk: usize, token: Token, actions: &mut Vec<Action>) {
-        if self.header.latched(disk) {
-            self.header.set_latched(disk, false);
-        }
         if std::mem::take(&mut self.disks[disk].latched) {
-            // The kernel reports an error once, and our own sync may have eaten it (W6).
+            // The kernel reports an error once, and our own sync may have eaten it (W6). The header keeps it until a later
+            // flush is good: should the process die before this reply is out, the successor tells.
             actions.push(Action::Reply { token, result: Err(EIO) });
             return;
         }
@@ -73,6 +71,9 @@ impl Group {
                     // does not vouch for.
                     let lost = std::mem::take(&mut self.disks[index].latched);
                     let result = result.and(if lost { Err(EIO) } else { Ok(()) });
+                    if result.is_ok() && self.header.latched(index) {
+                        self.header.set_latched(index, false);
+                    }
                     actions.push(Action::Reply { token, result });
                 }
                 SyncWaiter::Request(slot) => self.end(slot, result, actions),
