@@ -225,15 +225,17 @@ impl Disk {
                 }
                 continue;
             }
-            let kept =
-                sector.unsynced.iter().rfind(|landed| landed.seq <= seq && !landed.doomed && !landed.flying);
-            if let Some(kept) = kept.cloned() {
+            let synced = |landed: &&Landed| landed.seq <= seq && !landed.doomed && !landed.flying;
+            let kept = sector.unsynced.iter().rfind(synced);
+            // A ghost may have landed over it: what succeeded was synced all the same.
+            let newest = sector.unsynced.iter().filter(synced).map(|landed| landed.write).max();
+            if let (Some(kept), Some(newest)) = (kept.cloned(), newest) {
                 sector.durable = kept.value;
                 sector.durable_seq = kept.seq;
                 sector.unsynced.retain(|landed| landed.seq > kept.seq);
                 // W5: a later write that succeeded and was synced ends the ghosts of earlier ones.
                 for (name, write) in &mut self.flying {
-                    if write.ghost && *name < kept.write {
+                    if write.ghost && *name < newest {
                         write.rest.retain(|sector| *sector != index);
                     }
                 }
