@@ -253,6 +253,35 @@ pub(crate) fn wipe_maps(site: &Site) {
     fs::remove_dir_all(Path::new("/dev/shm").join(format!("towline-{user}")).join(name)).unwrap();
 }
 
+/// Promise 4, from outside: what an earlier session wrote is pending in its log alone once the maps are gone. A log that is
+/// missing, or was cut off, was not released.
+#[test]
+fn a_pending_log_of_an_earlier_session_that_is_lost_means_resynchronization() {
+    for cut_off in [false, true] {
+        let (site, tracker) = begun();
+        write(&tracker, 10, 1);
+        tracker.stop();
+        let entries = fs::read_dir(site.path("disk.raw.towline")).unwrap().map(|entry| entry.unwrap().path());
+        let logs = entries.filter(|path| path.extension().is_some_and(|end| end == "changes"));
+        // The spare for the next generation holds nothing.
+        let log = logs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+        // A session that neither cuts nor stops; then a reboot, as far as the maps are concerned.
+        site.start(&[]).kill();
+        wipe_maps(&site);
+        if cut_off {
+            let length = fs::metadata(&log).unwrap().len();
+            fs::OpenOptions::new().write(true).open(&log).unwrap().set_len(length - 1).unwrap();
+        } else {
+            fs::remove_file(&log).unwrap();
+        }
+        let tracker = site.start(&[]);
+        let reason = site.status()["disks"][0]["resync"].clone();
+        assert!(reason.as_str().is_some_and(|reason| reason.contains("damaged")), "{reason}");
+        resynchronizes(&site, 2 * BLOCK as u64);
+        tracker.stop();
+    }
+}
+
 #[test]
 fn a_point_that_was_not_released_and_lost_maps_cost_the_intents_at_most() {
     let switches = ["--region-size", "64KiB", "--intent-budget", "1GiB"];

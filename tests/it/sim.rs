@@ -65,6 +65,7 @@ fn random_seeds_break_no_promise() {
         "clean stops",
         "foreign writes",
         "maps wiped",
+        "logs damaged",
         "returns to a host with old maps",
         "crashes inside a job",
         "crashes inside the start",
@@ -114,7 +115,7 @@ fn a_crash_at_every_step_breaks_no_promise() {
 
 /// The bugs on demand that the simulator must find, each one broken rule.
 #[cfg(feature = "mutants")]
-const MUTANTS: [&str; 16] = [
+const MUTANTS: [&str; 17] = [
     "mark-before-waits",
     "no-drain-wait",
     "no-preserve",
@@ -127,6 +128,7 @@ const MUTANTS: [&str; 16] = [
     "sync-error-swallowed",
     "log-not-synced",
     "directory-not-synced",
+    "logs-not-listed",
     "intents-started-empty",
     "stale-maps-believed",
     "fingerprint-not-checked",

@@ -133,6 +133,25 @@ impl SimFolder {
         tree.journal.clear();
     }
 
+    /// Somebody deletes a file, or cuts it off; durably.
+    pub fn damage(&self, name: &str, length: Option<usize>) {
+        let mut tree = self.tree.borrow_mut();
+        let Some(inode) = tree.names.get(name).copied() else { return };
+        match length {
+            None => drop(tree.names.remove(name)),
+            Some(length) => {
+                let inode = &mut tree.inodes[inode];
+                for write in std::mem::take(&mut inode.unsynced) {
+                    put(&mut inode.durable, write.offset, &write.bytes);
+                }
+                inode.data.truncate(length);
+                inode.durable.truncate(length);
+            }
+        }
+        tree.journal.clear();
+        tree.durable = tree.names.clone();
+    }
+
     /// Whether a dead session's writes may still land.
     pub fn has_orphans(&self) -> bool {
         !self.tree.borrow().orphans.is_empty()

@@ -492,8 +492,25 @@ impl World {
             }
             3 => self.host_crash(),
             4 | 5 => self.travel(),
+            6 | 7 => self.damage_a_log(),
             _ => {}
         }
+    }
+
+    /// A change log is deleted or cut off, whichever it is.
+    fn damage_a_log(&mut self) {
+        let disk = self.rng.index(self.disks.len());
+        let folder = self.folders[disk].clone();
+        let logs: Vec<_> = folder.listing().into_iter().filter(|name| name.ends_with(".changes")).collect();
+        if logs.is_empty() {
+            return;
+        }
+        let name = &logs[self.rng.index(logs.len())];
+        let length = folder.peek(name).map_or(0, |bytes| bytes.len());
+        let length = self.rng.chance(500).then(|| self.rng.index(length + 1));
+        folder.damage(name, length);
+        self.counts.add("logs damaged");
+        self.note(38, || format!("{name} of disk {disk} is cut off at {length:?}"));
     }
 
     /// The disk and its sidecar move to another host, and later back to the first, whose maps are of old then.

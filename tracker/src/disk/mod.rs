@@ -177,6 +177,8 @@ pub(crate) struct Disk {
     pub(crate) latched: bool,
     pub(crate) fold: Option<Fold>,
     pub(crate) frozen: Option<FrozenDisk>,
+    /// The unsealed log of the freeze that was undone last: the intents speak of it until the meta does.
+    pub(crate) left: LogMark,
     pub(crate) writes: u64,
 }
 
@@ -220,6 +222,7 @@ impl Disk {
                 target: None,
                 anchor: None,
                 released: Generation(0),
+                logs: Vec::new(),
             },
             open: Words::private(0),
             dirty_blocks: 0,
@@ -242,6 +245,7 @@ impl Disk {
             latched: false,
             fold: None,
             frozen: None,
+            left: LogMark::default(),
             writes: 0,
         }
     }

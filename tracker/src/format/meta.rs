@@ -34,6 +34,23 @@ pub struct LogLength {
     pub length: u64,
 }
 
+/// A change log that is not released, and that a start must find again unless a later sealed log contains it: a file that
+/// is missing or short was lost, not released (promise 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct PendingLog {
+    /// Its generation.
+    pub generation: Generation,
+    /// The session that made it.
+    pub session: Session,
+    /// Bytes that are known to be durable.
+    pub length: u64,
+    /// It is sealed, for this cut. An entry of the cut may be in a vault, also if the log can't be read (V2).
+    pub cut: Option<CutId>,
+}
+
+/// The most pending logs that a meta lists. A session without a cut leaves one; from a few on the machine cuts for itself.
+pub const LOGS_MAX: usize = 256;
+
 /// A clean stop.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Clean {
@@ -91,6 +108,10 @@ pub struct Meta {
     pub anchor: Option<Anchor>,
     /// The generation that it released: logs up to it are done with.
     pub released: Generation,
+    /// Pending logs that the marks in this session's intents don't name: those of dead sessions, and those that this one
+    /// has sealed or left unsealed. Who stores the meta fills it in ([`crate::sidecar::jobs::Home::logs`]); the machine only
+    /// counts them.
+    pub logs: Vec<PendingLog>,
 }
 
 impl Meta {
@@ -159,6 +180,12 @@ mod tests {
             target: None,
             anchor: None,
             released: Generation(2),
+            logs: vec![PendingLog {
+                generation: Generation(3),
+                session: Session(4),
+                length: 128,
+                cut: Some(CutId([6; 16])),
+            }],
         }
     }
 

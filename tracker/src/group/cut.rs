@@ -5,8 +5,9 @@ use super::job::{Job, JobError, SealDisk, Spare};
 use super::{Freeze, Group, PendingCut, before, parity};
 use crate::control::message::{Answer, Frozen, FrozenDisk as FrozenInfo, Refusal};
 use crate::disk::{Fold, FrozenDisk, Log, SyncWaiter};
-use crate::format::changes::Seal;
-use crate::format::meta::Recheck;
+use crate::format::changes::{self, Seal};
+use crate::format::intents::LogMark;
+use crate::format::meta::{PendingLog, Recheck};
 use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, TargetId};
 use crate::map::header::{CutRecord, Road};
 use crate::mutant;
@@ -17,6 +18,9 @@ const VOUCHED_MAX: usize = 64;
 
 /// A change log that eviction has grown to this size, or to twice its map's, is replaced by an internal cut.
 const LOG_MAX: u64 = 16 << 20;
+
+/// So are more pending logs of dead sessions than these.
+const OLDER_MAX: usize = 16;
 
 /// A release that failed (the sidecar's file system) is tried again after this.
 pub(crate) const RELEASE_RETRY: Duration = Duration::from_secs(1);
@@ -51,7 +55,9 @@ impl Group {
     /// Keeps the open log small while nobody cuts (promise 5): a cut that is undone as soon as it is sealed leaves one
     /// log that contains all, however often regions left the intents before.
     pub(super) fn compact_log(&mut self) {
-        let large = |disk: &crate::disk::Disk| disk.log.end > LOG_MAX.max(disk.geometry.blocks() / 4);
+        let large = |disk: &crate::disk::Disk| {
+            disk.log.end > LOG_MAX.max(disk.geometry.blocks() / 4) || disk.meta.logs.len() > OLDER_MAX
+        };
         if self.freeze.is_none() && self.disks.iter().any(large) {
             self.cut_unasked();
         }
@@ -118,6 +124,7 @@ impl Group {
                 synced: false,
             });
             disk.filled = false;
+            disk.left = Default::default();
             // W5: what a failed write may still change is dirty in every generation.
             for blocks in disk.failed.extents().collect::<Vec<_>>() {
                 disk.mark(blocks);
@@ -195,7 +202,8 @@ impl Group {
         if self.disks.iter().any(frozen) {
             return;
         }
-        let disks = self.disks.iter().filter_map(|disk| disk.frozen.as_ref()).map(|frozen| SealDisk {
+        let each = self.disks.iter().filter_map(|disk| disk.frozen.as_ref().map(|frozen| (disk, frozen)));
+        let disks = each.map(|(disk, frozen)| SealDisk {
             frozen: frozen.frozen.clone(),
             header: frozen.log.header,
             encoder: frozen.log.encoder.clone(),
@@ -212,6 +220,7 @@ impl Group {
                 compare: frozen.compare,
                 whole: frozen.whole,
             },
+            meta: disk.meta.clone(),
         });
         actions.push(Action::job(Job::Seal { generation: freeze.generation, disks: disks.collect() }));
         self.sealing = true;
@@ -234,6 +243,8 @@ impl Group {
             return;
         }
         freeze.sealed = true;
+        // The log that was just sealed contains them all.
+        self.disks.iter_mut().for_each(|disk| disk.meta.logs.clear());
         self.heal_at_seal(generation, actions);
         let Some(freeze) = &mut self.freeze else { return };
         if self.state.road != Road::Synced {
@@ -440,11 +451,13 @@ impl Group {
         self.unsettled = true;
     }
 
-    /// The undo is complete when every fold is, and no sealing runs that still reads the maps.
+    /// The undo is complete when every fold is, no sealing runs that still reads the maps, and no append to its log whose
+    /// length is not known yet.
     pub(super) fn finish_undo(&mut self, actions: &mut Vec<Action>) {
         if self.state.road != Road::Undoing
             || self.sealing
             || self.disks.iter().any(|disk| disk.fold.is_some())
+            || self.disks.iter().any(|disk| disk.frozen.as_ref().is_some_and(|frozen| frozen.log.appending))
         {
             return;
         }
@@ -467,7 +480,18 @@ impl Group {
         if sealed && !internal {
             self.store_metas(&(0..self.disks.len()).collect::<Vec<_>>(), actions);
         }
-        actions.push(Action::job(Job::Forget { generation, cut }));
+        let mut left = Vec::new();
+        for (index, disk) in self.disks.iter_mut().enumerate().filter(|_| !sealed) {
+            let mark = disk.frozen.as_ref().map(|frozen| frozen.log.mark()).unwrap_or_default();
+            if mark.length > changes::HEADER as u64 {
+                disk.left = mark;
+                let LogMark { generation, length } = mark;
+                let session = disk.meta.session;
+                disk.meta.logs.push(PendingLog { generation, session, length, cut: None });
+                left.push((DiskIndex(index as u16), mark, disk.meta.clone()));
+            }
+        }
+        actions.push(Action::job(Job::Forget { generation, cut, left }));
         self.end_freeze(actions);
         for ticket in readers {
             actions.push(Action::answer(ticket, Refusal::NoSuchFreeze.into()));

@@ -54,10 +54,8 @@ impl Group {
             self.ready.extend(admitted.drain(..));
         }
         disk.intent_sequence += 1;
-        let mut logs = [disk.log.mark(), Default::default()];
-        if let Some(frozen) = &disk.frozen {
-            logs[1] = frozen.log.mark();
-        }
+        let before = disk.frozen.as_ref().map_or(disk.left, |frozen| frozen.log.mark());
+        let logs = [disk.log.mark(), before];
         let set = IntentSet {
             sequence: disk.intent_sequence,
             session: disk.meta.session,

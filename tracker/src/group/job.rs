@@ -3,6 +3,7 @@
 //! by what it waits for.
 
 use crate::format::changes::{Encoder, Header, Seal};
+use crate::format::intents::LogMark;
 use crate::format::meta::Meta;
 use crate::id::{CutId, DiskIndex, Generation};
 use crate::map::Words;
@@ -15,8 +16,8 @@ pub enum Job {
         /// The open generation: the freeze-to-be gets its store and preserved map, the next one its map and log.
         open: Generation,
     },
-    /// Append the frozen maps to the change logs, make them durable, and then delete older logs, which they contain
-    /// (C6).
+    /// Append the frozen maps to the change logs and make them durable; say so in the metas; and then delete older logs,
+    /// which they contain (C6).
     Seal {
         /// The frozen generation.
         generation: Generation,
@@ -38,6 +39,8 @@ pub enum Job {
         generation: Generation,
         /// Its cut.
         cut: CutId,
+        /// If it was not sealed: what was recorded in its logs and is relied on. The metas list it first.
+        left: Vec<(DiskIndex, LogMark, Meta)>,
     },
     /// Store metas.
     StoreMeta {
@@ -99,6 +102,8 @@ pub struct SealDisk {
     pub dead: bool,
     /// The seal; its count of blocks is the machine's, asserted by the worker.
     pub seal: Seal,
+    /// The meta that will list the log as sealed.
+    pub meta: Meta,
 }
 
 /// What the clean stop needs of one disk.
@@ -140,7 +145,10 @@ pub enum JobDone {
         result: Result<(), JobError>,
     },
     /// [`Job::Forget`].
-    Forgotten,
+    Forgotten {
+        /// Whether the metas list what they must.
+        result: Result<(), JobError>,
+    },
     /// [`Job::StoreMeta`].
     MetaStored {
         /// Which one.

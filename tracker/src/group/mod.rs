@@ -344,7 +344,14 @@ impl Group {
             }
             JobDone::Sealed { generation, result } => self.sealed(generation, result, actions),
             JobDone::Released { generation, result } => self.released(generation, result, actions),
-            JobDone::Forgotten => {}
+            JobDone::Forgotten { result } => {
+                if let Err(error) = result {
+                    tracing::error!(error = error.0, "the disk's meta can't be stored");
+                    for index in 0..self.disks.len() {
+                        self.tracking_failed(index, "the disk's meta can't be stored", actions);
+                    }
+                }
+            }
             JobDone::MetaStored { number, result } => {
                 self.metas_in_flight -= 1;
                 if let Err(error) = &result {
@@ -383,7 +390,7 @@ impl Group {
             JobDone::Stamped { failed, metas } => {
                 self.stamping = false;
                 for (disk, meta) in self.disks.iter_mut().zip(metas) {
-                    disk.meta.stamp = meta.stamp;
+                    (disk.meta.stamp, disk.meta.stamped_ns) = (meta.stamp, meta.stamped_ns);
                 }
                 for disk in failed {
                     self.sync_failed(disk.index(), false, actions);

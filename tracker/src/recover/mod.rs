@@ -10,6 +10,7 @@
 //! | any | any | fingerprint mismatch (S3) | resynchronization |
 //! | another boot | any | doubtful: a sync had failed (W6) | resynchronization |
 //! | process died, host died | any | bad intents | resynchronization |
+//! | any | any | more pending logs than a meta lists | resynchronization |
 //! | clean, process died | good | | continue in the same map inodes |
 //! | any | not good | a bad log | resynchronization |
 //! | clean | not good | | open map = unreleased logs |
@@ -60,6 +61,8 @@ pub struct Evidence {
     pub same_boot: bool,
     /// The intents can't be believed.
     pub rotten: bool,
+    /// There are more pending logs than a meta lists.
+    pub crowded: bool,
     /// What is wrong with the logs.
     pub damaged: Option<String>,
 }
@@ -94,6 +97,9 @@ pub fn decide(found: &Evidence) -> Verdict {
     }
     if found.rotten {
         return Verdict::Resync("the intents are damaged".into());
+    }
+    if found.crowded {
+        return Verdict::Resync("too many change logs were left by earlier sessions".into());
     }
     if found.maps && found.stop != Stop::Host {
         return Verdict::Continue;
@@ -157,8 +163,8 @@ mod tests {
     fn good(stop: Stop, maps: bool) -> Evidence {
         let same_boot = stop != Stop::Host;
         let (changed, damaged) = (None, None);
-        let (member, untracked, doubtful, rotten) = (true, false, false, false);
-        Evidence { stop, maps, member, untracked, doubtful, same_boot, rotten, changed, damaged }
+        let (member, untracked, doubtful, rotten, crowded) = (true, false, false, false, false);
+        Evidence { stop, maps, member, untracked, doubtful, same_boot, rotten, crowded, changed, damaged }
     }
 
     #[test]
@@ -177,6 +183,7 @@ mod tests {
                 let survives = stop != Stop::Host && maps;
                 assert_eq!(resync(bad(|found| found.damaged = Some("x".into()), stop, maps)), !survives);
                 assert!(resync(bad(|found| found.rotten = true, stop, maps)));
+                assert!(resync(bad(|found| found.crowded = true, stop, maps)));
                 assert_eq!(resync(bad(|found| found.doubtful = true, stop, maps)), stop == Stop::Host);
                 let elsewhere = |found: &mut Evidence| (found.doubtful, found.same_boot) = (true, false);
                 assert!(resync(bad(elsewhere, stop, maps)), "doubtful, then another boot, clean or not");

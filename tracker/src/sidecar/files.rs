@@ -3,7 +3,7 @@
 use super::folder::{Folder, FolderFile};
 use crate::format::changes::{self, Encoder, Header};
 use crate::format::intents::{IntentSet, LogMark, slot_size, slot_stride};
-use crate::format::meta::Meta;
+use crate::format::meta::{Meta, PendingLog};
 use crate::id::{CutId, DiskId, Generation, Session};
 use crate::mutant;
 use std::io;
@@ -131,15 +131,18 @@ pub struct Logs {
     pub ranges: Vec<Range<u64>>,
     /// Sealed ones: generation, first generation, cut.
     pub seals: Vec<changes::Seal>,
-    /// The names of all logs, released or not.
-    pub names: Vec<String>,
+    /// Logs that must still be found, or something that contains them: what was known of them before, for the next meta.
+    /// What was only read may not be durable and is not added.
+    pub pending: Vec<PendingLog>,
     /// The oldest generation with a log.
     pub first: Option<Generation>,
     /// Why one of them can't be believed.
     pub bad: Option<String>,
 }
 
-/// Reads every log of a later generation than `released`. `marks` say how much of which must be there at least.
+/// Reads every log of a later generation than `released`. `known` says which must be there, and at least how long,
+/// unless a later sealed one contains them (C6): those were deleted on purpose, and what is left of them is of no
+/// importance.
 ///
 /// # Errors
 /// The folder can't be read; what is wrong with a log is in [`Logs::bad`].
@@ -147,44 +150,68 @@ pub fn read_logs(
     folder: &impl Folder,
     disk: DiskId,
     released: Generation,
-    marks: &[(Session, LogMark)],
+    known: &[PendingLog],
 ) -> io::Result<Logs> {
-    let mut logs = Logs::default();
+    let mut logs = Logs { pending: still_pending(known, released), ..Logs::default() };
+    let mut bad = Vec::new();
+    let mut found = Vec::new();
+    let mut sealed = None;
     for name in folder.names()? {
         let Some((generation, session)) = parse_log_name(&name) else { continue };
-        logs.names.push(name.clone());
         if generation <= released {
             continue;
         }
-        let least = marks
-            .iter()
-            .filter(|(of, mark)| *of == session && mark.generation == generation)
-            .map(|(_, mark)| mark.length)
-            .max()
-            .unwrap_or(0);
+        let of = (generation, session);
+        let least = logs.pending.iter().find(|log| (log.generation, log.session) == of);
+        let least = least.map_or(0, |log| log.length);
         match read_log(folder, &name, disk, generation, session, least) {
             Ok((contents, mut ranges)) => {
+                found.push(of);
+                if contents.seal.is_some() {
+                    sealed = sealed.max(Some(of));
+                }
                 let first = contents.seal.map_or(generation, |seal| seal.first);
                 logs.first = Some(logs.first.map_or(first, |other| other.min(first)));
                 logs.seals.extend(contents.seal);
                 logs.ranges.append(&mut ranges);
             }
             // Made, but never durable: nothing was ever appended to it.
-            Err(BadFile::Unborn) if least <= changes::HEADER as u64 => {}
-            Err(why) => logs.bad = Some(format!("{name}: {why}")),
+            Err(BadFile::Unborn) if least == 0 => found.push(of),
+            Err(why) => {
+                found.push(of);
+                bad.push((of, format!("{name}: {why}")));
+            }
         }
     }
-    for (session, mark) in marks {
-        let named = log_name(mark.generation, *session);
-        // A later durable log contains it (C6): it was deleted on purpose.
-        let contained = logs.seals.iter().any(|seal| seal.last > mark.generation);
-        let needed = mark.length > changes::HEADER as u64 && mark.generation > released && !contained;
-        if needed && !logs.names.contains(&named) {
-            logs.bad = Some(format!("{named} is missing"));
-        }
-    }
+    let missing =
+        logs.pending.iter().map(|log| (log.generation, log.session)).filter(|of| !found.contains(of));
+    bad.extend(missing.map(|of| (of, format!("{} is missing", log_name(of.0, of.1)))));
+    let counts = |(of, why)| if sealed.is_none_or(|sealed| sealed <= of) { Some(why) } else { None };
+    logs.bad = bad.into_iter().find_map(counts);
     logs.seals.sort_by_key(|seal| seal.last);
     Ok(logs)
+}
+
+/// What must still be found of what was known: unreleased, more than a header, and in no later log of which it is known,
+/// too, that it is sealed. What is known twice is joined.
+fn still_pending(known: &[PendingLog], released: Generation) -> Vec<PendingLog> {
+    let of = |log: &PendingLog| (log.generation, log.session);
+    let sealed = known.iter().filter(|log| log.cut.is_some()).map(of).max();
+    let mut pending: Vec<PendingLog> = Vec::new();
+    for log in known {
+        let contained = sealed.is_some_and(|sealed| sealed > of(log));
+        if log.generation <= released || log.length <= changes::HEADER as u64 || contained {
+            continue;
+        }
+        match pending.iter_mut().find(|other| of(other) == of(log)) {
+            Some(other) => {
+                other.length = other.length.max(log.length);
+                other.cut = other.cut.or(log.cut);
+            }
+            None => pending.push(*log),
+        }
+    }
+    pending
 }
 
 /// What is wrong with a log.
@@ -238,4 +265,62 @@ fn read_log(
         return Err(BadFile::Bad(format!("it is damaged at byte {} of at least {least}", contents.length)));
     }
     Ok((contents, ranges))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sidecar::folder::Directory;
+
+    const DISK: DiskId = DiskId([3; 16]);
+
+    /// Makes a log of this many evicted blocks, sealed or not; gives what a meta would say of it.
+    fn log(folder: &Directory, generation: u64, session: u64, blocks: u64, sealed: bool) -> PendingLog {
+        let (generation, session) = (Generation(generation), Session(session));
+        let header = Header { disk: DISK, session, generation, block_shift: 12, size: 1 << 24 };
+        let file = create_log(folder, &header).unwrap();
+        let mut encoder = Encoder::new(&header);
+        let head = changes::HEADER as u64;
+        let (mut length, blocks) =
+            append_map(&file, &mut encoder, head, !sealed, blocks, |_| u64::MAX).unwrap();
+        let cut = sealed.then_some(CutId([generation.0 as u8; 16]));
+        if let Some(cut) = cut {
+            let (mut bytes, whole) = (Vec::new(), false);
+            let (first, last) = (generation, generation);
+            let (size, time_ns, compare) = (1 << 24, 0, false);
+            encoder
+                .seal(&changes::Seal { cut, first, last, size, time_ns, blocks, compare, whole }, &mut bytes);
+            file.write_at(&bytes, length).unwrap();
+            length += bytes.len() as u64;
+        }
+        PendingLog { generation, session, length, cut }
+    }
+
+    /// Every way in which a known log can be gone or short, and the two that excuse it.
+    #[test]
+    fn a_lost_log_is_noticed_unless_it_was_released_or_a_later_sealed_one_contains_it() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Directory::new(&place.path().join("sidecar")).unwrap();
+        let old = log(&folder, 5, 1, 64, false);
+        let name = log_name(old.generation, old.session);
+        let check = |released, known: &[PendingLog]| {
+            let logs = read_logs(&folder, DISK, Generation(released), known).unwrap();
+            (logs.bad.is_some(), logs.pending)
+        };
+        assert_eq!(check(4, &[old]), (false, vec![old]));
+        folder.open(&name).unwrap().set_len(old.length - 1).unwrap();
+        assert!(check(4, &[old]).0, "cut off");
+        assert!(!check(4, &[]).0, "a torn tail that nobody knows of");
+        folder.remove(&name).unwrap();
+        assert_eq!(check(4, &[old]), (true, vec![old]), "missing, and still so for the next start");
+        assert_eq!(check(5, &[old]), (false, vec![]), "released");
+        log(&folder, 6, 2, 64, false);
+        assert!(check(4, &[old]).0, "a later log that is not sealed contains nothing");
+        let sealed = log(&folder, 6, 2, 64, true);
+        // Nobody has listed the sealed one yet: it may not be durable.
+        assert_eq!(check(4, &[old]), (false, vec![old]));
+        assert_eq!(check(4, &[old, sealed]), (false, vec![sealed]));
+        folder.remove(&log_name(sealed.generation, sealed.session)).unwrap();
+        assert_eq!(check(4, &[old, sealed]), (true, vec![sealed]), "both are gone, and the cut has a name");
+    }
 }

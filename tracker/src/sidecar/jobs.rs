@@ -6,7 +6,8 @@ use super::files::{
 use super::folder::{Folder, FolderFile};
 use super::maps::Maps;
 use crate::format::changes::{self, Header};
-use crate::format::meta::{Clean, Fingerprint, LogLength, Mark, Meta};
+use crate::format::intents::LogMark;
+use crate::format::meta::{Clean, Fingerprint, LOGS_MAX, LogLength, Mark, Meta, PendingLog};
 use crate::group::SidecarFile;
 use crate::group::job::{Job, JobDone, JobError, SealDisk, Spare, SpareDisk, StopDisk};
 use crate::id::{CutId, DiskId, DiskIndex, Generation, Session};
@@ -60,6 +61,17 @@ pub struct Home<F, D> {
     pub size: u64,
     /// log2 of the block size.
     pub block_shift: u8,
+    /// What [`Meta::logs`] says. Kept here, for whoever stores metas one after another knows best which logs are durable:
+    /// an entry is added after its log is, and goes before its log does.
+    pub logs: Vec<PendingLog>,
+}
+
+impl<F: Folder, D> Home<F, D> {
+    /// Stores the meta, with the logs that are pending now.
+    fn store(&self, meta: &Meta) -> io::Result<()> {
+        let logs = if crate::mutant::active("logs-not-listed") { Vec::new() } else { self.logs.clone() };
+        store_meta(&self.folder, &Meta { logs, ..meta.clone() })
+    }
 }
 
 /// Does the jobs of a group.
@@ -114,14 +126,14 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
 
                 JobDone::Released { generation, result }
             }
-            Job::Forget { generation, cut } => {
+            Job::Forget { generation, cut, left } => {
+                let result = self.keep_logs(&left).map_err(failed);
                 self.remove_freeze(generation, cut);
                 self.close(generation, &mut closed);
-                JobDone::Forgotten
+                JobDone::Forgotten { result }
             }
             Job::StoreMeta { number, metas } => {
-                let store =
-                    |(disk, meta): &(DiskIndex, Meta)| store_meta(&self.homes[disk.index()].folder, meta);
+                let store = |(disk, meta): &(DiskIndex, Meta)| self.homes[disk.index()].store(meta);
                 JobDone::MetaStored { number, result: metas.iter().try_for_each(store).map_err(failed) }
             }
             Job::Mark { disk } => {
@@ -207,8 +219,9 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
 
     /// C2: the frozen map, then the seal, then one sync. Older logs are deleted only then: this one contains them (C6).
     fn seal(&mut self, generation: Generation, disks: Vec<SealDisk>) -> io::Result<()> {
+        let mut sealed = Vec::new();
         for (home, disk) in self.homes.iter().zip(disks) {
-            let SealDisk { frozen, header, mut encoder, mut end, blocks, dead, seal } = disk;
+            let SealDisk { frozen, header, mut encoder, mut end, blocks, dead, seal, meta } = disk;
             let name = log_name(header.generation, header.session);
             let new = format!("{name}.new");
             let file = if dead {
@@ -231,6 +244,13 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
                 home.folder.rename(&new, &name)?;
                 home.folder.sync()?;
             }
+            let (length, cut) = (end + bytes.len() as u64, Some(seal.cut));
+            sealed.push((PendingLog { generation, session: header.session, length, cut }, meta));
+        }
+        // Before anybody can publish the cut (V2), and before what it contains is deleted.
+        for (home, (log, meta)) in self.homes.iter_mut().zip(sealed) {
+            home.logs = vec![log];
+            home.store(&meta)?;
         }
         for home in &self.homes {
             let keep = |of: Generation, session: Session| {
@@ -243,13 +263,32 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
 
     /// V9: the anchor first, on every disk; then what it makes superfluous goes.
     fn release(&mut self, generation: Generation, cut: CutId, metas: &[Meta]) -> io::Result<()> {
-        for (home, meta) in self.homes.iter().zip(metas) {
-            store_meta(&home.folder, meta)?;
+        for (home, meta) in self.homes.iter_mut().zip(metas) {
+            home.logs.retain(|log| log.generation > generation);
+            home.store(meta)?;
         }
         for home in &self.homes {
             remove_logs(&home.folder, |of, _| of > generation)?;
         }
         self.remove_freeze(generation, cut);
+        Ok(())
+    }
+
+    /// Unsealed logs of an undone freeze stay pending: the metas list them before the intents forget them.
+    fn keep_logs(&mut self, left: &[(DiskIndex, LogMark, Meta)]) -> io::Result<()> {
+        for (disk, mark, meta) in left {
+            let home = &mut self.homes[disk.index()];
+            let LogMark { generation, length } = *mark;
+            if home.logs.len() >= LOGS_MAX {
+                return Err(io::Error::other("too many change logs are pending"));
+            }
+            home.logs.push(PendingLog { generation, session: self.session, length, cut: None });
+            // On failure tracking fails, until a sealed log contains them all.
+            if let Err(error) = home.store(meta) {
+                home.logs.pop();
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -284,7 +323,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
                     continue;
                 }
             }
-            if let Err(error) = store_meta(&home.folder, meta) {
+            if let Err(error) = home.store(meta) {
                 tracing::warn!(%error, "the disk's stamp can't be stored");
             }
         }
@@ -304,7 +343,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             if let Err(error) = home.facts.fsync() {
                 // W6: not clean, and doubtful from now on.
                 meta.doubtful = true;
-                store_meta(&home.folder, &meta)?;
+                home.store(&meta)?;
                 return Err(error);
             }
             let fingerprint = home.facts.fingerprint()?;
@@ -312,7 +351,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             meta.stamp = fingerprint;
             meta.clean =
                 Some(Clean { fingerprint, log: LogLength { generation: header.generation, length: end } });
-            store_meta(&home.folder, &meta)?;
+            home.store(&meta)?;
         }
         if !keep_maps {
             // The metas say clean: without maps a start reads the logs.
