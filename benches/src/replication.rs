@@ -37,14 +37,14 @@ struct Beside {
 pub(crate) fn ask(room: &Room, options: &Options, report: &mut Report) -> Result<()> {
     let size = options.size();
     let disk = room.memory.path().join("replicated.raw");
-    random_file(&disk, size, size)?;
     let uniform = WORKLOADS[0];
     let (mut skewed_rounds, mut uniform_rounds, mut peer, mut cold) = (vec![], vec![], vec![], vec![]);
     for round in 0..options.rounds(5) {
+        random_file(&disk, size, size)?;
         let alone = shipment(room, &disk)?;
-        let skewed = beside(room, &disk, SKEWED, alone)?;
+        let skewed = beside(room, &disk, size, SKEWED, alone)?;
         eprintln!("replication {round} skewed: {skewed:?}");
-        let even = beside(room, &disk, uniform, alone)?;
+        let even = beside(room, &disk, size, uniform, alone)?;
         eprintln!("replication {round} uniform: {even:?}");
         let fleeced = fleece(room, &disk, size, uniform, true)?;
         let only = fleece(room, &disk, size, uniform, false)?;
@@ -152,11 +152,13 @@ fn shipment(room: &Room, disk: &Path) -> Result<f64> {
     Ok(shipper.once(&server)?.1.seconds)
 }
 
-fn beside(room: &Room, disk: &Path, workload: Workload, alone_s: f64) -> Result<Beside> {
+fn beside(room: &Room, disk: &Path, size: u64, workload: Workload, alone_s: f64) -> Result<Beside> {
     let server = Server::tracker(room, disk, &[])?;
     measure(&server, &workload, alone_s.clamp(0.3, 1.0))?;
     let idle = measure(&server, &workload, alone_s.clamp(0.5, 4.0))?;
     drop(server);
+    // fio's blocks are alike, and compress: what ships is random again, as it was alone.
+    random_file(disk, size, size)?;
     // A tracker that has never seen the disk: its first generation is all of it.
     let server = Server::tracker(room, disk, &[])?;
     let shipper = Shipper::new(room, room.memory.path())?;

@@ -1,6 +1,7 @@
 //! What a person meets: one subcommand a file. A command writes what it was asked for to standard output and
 //! returns its failure, which becomes one line on standard error and an exit code ([`exit`]).
 
+mod background;
 pub mod exit;
 pub mod points;
 pub mod restore;

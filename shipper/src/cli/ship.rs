@@ -1,6 +1,6 @@
 //! `towline ship`: takes a tracker's changes, generation by generation, into a vault.
 
-use super::units;
+use super::{background, units};
 use crate::pipeline::{MEMORY_MIN, Retry};
 use crate::progress::Progress;
 use crate::ship::{self, Ended, Options, Stop};
@@ -40,6 +40,10 @@ pub struct Args {
     /// Bytes after which a long shipment puts a checkpoint (also every 5 minutes)
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::size)]
     checkpoint_every: u64,
+    /// How far to stand back for others when the processors are busy, the guest's disk first of all: 0 (not at all) to
+    /// 19. Not used if the program was started with a niceness of its own
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i8).range(0..=19))]
+    nice: i8,
     /// One JSON object per published entry on standard output, for programs
     #[arg(long)]
     json: bool,
@@ -55,6 +59,10 @@ pub fn run(args: Args) -> Result<()> {
     }
     if !(PACK_SIZE_MIN as u64..=PACK_SIZE_MAX as u64).contains(&args.pack_size) {
         return Err(Error::new(Kind::Usage, "--pack-size must be between 64KiB and 256MiB"));
+    }
+    // Before any thread is made, so that all inherit it.
+    if let Err(error) = background::stand_back(args.nice.into()) {
+        tracing::debug!(%error, "scheduled as usual");
     }
     let options = Options {
         tracker: args.tracker,

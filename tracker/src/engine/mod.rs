@@ -36,6 +36,7 @@ use crate::control::message::Answer;
 use crate::error::{Error, Kind};
 use crate::group::{Action, Question};
 use crate::id::DiskIndex;
+use crate::io::schedule;
 use crate::sidecar::{OpenDisk, Opened, Opening};
 use crossbeam_channel::{Sender, bounded};
 pub use machine::{Jobs, Machine};
@@ -145,6 +146,9 @@ where
     let (ready, began) = bounded(1);
     let run = move || match event_loop::Engine::new(parts, options, incoming, wakeup) {
         Ok(mut engine) => {
+            if let Err(error) = schedule::short_turns() {
+                tracing::debug!(%error, "the loop's slices stay as long as they are");
+            }
             let _ = ready.send(Ok(()));
             engine.run()
         }

@@ -5,4 +5,5 @@ pub mod buffer;
 pub mod outgoing;
 pub mod plain;
 pub mod probe;
+pub mod schedule;
 pub mod uring;
