@@ -453,7 +453,12 @@ impl<'a> Run<'a> {
     fn put(&mut self, outcome: Outcome) -> Result<()> {
         self.putting -= 1;
         match outcome {
-            Outcome::Object(token, Ok(())) => self.publisher.done(token),
+            Outcome::Object(token, Ok(buffer)) => {
+                self.publisher.done(token);
+                if let Some(assembler) = &mut self.assembler {
+                    assembler.recycle(buffer);
+                }
+            }
             Outcome::Object(_, Err(error)) => return Err(error.into()),
             Outcome::Entry(Ok(Put::Created)) => self.publisher.answer(Answer::Created),
             Outcome::Entry(Ok(Put::AlreadyExists)) => self.publisher.answer(Answer::Exists),

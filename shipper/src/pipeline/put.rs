@@ -35,7 +35,8 @@ pub(super) enum Item {
 
 /// What became of it.
 pub(super) enum Outcome {
-    Object(Token, Result<(), StoreError>),
+    /// With the buffer, to be used again.
+    Object(Token, Result<Vec<u8>, StoreError>),
     Entry(Result<Put, StoreError>),
 }
 
@@ -56,7 +57,7 @@ pub(super) fn put(
                 if put.is_ok() {
                     Counters::add(&counters.put, length);
                 }
-                Outcome::Object(token, put)
+                Outcome::Object(token, put.map(|()| bytes))
             }
             // A lost answer is looked up before the next try (V8), so the tries are not made here.
             Item::Entry { name, bytes, pause } => {

@@ -72,7 +72,12 @@ pub struct Assembler {
     cut: CutId,
     pack_size: usize,
     disks: Vec<Disk>,
+    /// Buffers of packs that have been put.
+    spare: Vec<Vec<u8>>,
 }
+
+/// Buffers that are kept for the next packs: as many as may be open at once.
+const SPARE_MAX: usize = 2;
 
 impl Assembler {
     /// For a cut of `disks` (complete, in the group's order), laid over the content `base`, put by the writer of
@@ -105,7 +110,17 @@ impl Assembler {
                 }
             })
             .collect();
-        Self { seal, epoch, cut, pack_size: pack_size.clamp(PACK_SIZE_MIN, PACK_SIZE_MAX), disks }
+        let pack_size = pack_size.clamp(PACK_SIZE_MIN, PACK_SIZE_MAX);
+        Self { seal, epoch, cut, pack_size, disks, spare: Vec::new() }
+    }
+
+    /// Takes back the buffer of an object that has been put.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        // An index is smaller; what a pack of odd data has grown to is not kept.
+        let fits = self.pack_size..=2 * self.pack_size;
+        if self.spare.len() < SPARE_MAX && fits.contains(&buffer.capacity()) {
+            self.spare.push(buffer);
+        }
     }
 
     /// Adds a frame of the disk at this place in the order; answers a pack that is full and can be put.
@@ -113,7 +128,12 @@ impl Assembler {
         let (seal, epoch, cut) = (self.seal, self.epoch, self.cut);
         let state = &mut self.disks[disk];
         let (id, shift) = (state.image.id, state.image.block_shift);
-        let pack = state.pack.get_or_insert_with(|| PackBuilder::new(seal, epoch, cut, id, shift));
+        let pack = state.pack.get_or_insert_with(|| {
+            // Room for the last frame and the footer too: what is not touched costs nothing.
+            let room = || Vec::with_capacity(self.pack_size + self.pack_size / 16);
+            let buffer = self.spare.pop().unwrap_or_else(room);
+            PackBuilder::new(seal, epoch, cut, id, shift, buffer)
+        });
         pack.push(frame);
         if pack.is_full(self.pack_size) {
             return self.close(disk);

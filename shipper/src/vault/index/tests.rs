@@ -13,7 +13,7 @@ const CUT: CutId = CutId([3; 16]);
 const DISK: DiskId = DiskId([4; 16]);
 
 fn index(blocks: impl Iterator<Item = u64>, size: u64) -> FinishedIndex {
-    let mut pack = PackBuilder::new(SEAL, 5, CUT, DISK, 12);
+    let mut pack = PackBuilder::new(SEAL, 5, CUT, DISK, 12, Vec::new());
     let mut frames = FrameBuilder::new(BlockHasher::new(SEAL.vault), 12).unwrap();
     blocks.for_each(|block| frames.push(block, &[7; 4096]).into_iter().for_each(|frame| pack.push(frame)));
     frames.finish().into_iter().for_each(|frame| pack.push(frame));
