@@ -1,9 +1,11 @@
 //! Integration tests: the real programs, driven from outside. One program for all; each file is a subject.
 
+mod access;
 mod bad_input;
 mod clients;
 mod crash;
 mod cycle;
+mod devices;
 mod full;
 mod guard;
 mod in_process;
@@ -12,3 +14,4 @@ mod locking;
 mod mutants;
 mod prefix;
 mod sim;
+mod versions;

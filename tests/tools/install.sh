@@ -2,6 +2,8 @@
 # Installs what the tests drive us with, if it is missing. Debian's packages; root, or sudo without a password.
 set -eu
 
+# Where a plain user's path lacks the administrator's programs, they are found all the same.
+PATH=$PATH:/usr/sbin:/sbin
 missing=""
 need() { # need PACKAGE COMMAND...
     package=$1
@@ -15,7 +17,9 @@ need qemu-utils qemu-img qemu-io qemu-nbd
 need nbdkit nbdkit
 need libnbd-bin nbdinfo nbdcopy
 need attr setfattr
-need util-linux setpriv
+need util-linux setpriv losetup blockdev script
+need mount mount umount
+need e2fsprogs mkfs.ext4
 # For Debian's own interpreter: the first python3 on the path may be another.
 /usr/bin/python3 -c 'import nbd' >/dev/null 2>&1 || missing="$missing python3-libnbd"
 

@@ -86,13 +86,13 @@ impl Output {
 
     fn device(target: &Path, size: u64) -> Result<Self> {
         let at = target.display();
+        refuse_in_use(target)?;
         // O_EXCL: a device that is mounted or otherwise in use is refused.
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_EXCL)
-            .open(target)
-            .map_err(|error| Error::io(format_args!("{at} can't be opened for writing"), error))?;
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(target);
+        let mut file = opened.map_err(|error| match error.raw_os_error() {
+            Some(libc::EBUSY) => in_use(target),
+            _ => Error::io(format_args!("{at} can't be opened for writing"), error),
+        })?;
         let there = file
             .seek(SeekFrom::End(0))
             .map_err(|error| Error::io(format_args!("{at} has no size"), error))?;
@@ -223,7 +223,7 @@ impl Output {
 }
 
 /// A disk that a tracker or an emulator has open must not be replaced: it would go on writing into the old file,
-/// which nobody sees any more. Both lock bytes of the file (S2).
+/// which nobody sees any more, or over what was restored. Both lock bytes of the file (S2).
 fn refuse_in_use(target: &Path) -> Result<()> {
     let at = target.display();
     let file = File::open(target).map_err(|error| Error::io(format_args!("{at} can't be opened"), error))?;
@@ -239,8 +239,13 @@ fn refuse_in_use(target: &Path) -> Result<()> {
     if i32::from(lock.l_type) == libc::F_UNLCK {
         return Ok(());
     }
-    let line = format!("{at} is in use by another process; stop it, or restore to another path");
-    Err(Error::new(Kind::OutputExists, line))
+    Err(in_use(target))
+}
+
+fn in_use(target: &Path) -> Error {
+    let at = target.display();
+    let line = format!("{at} is in use by another process or mounted; stop that, or restore to another path");
+    Error::new(Kind::OutputExists, line)
 }
 
 fn folder(target: &Path) -> PathBuf {

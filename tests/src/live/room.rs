@@ -146,7 +146,15 @@ impl Device {
         let device = Self { at: said.stdout.trim().into(), _folder: folder };
         // A device of root's is of no use to a plain user.
         root("chmod", &["0666"], &device.at);
+        device.forget();
         device
+    }
+
+    /// Trackers keep a device's mark by its name, and the next device may have this one's.
+    fn forget(&self) {
+        if let Ok(mark) = towline_tracker::sidecar::disk_file::state_path(&self.at) {
+            let _ = fs::remove_file(mark);
+        }
     }
 
     /// Its path.
@@ -167,6 +175,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        self.forget();
         let _ = run(as_root("losetup").arg("--detach").arg(&self.at));
     }
 }

@@ -3,6 +3,7 @@
 use super::frame::{self, FrameError, HEADER_LEN, Header};
 use bincode::{Decode, Encode};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::unistd::Gid;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -50,6 +51,34 @@ impl From<io::Error> for ChannelError {
 impl From<FrameError> for ChannelError {
     fn from(error: FrameError) -> Self {
         Self::Frame(error)
+    }
+}
+
+/// The supplementary groups that the process at the other end had when it connected.
+///
+/// # Errors
+/// Whatever the kernel says.
+pub fn peer_groups(stream: &UnixStream) -> io::Result<Vec<Gid>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut length = libc::socklen_t::try_from(size_of_val(&groups[..])).map_err(io::Error::other)?;
+        // SAFETY: the buffer has the length that is told, and any bytes are group ids.
+        let asked = unsafe {
+            let (level, name) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+            libc::getsockopt(stream.as_raw_fd(), level, name, groups.as_mut_ptr().cast(), &mut length)
+        };
+        let count = length as usize / size_of::<libc::gid_t>();
+        if asked == 0 {
+            groups.truncate(count);
+            return Ok(groups.into_iter().map(Gid::from_raw).collect());
+        }
+        match io::Error::last_os_error() {
+            // The length is now what it takes.
+            error if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => {
+                groups.resize(count, 0);
+            }
+            error => return Err(error),
+        }
     }
 }
 
@@ -213,6 +242,15 @@ mod tests {
         }
         let (answer, received) = there.receive::<Answer, ANSWER_MAX>().unwrap();
         assert_eq!((answer, received.len()), (Answer::Confirmed { exact: true }, 0));
+    }
+
+    #[test]
+    fn the_groups_of_a_peer_are_those_of_its_process() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let [mut found, mut expected] = [peer_groups(&ours).unwrap(), nix::unistd::getgroups().unwrap()];
+        found.sort_unstable_by_key(|group| group.as_raw());
+        expected.sort_unstable_by_key(|group| group.as_raw());
+        assert_eq!(found, expected);
     }
 
     #[test]

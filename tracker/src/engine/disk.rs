@@ -45,12 +45,14 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Gives the disk's lock up: nothing is in flight any more.
-    pub(super) fn unlock(&self) {
+    /// Gives the disk up, its lock first: nothing is in flight any more. A block device is ours alone (O_EXCL) until
+    /// its last description is closed, the ring's hold on it too.
+    pub(super) fn give_up(&self, let_go: impl Fn(&File) -> bool) {
         for file in self.earlier.iter().chain([&self.file]) {
             if let Err(error) = unlock(file.as_fd()) {
                 tracing::debug!(%error, disk = self.name, "the lock goes with the process");
             }
+            let_go(file);
         }
     }
 

@@ -237,7 +237,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             }
             self.keep_deadlines();
             if self.stopping.is_some() && self.stop_is_complete() {
-                self.disks.iter().for_each(Disk::unlock);
+                self.disks.iter().for_each(|disk| disk.give_up(|file| self.ring.let_go(file)));
                 return Ok(());
             }
             self.accept_more();

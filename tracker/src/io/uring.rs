@@ -183,10 +183,17 @@ impl<T> Ring<T> {
     /// Closes a file that no operation uses.
     pub fn close(&mut self, file: File) {
         if let Some(place) = file.place
-            && self.ring.submitter().register_files_update(place, &[-1]).is_ok()
+            && self.let_go(&file)
         {
             self.file_places.push(place);
         }
+    }
+
+    /// The ring's own hold on a file that no operation uses ends, and so its description with its descriptor: what the
+    /// kernel does with a dead ring's files comes some time after the process's end. Whether that worked; the file is
+    /// of no more use.
+    pub fn let_go(&self, file: &File) -> bool {
+        file.place.is_some_and(|place| self.ring.submitter().register_files_update(place, &[-1]).is_ok())
     }
 
     /// Reads into `range` of the buffer.

@@ -100,9 +100,18 @@ pub fn open(
     if !device && !metadata.is_file() {
         return Err(bad("is neither a regular file nor a block device".into()));
     }
+    let exclusive = if device && !read_only { libc::O_EXCL } else { 0 };
     let open = |flags: i32| {
-        let exclusive = if device && !read_only { libc::O_EXCL } else { 0 };
-        OpenOptions::new().read(true).write(!read_only).custom_flags(flags | exclusive).open(path)
+        let open =
+            || OpenOptions::new().read(true).write(!read_only).custom_flags(flags | exclusive).open(path);
+        let mut opened = open();
+        // S2: as with locks, a dead tracker's requests keep the device until they are done.
+        let busy = |opened: &io::Result<File>| matches!(opened, Err(error) if error.raw_os_error() == Some(libc::EBUSY));
+        let mut patience = Patience::new(path);
+        while exclusive != 0 && busy(&opened) && patience.wait() {
+            opened = open();
+        }
+        opened
     };
     let refused = |error: io::Error| match error.raw_os_error() {
         Some(libc::EBUSY) => in_use(path),
@@ -138,6 +147,32 @@ pub fn open(
     let nowait = nowait(&file, direct, align.max(512) as usize);
     let file = DiskFile { file, path: path.clone(), device, state: None };
     Ok((file, Probe { size, direct, align, memory_align, nowait, device }))
+}
+
+/// S2: whoever has the disk may be a dead tracker's last requests: they are waited for, and after a second that is told.
+struct Patience<'a> {
+    path: &'a Path,
+    since: Instant,
+    told: bool,
+}
+
+impl<'a> Patience<'a> {
+    fn new(path: &'a Path) -> Self {
+        Self { path, since: Instant::now(), told: false }
+    }
+
+    /// Waits a moment. False: long enough, somebody alive has it.
+    fn wait(&mut self) -> bool {
+        if self.since.elapsed() > Duration::from_secs(3) {
+            return false;
+        }
+        if !self.told && self.since.elapsed() > Duration::from_secs(1) {
+            tracing::warn!(disk = %self.path.display(), "waiting for the disk's lock");
+            self.told = true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        true
+    }
 }
 
 fn in_use(path: &Path) -> Error {
@@ -209,19 +244,12 @@ impl DiskFile {
     /// Somebody else has the disk.
     pub fn lock(&self, read_only: bool) -> Result<(), Error> {
         let (hold, refuse): (&[i64], &[i64]) = if read_only { (&[100], &[201]) } else { (&LOCKED, &REFUSED) };
-        let start = Instant::now();
-        let mut told = false;
+        let mut patience = Patience::new(&self.path);
         loop {
             match self.try_lock(hold, refuse) {
                 Ok(true) => return Ok(()),
-                Ok(false) if start.elapsed() > Duration::from_secs(3) => return Err(in_use(&self.path)),
-                Ok(false) => {
-                    if !told && start.elapsed() > Duration::from_secs(1) {
-                        tracing::warn!(disk = %self.path.display(), "waiting for the disk's lock");
-                        told = true;
-                    }
-                    std::thread::sleep(Duration::from_millis(5));
-                }
+                Ok(false) if patience.wait() => {}
+                Ok(false) => return Err(in_use(&self.path)),
                 Err(error) => {
                     let what = format!("disk {} can't be locked", self.path.display());
                     return Err(Error::caused(Kind::InUse, what, error));
