@@ -133,7 +133,7 @@ fn after_the_hosts_death_the_intents_and_the_logs_say_all_that_changed() {
         for round in 0..3u64 {
             let mut client = tracker.client("").unwrap();
             let mut written = 0;
-            for n in 0..500 {
+            for n in 0..200 {
                 // Every region, many times over.
                 let block = (n * 7919 + round * 104_729) % (large / BLOCK as u64);
                 client.write(block * BLOCK as u64, &[n as u8 | 1; BLOCK]).unwrap();

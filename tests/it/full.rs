@@ -62,7 +62,7 @@ impl Guest {
     #[track_caller]
     fn goes_on(&self) {
         let before = self.written();
-        until("the guest goes on", || self.written() > before + 100);
+        until("the guest goes on", || self.written() > before + 30);
     }
 
     fn finish(self) {
