@@ -87,15 +87,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
                         break;
                     }
                 }
-                Next::Opened(disk) => {
-                    // W8: not before the requests of those who went are done.
-                    connection.held = self.disks[disk.index()].draining > 0;
-                    debug!(
-                        disk = self.disks[disk.index()].name,
-                        held = connection.held,
-                        "a client opens a disk"
-                    );
-                }
+                Next::Opened(disk) => self.opened(key, disk),
                 Next::Command(command) => self.command(key, command, Data::None),
                 Next::Write(command, Payload::Here(range)) => self.command(key, command, Data::Here(range)),
                 Next::Write(command, Payload::Own(buffer)) => self.command(key, command, Data::Own(buffer)),
@@ -116,6 +108,21 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             let socket = connection.dissolve(&mut self.pool);
             self.ring.close(socket);
         }
+    }
+
+    /// W8: a client is served not before the requests of those who went are done. Under back-pressure nothing is
+    /// received from a connection, so its death may not have been noticed yet: each is asked now.
+    fn opened(&mut self, key: u64, disk: DiskIndex) {
+        for other in self.connections.keys() {
+            let connection = self.connections.get(other).expect("its key was just listed");
+            let open = connection.stage == Stage::Open && connection.disk() == Some(disk);
+            if open && other != key && plain::hung_up(connection.socket.as_fd()) {
+                self.lose(other);
+            }
+        }
+        let held = self.disks[disk.index()].draining > 0;
+        debug!(disk = self.disks[disk.index()].name, held, "a client opens a disk");
+        self.connections.get_mut(key).expect("it is being served").held = held;
     }
 
     #[inline]

@@ -10,7 +10,7 @@ use nix::sys::eventfd::EventFd;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 /// What becomes of an operation.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,8 @@ pub(crate) struct PassThrough {
     /// While set, requests wait.
     pub(crate) holding: Arc<AtomicBool>,
     held: Vec<(RequestId, Request)>,
+    /// How many wait.
+    pub(crate) waiting: Arc<AtomicUsize>,
 }
 
 impl PassThrough {
@@ -59,6 +61,7 @@ impl Machine for PassThrough {
         let id = RequestId(self.number());
         if self.holding.load(SeqCst) {
             self.held.push((id, request));
+            self.waiting.store(self.held.len(), SeqCst);
         } else {
             self.submit(request, actions);
         }

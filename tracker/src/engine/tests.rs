@@ -4,6 +4,7 @@ use super::passthrough::{NoJobs, PassThrough};
 use super::{EngineHandle, Operation, Options, Parts, spawn_parts};
 use crate::control::message::Answer;
 use crate::frontend::nbd::client::{Client, Operation as Ask};
+use crate::frontend::nbd::serve::REQUESTS_MAX;
 use crate::group::{Errno, Question};
 use crate::id::{Anchor, DiskId, DiskIndex, TargetId, VaultId};
 use crate::io::probe;
@@ -14,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 const SIZE: u64 = 16 << 20;
@@ -25,6 +26,7 @@ struct Server {
     engine: Option<EngineHandle>,
     socket: PathBuf,
     holding: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
     directory: tempfile::TempDir,
 }
 
@@ -58,7 +60,7 @@ impl Server {
         };
         let socket = directory.path().join("nbd.sock");
         let machine = PassThrough::default();
-        let holding = Arc::clone(&machine.holding);
+        let (holding, waiting) = (Arc::clone(&machine.holding), Arc::clone(&machine.waiting));
         let options = Options {
             nbd: vec![UnixListener::bind(&socket).unwrap()],
             nbd_address: socket.display().to_string(),
@@ -72,7 +74,7 @@ impl Server {
             actions: Vec::new(),
         };
         let engine = Some(spawn_parts(parts, options).unwrap());
-        Self { engine, socket, holding, directory }
+        Self { engine, socket, holding, waiting, directory }
     }
 
     fn client(&self) -> Client {
@@ -254,6 +256,33 @@ fn a_new_connection_is_served_only_when_the_requests_of_those_who_left_are_done(
         port.call(DiskIndex(0), Operation::Flush).unwrap();
         comer.join().unwrap();
         assert_eq!(stays.read(0, 4096).unwrap(), [2; 4096]);
+        server.stop();
+    }
+}
+
+/// W8 under back-pressure: nothing is received from a connection that has its fill of requests, so nothing tells of
+/// its death; the client that comes after it must not be served beside its writes all the same.
+#[test]
+fn a_connection_that_dies_full_of_requests_is_noticed_before_the_next_is_served() {
+    for server in servers() {
+        server.holding.store(true, SeqCst);
+        let mut lost = server.client();
+        for n in 0..200u64 {
+            lost.send(&Ask::Write { offset: n * 4096, data: &[99; 512], fua: false }, n).unwrap();
+        }
+        let begun = Instant::now();
+        while server.waiting.load(SeqCst) < REQUESTS_MAX {
+            assert!(begun.elapsed() < PATIENCE);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(lost);
+        let mut next = server.client();
+        server.holding.store(false, SeqCst);
+        next.write(0, &[1; 4096]).unwrap();
+        next.flush().unwrap();
+        server.engine().port().call(DiskIndex(0), Operation::Flush).unwrap();
+        let content = server.content();
+        assert!(content[..4096].iter().all(|&byte| byte == 1) && content[4096..].iter().all(|&byte| byte == 0));
         server.stop();
     }
 }

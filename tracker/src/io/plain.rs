@@ -1,6 +1,7 @@
 //! Plain calls, for files that live in memory: there a call in the loop costs less than handing it to the ring, whose
 //! workers would do the same call on another thread.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::{pread, pwrite};
 use std::io;
 use std::ops::ControlFlow;
@@ -71,6 +72,13 @@ pub fn write(file: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> io::Res
         }
     }
     Ok(())
+}
+
+/// The other end of a socket is gone, whatever it has left unread. A unix socket tells so at once.
+pub fn hung_up(socket: BorrowedFd<'_>) -> bool {
+    // Nothing is asked for: a hang-up is told anyway.
+    let mut wanted = [PollFd::new(socket, PollFlags::empty())];
+    poll(&mut wanted, PollTimeout::ZERO).is_ok() && wanted[0].any().unwrap_or(true)
 }
 
 /// `fallocate`.

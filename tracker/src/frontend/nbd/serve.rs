@@ -23,7 +23,7 @@ const LARGE: u32 = 64 << 10;
 /// A receive wants at least this much room in the receive buffer, or makes room.
 const ROOM_MIN: usize = 128 << 10;
 /// The most requests of one connection in flight.
-const REQUESTS_MAX: usize = 128;
+pub const REQUESTS_MAX: usize = 128;
 /// The most bytes of one connection's requests in flight: a request may exceed it alone.
 const BYTES_MAX: u64 = 64 << 20;
 /// The most bytes of replies that may wait while the client takes the ones before: a reply may exceed it alone.
