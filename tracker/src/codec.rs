@@ -29,9 +29,14 @@ fn config<const LIMIT: usize>() -> Configuration<LittleEndian, Fixint, Limit<LIM
 /// # Panics
 /// If the value is larger than `LIMIT`: our own mistake, never foreign data.
 pub fn encode<T: Encode, const LIMIT: usize>(value: &T) -> Vec<u8> {
-    let bytes = bincode::encode_to_vec(value, config::<LIMIT>()).expect("our own values encode");
+    let bytes = encode_any(value);
     assert!(bytes.len() <= LIMIT, "a value of {} bytes is over its limit of {LIMIT}", bytes.len());
     bytes
+}
+
+/// [`encode`] for who checks the size.
+pub fn encode_any<T: Encode>(value: &T) -> Vec<u8> {
+    bincode::encode_to_vec(value, config::<{ usize::MAX }>()).expect("our own values encode")
 }
 
 /// The value in `bytes`, which must hold nothing else and need at most `LIMIT` bytes.

@@ -51,6 +51,14 @@ const _: () = assert!(
     "a write fits the intents whatever the size of a region"
 );
 
+/// The longest reason that is kept, in bytes: reasons go into metas and answers, whose sizes are bounded.
+pub const REASON_MAX: usize = 512;
+
+/// As much of a reason as is kept.
+pub fn clip_reason(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_MAX)]
+}
+
 /// Blocks are 4 KiB to 1 MiB.
 pub const BLOCK_SHIFT_MIN: u8 = 12;
 /// See [`BLOCK_SHIFT_MIN`].

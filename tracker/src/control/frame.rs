@@ -70,17 +70,23 @@ impl std::error::Error for FrameError {
 
 /// The frame of a value of at most `LIMIT` bytes, with which `descriptors` will travel.
 ///
+/// # Errors
+/// The value is larger than `LIMIT`: texts in it may come from elsewhere.
+///
 /// # Panics
-/// If the value is larger than `LIMIT` or has more than [`DESCRIPTORS_MAX`] descriptors: our own mistake.
-pub fn encode<T: Encode, const LIMIT: usize>(value: &T, descriptors: usize) -> Vec<u8> {
+/// If there are more than [`DESCRIPTORS_MAX`] descriptors: our own mistake.
+pub fn encode<T: Encode, const LIMIT: usize>(value: &T, descriptors: usize) -> Result<Vec<u8>, FrameError> {
     assert!(descriptors <= DESCRIPTORS_MAX, "{descriptors} descriptors are over the limit");
-    let payload = codec::encode::<T, LIMIT>(value);
+    let payload = codec::encode_any(value);
+    if payload.len() > LIMIT {
+        return Err(FrameError::Length(payload.len()));
+    }
     let mut frame = Vec::with_capacity(HEADER_LEN + payload.len());
     frame.extend_from_slice(&MAGIC);
     frame.extend_from_slice(&u32::try_from(payload.len()).expect("limits are below 4 GiB").to_le_bytes());
     frame.extend_from_slice(&u32::try_from(descriptors).expect("checked above").to_le_bytes());
     frame.extend_from_slice(&payload);
-    frame
+    Ok(frame)
 }
 
 /// Reads a header and checks it against the receiver's limit.
@@ -124,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_read_back() {
-        let frame = encode::<_, REQUEST_MAX>(&Request::Hello { version: 7 }, 3);
+        let frame = encode::<_, REQUEST_MAX>(&Request::Hello { version: 7 }, 3).unwrap();
         let (head, body) = split(&frame);
         assert_eq!(header(head, REQUEST_MAX).unwrap(), Header { length: body.len(), descriptors: 3 });
         assert_eq!(payload::<Request, REQUEST_MAX>(body).unwrap(), Request::Hello { version: 7 });

@@ -4,13 +4,14 @@
 //! A connection has one thread; there are few shippers. The loop answers from memory, or when something is durable:
 //! a thread may wait long, but never holds anybody up.
 
-use super::frame::{ANSWER_MAX, REQUEST_MAX};
+use super::frame::{ANSWER_MAX, FrameError, REQUEST_MAX};
 use super::message::{Answer, Frozen, Refusal, Request, VERSION};
-use super::sys::{Channel, peer_groups};
+use super::sys::{Channel, ChannelError, peer_groups};
 use crate::engine::{Asker, Stopped};
 use crate::error::{Error, Kind};
 use crate::group::Question;
 use crate::id::AttachNumber;
+use crate::limits::clip_reason;
 use crate::sidecar::Handout;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -114,7 +115,16 @@ impl Peer {
     fn say(&self, answer: &Answer, descriptors: &[OwnedFd]) -> bool {
         let state = self.state();
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        !state.revoked && self.channel.send::<_, ANSWER_MAX>(answer, &borrowed).is_ok()
+        if state.revoked {
+            return false;
+        }
+        match self.channel.send::<_, ANSWER_MAX>(answer, &borrowed) {
+            Err(ChannelError::Frame(FrameError::Length(bytes))) => {
+                let why = format!("the answer would have {bytes} bytes, more than {ANSWER_MAX}");
+                self.channel.send::<_, ANSWER_MAX>(&Answer::Refused(Refusal::Unable(why)), &[]).is_ok()
+            }
+            sent => sent.is_ok(),
+        }
     }
 
     /// A newer shipper attached (V9): says so, even unasked, and hangs up.
@@ -374,7 +384,7 @@ fn question(request: Request) -> Result<(Question, Option<AttachNumber>), Refusa
         }
         Request::Undo { attach, cut } => (Question::Undo { attach, cut }, Some(attach)),
         Request::Resynchronize { attach, reason } => {
-            (Question::Resynchronize { attach, reason }, Some(attach))
+            (Question::Resynchronize { attach, reason: clip_reason(&reason).to_owned() }, Some(attach))
         }
         Request::Status => (Question::Status, None),
     })
@@ -390,7 +400,7 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-    /// Numbers attaches, seals a cut at once unless it is full, never answers an undo.
+    /// Numbers attaches, seals a cut at once unless it is full, never answers an undo, and a status with too much.
     #[derive(Clone, Debug, Default)]
     struct Fake {
         attaches: Arc<AtomicU64>,
@@ -420,6 +430,7 @@ mod tests {
                     let newest = AttachNumber(self.attaches.load(SeqCst));
                     Answer::Refused(Refusal::Revoked { newest })
                 }
+                Question::Status => Answer::Refused(Refusal::Unable("x".repeat(ANSWER_MAX))),
                 _ => Answer::Confirmed { exact: true },
             };
             reply.send(said).unwrap();
@@ -499,6 +510,25 @@ mod tests {
         Client::connect(&socket).unwrap().attach(TargetId::default()).unwrap();
         assert!(hears(waiting.join().unwrap().unwrap_err()));
         server.stop();
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_is_refused_and_the_connection_lives() {
+        let (server, socket, _directory, _) = start();
+        let mut client = Client::connect(&socket).unwrap();
+        let attach = client.attach(TargetId::default()).unwrap().attach;
+        let refused = client.status().unwrap_err();
+        assert!(matches!(refused, ClientError::Refused(Refusal::Unable(why)) if why.len() < 100));
+        assert!(client.confirm(attach, CutId::default()).unwrap());
+        server.stop();
+    }
+
+    #[test]
+    fn a_long_reason_is_clipped_between_two_letters() {
+        let reason = "x".to_owned() + &"ü".repeat(REQUEST_MAX / 2 - 100);
+        let asked = question(Request::Resynchronize { attach: AttachNumber(1), reason: reason.clone() });
+        let Ok((Question::Resynchronize { reason: kept, .. }, _)) = asked else { panic!("the question") };
+        assert_eq!((kept.len(), reason.starts_with(&kept)), (crate::limits::REASON_MAX - 1, true));
     }
 
     #[test]

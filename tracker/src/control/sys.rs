@@ -102,13 +102,14 @@ impl Channel {
     /// Sends a value of at most `LIMIT` bytes with descriptors, which stay open here.
     ///
     /// # Errors
-    /// Whatever the socket says; the connection is then of no more use.
+    /// [`FrameError::Length`] if the value is larger: nothing is sent then. Whatever the socket says; the connection is
+    /// then of no more use.
     pub fn send<T: Encode, const LIMIT: usize>(
         &self,
         value: &T,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), ChannelError> {
-        let bytes = frame::encode::<T, LIMIT>(value, descriptors.len());
+        let bytes = frame::encode::<T, LIMIT>(value, descriptors.len())?;
         let mut rest = &bytes[..];
         let mut chunks = descriptors.chunks(DESCRIPTORS_PER_MESSAGE).peekable();
         while let Some(chunk) = chunks.next() {
@@ -259,7 +260,7 @@ mod tests {
         drop(here);
         assert!(matches!(there.receive::<Request, REQUEST_MAX>(), Err(ChannelError::Closed)));
         let (here, there) = pair();
-        let bytes = frame::encode::<_, REQUEST_MAX>(&Request::Status, 0);
+        let bytes = frame::encode::<_, REQUEST_MAX>(&Request::Status, 0).unwrap();
         (&here.stream).write_all(&bytes[..bytes.len() - 1]).unwrap();
         drop(here);
         assert!(matches!(there.receive::<Request, REQUEST_MAX>(), Err(ChannelError::Io(_))));

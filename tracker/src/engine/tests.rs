@@ -282,7 +282,9 @@ fn a_connection_that_dies_full_of_requests_is_noticed_before_the_next_is_served(
         next.flush().unwrap();
         server.engine().port().call(DiskIndex(0), Operation::Flush).unwrap();
         let content = server.content();
-        assert!(content[..4096].iter().all(|&byte| byte == 1) && content[4096..].iter().all(|&byte| byte == 0));
+        assert!(
+            content[..4096].iter().all(|&byte| byte == 1) && content[4096..].iter().all(|&byte| byte == 0)
+        );
         server.stop();
     }
 }

@@ -160,6 +160,7 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::clip_reason;
 
     fn meta() -> Meta {
         Meta {
@@ -201,6 +202,17 @@ mod tests {
         for length in 0..file.len() {
             assert!(Meta::decode(&file[..length]).is_err(), "length {length}");
         }
+    }
+
+    #[test]
+    fn the_largest_meta_fits_its_envelope() {
+        let mut meta = meta();
+        meta.members = vec![DiskId::default(); crate::limits::DISKS_MAX];
+        meta.vouched = vec![CutId::default(); 64];
+        meta.logs = vec![meta.logs[0]; LOGS_MAX];
+        meta.recheck.as_mut().unwrap().reason = clip_reason(&"x".repeat(1 << 16)).to_owned();
+        meta.intents = "x".repeat(255);
+        assert_eq!(Meta::decode(&meta.encode()), Ok(meta));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::format::changes::{self, Seal};
 use crate::format::intents::LogMark;
 use crate::format::meta::{PendingLog, Recheck};
 use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, TargetId};
+use crate::limits::clip_reason;
 use crate::map::header::{CutRecord, Road};
 use crate::mutant;
 use std::time::Duration;
@@ -511,7 +512,8 @@ impl Group {
     /// The disk must be compared as a whole: every block becomes dirty. The caller stores the meta.
     pub(super) fn require_resync(&mut self, index: usize, why: &str) {
         let disk = &mut self.disks[index];
-        disk.meta.recheck = Some(Recheck { since: self.state.open, whole: true, reason: why.to_string() });
+        disk.meta.recheck =
+            Some(Recheck { since: self.state.open, whole: true, reason: clip_reason(why).to_owned() });
         disk.fold = Some(Fold { source: None, next: 0 });
         self.unsettled = true;
     }
