@@ -253,6 +253,13 @@ pub(crate) fn wipe_maps(site: &Site) {
     fs::remove_dir_all(Path::new("/dev/shm").join(format!("towline-{user}")).join(name)).unwrap();
 }
 
+/// The change log with most in it; a spare for the next generation holds nothing.
+fn longest_log(site: &Site) -> std::path::PathBuf {
+    let entries = fs::read_dir(site.path("disk.raw.towline")).unwrap().map(|entry| entry.unwrap().path());
+    let logs = entries.filter(|path| path.extension().is_some_and(|end| end == "changes"));
+    logs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
+}
+
 /// Promise 4, from outside: what an earlier session wrote is pending in its log alone once the maps are gone. A log that is
 /// missing, or was cut off, was not released.
 #[test]
@@ -261,10 +268,7 @@ fn a_pending_log_of_an_earlier_session_that_is_lost_means_resynchronization() {
         let (site, tracker) = begun();
         write(&tracker, 10, 1);
         tracker.stop();
-        let entries = fs::read_dir(site.path("disk.raw.towline")).unwrap().map(|entry| entry.unwrap().path());
-        let logs = entries.filter(|path| path.extension().is_some_and(|end| end == "changes"));
-        // The spare for the next generation holds nothing.
-        let log = logs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+        let log = longest_log(&site);
         // A session that neither cuts nor stops; then a reboot, as far as the maps are concerned.
         site.start(&[]).kill();
         wipe_maps(&site);
@@ -282,12 +286,9 @@ fn a_pending_log_of_an_earlier_session_that_is_lost_means_resynchronization() {
     }
 }
 
-#[test]
-fn a_point_that_was_not_released_and_lost_maps_cost_the_intents_at_most() {
-    let switches = ["--region-size", "64KiB", "--intent-budget", "1GiB"];
-    let (site, tracker) = begun_with(&switches);
-    write(&tracker, 10, 1);
-    let (held, relay) = relay_without_release(&site);
+/// Publishes a point whose release never reaches the tracker; the shipper is dead then.
+fn publish_without_release(site: &Site) {
+    let (held, relay) = relay_without_release(site);
     let mut command = site.ship_command(&["--once"]);
     let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     command = Command::new(command.get_program());
@@ -299,6 +300,37 @@ fn a_point_that_was_not_released_and_lost_maps_cost_the_intents_at_most() {
     let mut shipper = Running::new(child.unwrap());
     until("the point is published and its release held", || held.load(Ordering::SeqCst));
     shipper.kill();
+}
+
+/// V2, V10: a log that can't be read once costs a comparison. The point that was published of it is this tracker's own: no
+/// broken lineage.
+#[test]
+fn a_log_that_can_not_be_read_once_still_vouches_for_its_published_point() {
+    let (site, tracker) = begun();
+    write(&tracker, 10, 1);
+    publish_without_release(&site);
+    tracker.kill();
+    wipe_maps(&site);
+    let log = longest_log(&site);
+    let aside = site.path("aside");
+    fs::rename(&log, &aside).unwrap();
+    // Reading a folder is an error, and not that there is nothing.
+    fs::create_dir(&log).unwrap();
+    let tracker = site.start(&[]);
+    fs::remove_dir(&log).unwrap();
+    fs::rename(&aside, &log).unwrap();
+    assert!(site.status()["disks"][0]["resync"].is_string(), "{}", site.status());
+    write(&tracker, 20, 2);
+    resynchronizes(&site, 2 * BLOCK as u64);
+    tracker.stop();
+}
+
+#[test]
+fn a_point_that_was_not_released_and_lost_maps_cost_the_intents_at_most() {
+    let switches = ["--region-size", "64KiB", "--intent-budget", "1GiB"];
+    let (site, tracker) = begun_with(&switches);
+    write(&tracker, 10, 1);
+    publish_without_release(&site);
     write(&tracker, 3000, 2);
     tracker.kill();
     wipe_maps(&site);
