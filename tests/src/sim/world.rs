@@ -267,7 +267,7 @@ impl World {
             jumps: some(300, 30),
             depth: 1 + rng.index(14),
             direct: !mischief || !rng.chance(150),
-            strict: mischief && rng.chance(80),
+            strict: mischief && rng.chance(120),
             preserve_limit: (mischief && rng.chance(100)).then(|| rng.below(6) * 8192),
             bounds: Bounds {
                 write_max: 32 << 10,
@@ -277,8 +277,6 @@ impl World {
             },
             hot: 4 + rng.below(24),
         };
-        // Strict tracking heals only when no failed write is left, and nobody rewrites while all wait.
-        let settings = Settings { strict: settings.strict && settings.write_errors == 0, ..settings };
         let folders: Vec<_> = disks.iter().map(|_| SimFolder::new(faults.clone())).collect();
         let dice = Rc::new(RefCell::new(Rng::new(plan.seed ^ 0xd15c)));
         let facts = disks

@@ -13,7 +13,7 @@ use crate::map::{Words, bits};
 use failed::Failed;
 use geometry::Geometry;
 use regions::Regions;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -100,8 +100,15 @@ pub(crate) enum Healing {
     None,
     /// A fresh intents file is being made.
     Renewing,
-    /// It is there and empty: its name, and the sequence of its newest slot.
-    Renewed(String, u64),
+    /// It is there, with the regions of failed writes in it, and nothing else.
+    Renewed {
+        name: String,
+        /// Of its newest slot.
+        sequence: u64,
+        regions: BTreeSet<u32>,
+        /// Regions that it has room for.
+        capacity: usize,
+    },
     /// Intents are kept in it since the cut that opened this generation; the log of the one before is to be sealed.
     Cut(String, Generation),
     /// It is sealed; the meta that names the file is being stored by the job of this number, then the mark is cleared.

@@ -7,6 +7,7 @@
 //! A region leaves in two steps (I4). *Cleaning*: its dirty blocks are being appended to the change log, or, if it has
 //! none, a sync behind its last write is awaited. *Clean*: that is durable. A write to it in between cancels both.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// What is known of one region: 8 bytes, for a disk of 1 PiB has 2^28 of them.
@@ -48,7 +49,7 @@ pub(crate) struct Regions {
     writing: bool,
     cleaning: Vec<Cleaning>,
     /// Regions with a failed write.
-    failed: usize,
+    failed: BTreeSet<u32>,
 }
 
 /// A region on its way out.
@@ -79,21 +80,30 @@ impl Regions {
             adding: Vec::new(),
             writing: false,
             cleaning: Vec::new(),
-            failed: 0,
+            failed: BTreeSet::new(),
         }
     }
 
     /// Regions that failed writes keep in the set.
-    pub(crate) fn failed(&self) -> usize {
-        self.failed
+    pub(crate) fn failed(&self) -> &BTreeSet<u32> {
+        &self.failed
     }
 
-    /// Forgets the set: a fresh, empty file takes its place (S4). Pins stay with their requests.
-    pub(crate) fn reset(&mut self) {
+    /// Whether every region with a failed write is in the set that is durable.
+    pub(crate) fn keeps_failed(&self) -> bool {
+        self.failed.iter().all(|region| self.table[*region as usize].flags & READY != 0)
+    }
+
+    /// Forgets the set: a fresh file that holds these regions takes its place (S4). Pins stay with their requests.
+    pub(crate) fn reset(&mut self, durable: &BTreeSet<u32>, budget: usize) {
         for region in &mut self.table {
             region.flags &= FAILED;
         }
-        self.members.clear();
+        for region in durable {
+            self.table[*region as usize].flags |= READY | MEMBER;
+        }
+        self.members = durable.iter().copied().collect();
+        self.budget = budget;
         self.adding.clear();
         self.cleaning.clear();
         (self.hand, self.writing) = (0, false);
@@ -213,10 +223,11 @@ impl Regions {
     /// A failed write lies, or no longer lies, in the region.
     pub(crate) fn set_failed(&mut self, region: u32, failed: bool) {
         let entry = &mut self.table[region as usize];
-        self.failed = self.failed + usize::from(failed) - usize::from(entry.flags & FAILED != 0);
         if failed {
+            self.failed.insert(region);
             entry.flags = (entry.flags | FAILED) & !(CLEANING | CLEAN);
         } else {
+            self.failed.remove(&region);
             entry.flags &= !FAILED;
         }
     }

@@ -5,7 +5,7 @@ use super::job::{Job, JobError};
 use super::slots::Phase;
 use super::{Group, Op, PersistOp};
 use crate::disk::{Healing, IntentMode, IntentWrite, SyncWaiter};
-use crate::format::intents::{IntentSet, slot_stride};
+use crate::format::intents::{IntentSet, REGIONS_MAX, slot_stride};
 use crate::id::{DiskIndex, Generation, Nanos};
 use crate::map::header::Road;
 use crate::mutant;
@@ -264,12 +264,20 @@ impl Group {
                 actions.push(Action::job(Job::Mark { disk: DiskIndex(index as u16) }));
             }
             let broken = matches!(disk.intent_mode, IntentMode::Bypassed | IntentMode::Strict);
-            if broken && disk.healing == Healing::None {
+            let wanted = match &disk.healing {
+                Healing::None => true,
+                Healing::Renewed { regions, .. } => !regions.is_superset(disk.regions.failed()),
+                Healing::Renewing | Healing::Cut(..) | Healing::Naming(_) => false,
+            };
+            // W5: the data of a failed write may still land, and in strict mode nobody can write it again: its region is in
+            // the fresh set from the beginning, and enough room beside it.
+            let capacity = disk.intent_capacity.max(4 * disk.regions.failed().len());
+            if broken && wanted && capacity <= REGIONS_MAX {
                 disk.healing = Healing::Renewing;
                 let name = renewed_intents_name(self.config.session, self.state.open);
                 let disk_index = DiskIndex(index as u16);
-                let capacity = disk.intent_capacity;
-                actions.push(Action::job(Job::RenewIntents { disk: disk_index, name, capacity }));
+                let regions = disk.regions.failed().clone();
+                actions.push(Action::job(Job::RenewIntents { disk: disk_index, name, regions, capacity }));
             }
         }
     }
@@ -278,7 +286,7 @@ impl Group {
     /// then, undone as soon as it is sealed.
     pub(super) fn cut_to_heal(&mut self) {
         let wants_a_cut = |disk: &crate::disk::Disk| match &disk.healing {
-            Healing::Renewed(..) => disk.failed.is_empty(),
+            Healing::Renewed { regions, .. } => regions.is_superset(disk.regions.failed()),
             // Its sealing failed.
             Healing::Cut(..) => true,
             _ => false,
@@ -288,31 +296,27 @@ impl Group {
         }
     }
 
-    /// The fresh intents file is there.
-    pub(super) fn intents_renewed(&mut self, index: usize, name: String, result: Result<u64, JobError>) {
-        let disk = &mut self.disks[index];
-        disk.healing = match result {
-            Ok(sequence) => Healing::Renewed(name, sequence),
-            Err(_) => Healing::None,
-        };
-    }
-
     /// S4, at the instant of a cut: everything dirty is in the frozen map now, which is about to be sealed; what comes
     /// is kept in the fresh intents. In `availability` the mark still vouches for the time until then.
     pub(super) fn heal_at_cut(&mut self, index: usize) {
         let open = self.state.open;
         let disk = &mut self.disks[index];
-        let Healing::Renewed(name, sequence) = &disk.healing else { return };
-        if !disk.failed.is_empty() {
-            // The data of a failed write may still land, and its region would not be in the fresh set.
+        if !matches!(&disk.healing, Healing::Renewed { regions, .. } if regions.is_superset(disk.regions.failed()))
+        {
             return;
         }
-        disk.intent_sequence = *sequence;
-        disk.healing = Healing::Cut(name.clone(), open);
+        let Healing::Renewed { name, sequence, regions, capacity } =
+            std::mem::replace(&mut disk.healing, Healing::None)
+        else {
+            unreachable!("looked at above")
+        };
+        disk.intent_sequence = sequence;
+        disk.healing = Healing::Cut(name, open);
         disk.intents_since = open;
         disk.intent_write = None;
         disk.cleaning_parts = 0;
-        disk.regions.reset();
+        disk.intent_capacity = capacity;
+        disk.regions.reset(&regions, disk.regions.budget().max(4 * regions.len()));
         if disk.intent_mode == IntentMode::Bypassed {
             disk.intent_mode = IntentMode::Kept;
         }
@@ -335,6 +339,12 @@ impl Group {
             let disk = &mut self.disks[index];
             let Healing::Cut(name, open) = &disk.healing else { continue };
             if super::before(*open) > generation {
+                continue;
+            }
+            if !disk.regions.keeps_failed() {
+                // A write that was in flight at the cut has failed since, and its region is not in the fresh set: again.
+                disk.healing = Healing::None;
+                self.tracking_failed(index, "a write failed while tracking healed", actions);
                 continue;
             }
             disk.meta.intents = name.clone();

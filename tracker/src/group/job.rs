@@ -7,6 +7,7 @@ use crate::format::intents::LogMark;
 use crate::format::meta::Meta;
 use crate::id::{CutId, DiskIndex, Generation};
 use crate::map::Words;
+use std::collections::BTreeSet;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -54,12 +55,14 @@ pub enum Job {
         /// The disk.
         disk: DiskIndex,
     },
-    /// Make a fresh, empty intents file, durable, for when the next cut heals the tracking of this disk (S4).
+    /// Make a fresh intents file, durable, for when the next cut heals the tracking of this disk (S4).
     RenewIntents {
         /// The disk.
         disk: DiskIndex,
         /// The file's name.
         name: String,
+        /// Regions of failed writes: nothing else need be in it.
+        regions: BTreeSet<u32>,
         /// Regions that a slot must be able to hold.
         capacity: usize,
     },
@@ -169,6 +172,10 @@ pub enum JobDone {
         disk: DiskIndex,
         /// The file's name.
         name: String,
+        /// As given.
+        regions: BTreeSet<u32>,
+        /// As given.
+        capacity: usize,
         /// The sequence of the newest slot, or how it failed.
         result: Result<u64, JobError>,
     },

@@ -21,7 +21,7 @@ mod sync;
 mod write;
 
 use crate::control::message::{Answer, Refusal};
-use crate::disk::{Disk, Fold};
+use crate::disk::{Disk, Fold, Healing};
 use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, Nanos, Session, TargetId};
 use crate::limits::Bounds;
 use crate::map::header::{GroupHeader, Road, State};
@@ -372,8 +372,11 @@ impl Group {
                 }
             }
             JobDone::Marked { disk, result } => self.marked(disk.index(), result),
-            JobDone::IntentsRenewed { disk, name, result } => {
-                self.intents_renewed(disk.index(), name, result)
+            JobDone::IntentsRenewed { disk, name, regions, capacity, result } => {
+                self.disks[disk.index()].healing = match result {
+                    Ok(sequence) => Healing::Renewed { name, sequence, regions, capacity },
+                    Err(_) => Healing::None,
+                };
             }
             JobDone::Unmarked { disk, result } => {
                 if let Err(error) = result {

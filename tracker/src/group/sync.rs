@@ -94,13 +94,11 @@ impl Group {
     fn failed_shrank(&mut self, index: usize) {
         let disk = &mut self.disks[index];
         let per = disk.geometry.region_shift - disk.geometry.block_shift;
-        let still: std::collections::HashSet<u32> = disk
-            .failed
-            .extents()
-            .flat_map(|blocks| (blocks.start >> per) as u32..((blocks.end - 1) >> per) as u32 + 1)
-            .collect();
-        for region in disk.regions.members().to_vec() {
-            disk.regions.set_failed(region, still.contains(&region));
+        for region in disk.regions.failed().clone() {
+            let mut extents = disk.failed.extents();
+            let still = extents
+                .any(|blocks| (blocks.start >> per..=(blocks.end - 1) >> per).contains(&region.into()));
+            disk.regions.set_failed(region, still);
         }
         self.store_failed(index);
     }

@@ -282,7 +282,7 @@ impl Group {
                 );
                 let seen = result.is_ok().then_some(writes_failed);
                 self.note_failure(disk_index.index(), piece, seen, lasting);
-                if self.disks[disk_index.index()].regions.failed()
+                if self.disks[disk_index.index()].regions.failed().len()
                     > self.disks[disk_index.index()].regions.budget() / 4
                 {
                     // They can't leave the intents: before they fill them, tracking is given up instead (S4).

@@ -141,23 +141,17 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
                 let result = home.facts.set_mark(&Mark { disk: home.id, untracked: true }).map_err(failed);
                 JobDone::Marked { disk, result }
             }
-            Job::RenewIntents { disk, name, capacity } => {
+            Job::RenewIntents { disk, name, regions, capacity } => {
                 let home = &self.homes[disk.index()];
-                let made = create_intents(
-                    &home.folder,
-                    &name,
-                    home.id,
-                    self.session,
-                    Default::default(),
-                    &[],
-                    capacity,
-                );
+                let kept: Vec<u32> = regions.iter().copied().collect();
+                let logs = Default::default();
+                let made = create_intents(&home.folder, &name, home.id, self.session, logs, &kept, capacity);
                 let result = made.and_then(|(file, sequence)| {
                     home.folder.sync()?;
                     opened.push((disk, SidecarFile::Intents, file));
                     Ok(sequence)
                 });
-                JobDone::IntentsRenewed { disk, name, result: result.map_err(failed) }
+                JobDone::IntentsRenewed { disk, name, regions, capacity, result: result.map_err(failed) }
             }
             Job::Unmark { disk } => {
                 let home = &self.homes[disk.index()];

@@ -237,8 +237,16 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             recheck = Some(Recheck { since, whole: true, reason: "tracking was off".into() });
         }
         let known = header.as_ref().filter(|_| good).map(|header| header.failed(index));
-        let failed = Failed::new(known.clone().flatten().unwrap_or_default());
-        if known == Some(None) {
+        let mut failed = Failed::new(known.clone().flatten().unwrap_or_default());
+        let per = candidate.geometry.region_shift - candidate.geometry.block_shift;
+        let hull = |blocks: &std::ops::Range<u64>| ((blocks.end - 1) >> per) - (blocks.start >> per) + 1;
+        let crowded = failed.extents().map(|blocks| hull(&blocks)).sum::<u64>()
+            + look.intents.regions.len() as u64
+            > intents::REGIONS_MAX as u64;
+        if crowded {
+            failed = Failed::default();
+        }
+        if known == Some(None) || crowded {
             // W5: too many to know where, so anywhere.
             let reason = "more writes failed than can be remembered".to_string();
             recheck = Some(Recheck { since, whole: true, reason });
@@ -253,7 +261,6 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         let clean = look.meta.as_ref().is_some_and(|meta| meta.clean.is_some());
         let mut regions = if clean || resync { Vec::new() } else { look.intents.regions.clone() };
         // The data of a failed write may still land: its region stays in the intents (I4).
-        let per = candidate.geometry.region_shift - candidate.geometry.block_shift;
         for blocks in failed.extents() {
             regions.extend((blocks.start >> per) as u32..((blocks.end - 1) >> per) as u32 + 1);
         }
