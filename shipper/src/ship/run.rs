@@ -62,6 +62,7 @@ pub(super) fn run_into(
         report,
         plan,
         full: options.full,
+        full_cut: None,
         take_over: options.take_over,
         mine: None,
         backoff: Backoff::default(),
@@ -97,6 +98,8 @@ struct Shipper<'a> {
     plan: Plan,
     /// A whole cut is still to be made because somebody asked for it.
     full: bool,
+    /// The whole cut that was made for it: when it is shipped, by whatever attach, the wish is fulfilled.
+    full_cut: Option<CutId>,
     take_over: bool,
     mine: Option<Mine>,
     backoff: Backoff,
@@ -231,6 +234,9 @@ impl Shipper<'_> {
                 return Err(Error::new(Kind::TrackerRefused, line));
             }
         }
+        if self.full {
+            self.full_cut = Some(source.info().cut);
+        }
         self.ship(tracker, writer, &source, false, begun)
     }
 
@@ -289,7 +295,10 @@ impl Shipper<'_> {
             }
             done => done?,
         }
-        self.full = false;
+        // A freeze that an earlier process left open is not the comparison that was asked for.
+        if self.full_cut == Some(info.cut) {
+            self.full = false;
+        }
         self.backoff.succeeded();
         self.fuzzy.published(header.kind, header.time_ns, content.totals.bytes_changed);
         let summary = self.summary(writer, &header, &content, &counters, (begun, seconds_cut));

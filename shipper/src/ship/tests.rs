@@ -228,6 +228,31 @@ fn an_interrupted_freeze_goes_on_from_its_checkpoint() {
     assert!(asked.contains(&"reopen") && !asked.contains(&"undo"), "{asked:?}");
 }
 
+/// Schedule: 1. a shipper is killed in a delta freeze; 2. the operator, who doubts the vault, asks for everything:
+/// finishing the open freeze is not what was asked for.
+#[test]
+fn a_full_cut_is_made_although_an_open_freeze_is_finished_first() {
+    let (fake, store) = (Fake::new(disk(300)), new_vault());
+    once(&fake, &store).unwrap();
+    fake.lock().write(1, &noise(1 << 43));
+    fake.lock().break_at = Some("confirm");
+    run_with(&store, &options(&fake, None)).unwrap_err();
+    let full = Options { full: true, ..options(&fake, None) };
+    let (_, summaries) = run_with(&store, &full).unwrap();
+    let changed: Vec<_> = summaries.iter().map(|summary| summary.bytes_changed / BLOCK as u64).collect();
+    assert_eq!(changed, [1, 300]);
+    // In a loop it is made once, also when the connection breaks in the middle of it.
+    fake.lock().break_at = Some("confirm");
+    let stop = Stop::new();
+    let told = Told { summaries: Mutex::default(), stop: Some((&stop, 3)) };
+    let vault = Vault::open(Arc::new(store.clone())).unwrap();
+    let full = Options { full: true, ..options(&fake, Some(Duration::from_millis(1))) };
+    assert_eq!(run_into(vault, &full, &stop, &mut &told).unwrap(), Ended::Stopped);
+    let summaries = told.summaries.into_inner().unwrap();
+    let changed: Vec<_> = summaries.iter().map(|summary| summary.bytes_changed / BLOCK as u64).collect();
+    assert_eq!(changed, [300, 0, 0]);
+}
+
 #[test]
 fn a_newer_shipper_ends_the_older_one_even_while_it_waits() {
     let (fake, store) = (Fake::new(disk(300)), new_vault());
