@@ -85,6 +85,25 @@ fn every_flipped_bit_cut_or_lost_object_is_found() {
     assert!(is_sound(&store));
 }
 
+/// Schedule: 1. somebody removes a group's log; 2. no listing of logs shows the group, and its packs are well formed:
+/// every point is lost all the same.
+#[test]
+fn a_group_whose_whole_log_is_gone_is_damage() {
+    let world = small();
+    for (name, _) in objects(&world.store) {
+        if name.starts_with(&names::log(world.group.id())) {
+            world.store.delete(&name).unwrap();
+        }
+    }
+    for group in [None, Some("db")] {
+        let report = verify(&world.vault, group).unwrap();
+        assert!(!report.is_sound() && report.groups.len() == 1, "{report:?}");
+        assert!(report.groups[0].damage[0].contains("no log"), "{report:?}");
+    }
+    // A name that nobody ever used is a mistake, not damage.
+    assert_eq!(verify(&world.vault, Some("none")).unwrap_err().kind(), Kind::GroupNotFound);
+}
+
 #[test]
 fn swapped_objects_are_found() {
     let world = small();
