@@ -6,6 +6,7 @@
 //! and because frames are in block order that is one frame an index and border.
 //!
 //! A new file appears under its name only when it is whole and synced; a restore that fails or is killed leaves nothing.
+//! Several disks get their names together at the end: all of them or, if one can't, none.
 
 pub mod copy;
 pub mod output;
@@ -156,7 +157,10 @@ fn restore_disks(
         }
         // Only now, when every disk is whole, do the files get their names.
         outputs.iter().try_for_each(Output::sync)?;
-        outputs.into_iter().try_for_each(Output::commit)?;
+        output::commit(outputs)?;
+        if made {
+            output::sync_folder_of(&request.to)?;
+        }
         Ok(restored)
     })();
     match done {

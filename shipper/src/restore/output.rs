@@ -1,7 +1,7 @@
 //! Where a disk is restored to: a new file that gets its name when it is whole, or a block device, in place.
 
 use crate::{Error, Kind, Result};
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::statvfs::fstatvfs;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -25,12 +25,21 @@ enum OutputKind {
     Device,
 }
 
-/// Removes the file of this name when dropped, unless it was renamed.
+/// Removes the file of this name when dropped, unless it was moved.
 struct Temporary(PathBuf);
+
+impl Temporary {
+    /// The name is another file's now, or nobody's.
+    fn moved(mut self) {
+        self.0 = PathBuf::new();
+    }
+}
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if !self.0.as_os_str().is_empty() {
+            let _ = fs::remove_file(&self.0);
+        }
     }
 }
 
@@ -164,50 +173,53 @@ impl Output {
         self.file.sync_all().map_err(|error| self.failed(error))
     }
 
-    /// Gives the file its name, durably.
-    ///
-    /// # Errors
-    /// `OutputExists` if something appeared there meanwhile; the file system's.
-    pub fn commit(self) -> Result<()> {
-        let (temporary, force) = match self.kind {
-            OutputKind::Device => return Ok(()),
-            OutputKind::Temporary { ref path, force } => (path.0.clone(), force),
+    /// Gives the file its name; durable once the folder is synced.
+    fn place(&mut self) -> Result<Placed> {
+        let (temporary, force) = match &mut self.kind {
+            OutputKind::Device => return Ok(Placed::Device),
             OutputKind::Unnamed { force: false } => {
-                return self.link(&self.target).and_then(|()| self.sync_folder());
+                self.link(&self.target)?;
+                return Ok(Placed::New(self.target.clone()));
             }
             OutputKind::Unnamed { force: true } => {
                 // A link never replaces: link beside it, then rename.
                 let path = temporary_name(&self.target);
                 self.link(&path)?;
-                (path, true)
+                (Temporary(path), true)
+            }
+            OutputKind::Temporary { path, force } => {
+                (Temporary(std::mem::replace(&mut path.0, PathBuf::new())), *force)
             }
         };
-        let temporary = Temporary(temporary);
-        let moved = match force {
-            true => fs::rename(&temporary.0, &self.target),
-            false => fs::hard_link(&temporary.0, &self.target),
-        };
-        moved.map_err(|error| self.failed(error))?;
-        drop(temporary);
-        self.sync_folder()
+        if force && self.target.is_file() {
+            // It was free when we began, perhaps long ago.
+            refuse_in_use(&self.target)?;
+            match renameat2(AT_FDCWD, &temporary.0, AT_FDCWD, &self.target, RenameFlags::RENAME_EXCHANGE) {
+                Ok(()) => return Ok(Placed::Exchanged { old: temporary, target: self.target.clone() }),
+                // Not every file system can exchange names: then what is replaced can't come back.
+                Err(nix::Error::EINVAL | nix::Error::ENOSYS) => {
+                    fs::rename(&temporary.0, &self.target).map_err(|error| self.failed(error))?;
+                    temporary.moved();
+                    return Ok(Placed::Replaced);
+                }
+                Err(nix::Error::ENOENT) => {}
+                Err(error) => return Err(self.failed(error.into())),
+            }
+        }
+        match renameat2(AT_FDCWD, &temporary.0, AT_FDCWD, &self.target, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => temporary.moved(),
+            Err(nix::Error::EINVAL | nix::Error::ENOSYS) => {
+                fs::hard_link(&temporary.0, &self.target).map_err(|error| self.failed(error))?;
+            }
+            Err(error) => return Err(self.failed(error.into())),
+        }
+        Ok(Placed::New(self.target.clone()))
     }
 
     fn link(&self, path: &Path) -> Result<()> {
         let proc = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-        nix::unistd::linkat(
-            nix::fcntl::AT_FDCWD,
-            &proc,
-            nix::fcntl::AT_FDCWD,
-            path,
-            nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW,
-        )
-        .map_err(|error| self.failed(error.into()))
-    }
-
-    fn sync_folder(&self) -> Result<()> {
-        File::open(folder(&self.target))
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| self.failed(error))
+        nix::unistd::linkat(AT_FDCWD, &proc, AT_FDCWD, path, nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW)
+            .map_err(|error| self.failed(error.into()))
     }
 
     fn failed(&self, error: io::Error) -> Error {
@@ -220,6 +232,66 @@ impl Output {
             _ => Error::io(format_args!("{at} can't be written"), error),
         }
     }
+}
+
+/// Gives files their names, durably: all of them or, when one can't have it, none.
+///
+/// # Errors
+/// `OutputExists` if something appeared there meanwhile, or is in use by now; the file system's.
+pub fn commit(mut outputs: Vec<Output>) -> Result<()> {
+    let mut placed = Vec::new();
+    let done = outputs.iter_mut().try_for_each(|output| {
+        placed.push(output.place()?);
+        Ok(())
+    });
+    let done = done.and_then(|()| {
+        let fresh = outputs.iter().filter(|output| output.is_fresh());
+        fresh.into_iter().try_for_each(|output| sync_folder_of(&output.target))
+    });
+    if done.is_err() {
+        placed.into_iter().rev().for_each(Placed::undo);
+    }
+    done
+}
+
+/// What became of a name.
+enum Placed {
+    /// Nothing.
+    Device,
+    /// There was none.
+    New(PathBuf),
+    /// What had it has ours now, until it is dropped.
+    Exchanged { old: Temporary, target: PathBuf },
+    /// What had it is gone.
+    Replaced,
+}
+
+impl Placed {
+    /// As far as it can be undone: what fails here fails beside the failure that is reported.
+    fn undo(self) {
+        match self {
+            Self::Device | Self::Replaced => {}
+            Self::New(target) => drop(fs::remove_file(target)),
+            Self::Exchanged { old, target } => {
+                let back = renameat2(AT_FDCWD, &old.0, AT_FDCWD, &target, RenameFlags::RENAME_EXCHANGE);
+                if back.is_err() {
+                    // The old file must not be removed.
+                    old.moved();
+                }
+            }
+        }
+    }
+}
+
+/// Makes the name of a file or folder durable.
+///
+/// # Errors
+/// The file system's.
+pub(super) fn sync_folder_of(path: &Path) -> Result<()> {
+    let above = folder(path);
+    File::open(&above)
+        .and_then(|above| above.sync_all())
+        .map_err(|error| Error::io(format_args!("{} can't be synced", above.display()), error))
 }
 
 /// A disk that a tracker or an emulator has open must not be replaced: it would go on writing into the old file,
@@ -259,4 +331,64 @@ fn temporary_name(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let short: String = name.chars().take(32).collect();
     folder(target).join(format!(".{short}.{}.part", towline_tracker::id::CutId::random()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(target: &Path, force: bool) -> Output {
+        let output = Output::create(target, 8192, force).unwrap();
+        output.write(0, b"new").unwrap();
+        output
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Schedule: 1. two disks are restored, which takes hours; 2. meanwhile something appears under the second name
+    /// (or the second file is opened by an emulator); 3. the first name must not be given either.
+    #[test]
+    fn of_several_files_all_get_their_names_or_none_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+        let outputs = vec![filled(&a, false), filled(&b, false)];
+        fs::write(&b, "appeared").unwrap();
+        assert_eq!(commit(outputs).unwrap_err().kind(), Kind::OutputExists);
+        assert_eq!((names(folder.path()), fs::read(&b).unwrap()), (vec!["b".to_owned()], b"appeared".into()));
+        // With force what was there comes back.
+        fs::write(&a, "old").unwrap();
+        let outputs = vec![filled(&a, true), filled(&b, true)];
+        fs::remove_file(&b).unwrap();
+        fs::create_dir(&b).unwrap();
+        commit(outputs).unwrap_err();
+        assert_eq!((names(folder.path()).len(), fs::read(&a).unwrap()), (2, b"old".into()));
+        fs::remove_dir(&b).unwrap();
+        commit(vec![filled(&a, true), filled(&b, true)]).unwrap();
+        assert_eq!(names(folder.path()), ["a", "b"]);
+        assert!(fs::read(&a).unwrap().starts_with(b"new") && fs::read(&b).unwrap().starts_with(b"new"));
+    }
+
+    #[test]
+    fn a_file_that_came_into_use_while_it_was_restored_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("disk");
+        fs::write(&at, "old").unwrap();
+        let output = filled(&at, true);
+        let user = File::options().read(true).write(true).open(&at).unwrap();
+        let lock = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 100,
+            l_len: 1,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(&user, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        assert_eq!(commit(vec![output]).unwrap_err().kind(), Kind::OutputExists);
+        assert_eq!((names(folder.path()).len(), fs::read(&at).unwrap()), (1, b"old".into()));
+    }
 }
