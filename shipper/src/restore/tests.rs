@@ -1,11 +1,13 @@
 //! Restores through real files.
 
 use super::*;
-use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use crate::store::{Listed, Put, Store, StoreError};
 use crate::vault::entry::EntryKind;
 use crate::vault::sample::{BLOCK, Change, Cycle, World, disk_id, simple};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Mutex;
 use towline_tracker::id::CutId;
 
 fn request(to: &Path) -> Request {
@@ -229,4 +231,105 @@ fn a_disk_that_somebody_has_locked_is_not_replaced_even_with_force() {
     assert!(error.kind() == Kind::OutputExists && error.line().contains("in use"), "{}", error.line());
     drop(file);
     quietly(&world, &forced).unwrap();
+}
+
+/// Counts what is read.
+struct Counting {
+    inner: MemoryStore,
+    /// Object, offset and length of each read.
+    reads: Mutex<Vec<(String, u64, usize)>>,
+}
+
+impl Store for Counting {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+
+    fn put(&self, name: &str, data: &[u8]) -> std::result::Result<(), StoreError> {
+        self.inner.put(name, data)
+    }
+
+    fn put_if_absent(&self, name: &str, data: &[u8]) -> std::result::Result<Put, StoreError> {
+        self.inner.put_if_absent(name, data)
+    }
+
+    fn get(&self, name: &str, limit: usize) -> std::result::Result<Vec<u8>, StoreError> {
+        let bytes = self.inner.get(name, limit)?;
+        self.reads.lock().unwrap().push((name.to_owned(), 0, bytes.len()));
+        Ok(bytes)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, length: usize) -> std::result::Result<Vec<u8>, StoreError> {
+        let bytes = self.inner.get_range(name, offset, length)?;
+        self.reads.lock().unwrap().push((name.to_owned(), offset, bytes.len()));
+        Ok(bytes)
+    }
+
+    fn len(&self, name: &str) -> std::result::Result<u64, StoreError> {
+        self.inner.len(name)
+    }
+
+    fn list(&self, prefix: &str, after: &str, limit: usize) -> std::result::Result<Vec<Listed>, StoreError> {
+        self.inner.list(prefix, after, limit)
+    }
+
+    fn delete(&self, name: &str) -> std::result::Result<(), StoreError> {
+        self.inner.delete(name)
+    }
+}
+
+/// Goal: objects and bytes read for point 300 are those of its image, not of its history (V12). Method: 300 points that
+/// write the same hundred blocks over and over, 6 MiB in all, and a store that counts.
+#[test]
+fn what_is_read_for_a_point_is_its_image_and_not_its_history() {
+    let mut world = World::new();
+    world.claim(false).unwrap();
+    let size = 100 * BLOCK as u64;
+    for round in 0..300u64 {
+        // Two frames a point, each of its own place; the packs and indexes are objects, not parts of entries.
+        let changes = (0..8).map(|n| ((round * 37 + n * 13) % 100, Change::Noise(round << 8 | n)));
+        let cycle: Cycle = [(size, changes.collect()), (0, BTreeMap::new())];
+        let header = world.publish(&cycle, CutId::random(), EntryKind::Point, 4);
+        world.release(&header);
+    }
+    let store = Arc::new(Counting { inner: world.store.clone(), reads: Mutex::default() });
+    let vault = Vault::open(store.clone()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("disk");
+    let wanted = Request { disk: Some("disk0.raw".into()), jobs: 1, ..request(&to) };
+    store.reads.lock().unwrap().clear();
+    let restored = restore(&vault, &wanted, &|_, _| {}).unwrap();
+    assert!(fs::read(&to).unwrap() == world.points.last().unwrap().1[0]);
+    let reads = std::mem::take(&mut *store.reads.lock().unwrap());
+    // Of packs: each live frame once; a frame lives if one of the hundred blocks is still its own.
+    let content = world.base.as_ref().unwrap().content.clone();
+    let reader = Arc::new(Reader::new(world.group.clone(), CACHE));
+    let image = Image::open(reader, &content.disks[0]).unwrap();
+    let window = image.window(0, 100).unwrap();
+    let live: HashSet<_> =
+        window.data().map(|(_, frame, ..)| (image.pack(frame.pack).name, frame.number)).collect();
+    let packs: Vec<_> = reads.iter().filter(|(name, ..)| name.ends_with(".pack")).collect();
+    assert!(packs.len() <= live.len(), "{} reads of packs for {} live frames", packs.len(), live.len());
+    let bytes: usize = packs.iter().map(|(.., length)| length).sum();
+    assert_eq!(bytes as u64, restored.disks[0].fetched_bytes);
+    let written: u64 = 300 * 8 * BLOCK as u64;
+    assert!((bytes as u64) < written / 5, "{bytes} of {written} bytes written in all");
+    // Of the log: the head and the point, whatever came before.
+    let entries: Vec<_> = reads.iter().filter(|(name, ..)| name.contains("/log/")).collect();
+    assert!(entries.len() <= 8, "{entries:?}");
+    // Indexes: those that the point lists.
+    let listed: HashSet<_> = content.disks[0].indexes.iter().map(|index| index.name).collect();
+    let others = reads.iter().filter(|(name, ..)| !name.ends_with(".pack") && !name.contains("/log/"));
+    let mut opened = HashSet::new();
+    for (name, ..) in others {
+        match names::parse(name) {
+            Some(names::Parsed::Data { name, index: true, .. }) => {
+                assert!(
+                    listed.contains(&name) && opened.insert(name),
+                    "{name:?} is read once, if it is listed"
+                );
+            }
+            other => assert_eq!(other, Some(names::Parsed::Descriptor), "{name}"),
+        }
+    }
 }
