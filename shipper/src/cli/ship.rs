@@ -74,6 +74,7 @@ pub fn run(args: Args) -> Result<()> {
         pack_size: usize::try_from(args.pack_size).unwrap_or(PACK_SIZE_MAX),
         checkpoint_every: args.checkpoint_every,
         retry: Retry::STORE,
+        minute: Duration::from_secs(60),
     };
     let stop = Stop::on_signals()?;
     match ship::run(&options, &stop, &mut Progress::new(args.json))? {

@@ -143,6 +143,11 @@ impl State {
         self.dirty.insert(block);
     }
 
+    /// The live freeze can be kept exact no more.
+    pub(super) fn turn_fuzzy(&mut self) {
+        self.live.as_mut().unwrap().fuzzy = true;
+    }
+
     /// The sidecar is lost: nothing is known of any vault, everything must be compared.
     pub(super) fn forget(&mut self) {
         (self.anchor, self.live) = (None, None);

@@ -51,6 +51,8 @@ pub struct Options {
     pub checkpoint_every: u64,
     /// How a store's bad moments are sat out within a cycle.
     pub retry: Retry,
+    /// What longer waits for a store are counted in: a minute, but in tests.
+    pub minute: Duration,
 }
 
 /// Why the loop ended without a failure.

@@ -75,6 +75,11 @@ impl Fuzzy {
         self.last_cut_ns = Some(time_ns);
     }
 
+    /// The entries so far were of a freeze that somebody else cut: only what follows is counted.
+    pub fn begin(&mut self) {
+        self.in_a_row = 0;
+    }
+
     /// Whether to cut again at once.
     pub fn again(&self) -> bool {
         (1..=FUZZY_AGAIN).contains(&self.in_a_row)
@@ -87,19 +92,25 @@ impl Fuzzy {
 }
 
 /// What may pass by itself, and how it is waited for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     failures: u32,
+    minute: Duration,
 }
 
 /// Waits for a store or for space (DESIGN 4.2): 1, 2, 4, 8 and 10 minutes, then every 30.
-const STORE_MINUTES: [u64; 5] = [1, 2, 4, 8, 10];
-const STORE_MINUTES_THEN: u64 = 30;
+const STORE_MINUTES: [u32; 5] = [1, 2, 4, 8, 10];
+const STORE_MINUTES_THEN: u32 = 30;
 /// Waits for a tracker double from this to [`TRACKER_MAX`]: it restarts within moments.
 const TRACKER_FIRST: Duration = Duration::from_millis(200);
 const TRACKER_MAX: Duration = Duration::from_secs(10);
 
 impl Backoff {
+    /// Waits for a store are counted in this unit.
+    pub fn new(minute: Duration) -> Self {
+        Self { failures: 0, minute }
+    }
+
     /// The wait after a failure of this kind; `None` if an administrator must act.
     pub fn failed(&mut self, kind: Kind) -> Option<Duration> {
         let before = self.failures;
@@ -107,7 +118,7 @@ impl Backoff {
         match kind {
             Kind::Unreachable | Kind::NoSpace => {
                 let minutes = STORE_MINUTES.get(before as usize).copied().unwrap_or(STORE_MINUTES_THEN);
-                Some(Duration::from_secs(60 * minutes))
+                Some(self.minute * minutes)
             }
             Kind::TrackerNotRunning | Kind::TrackerRefused => {
                 Some((TRACKER_FIRST * (1 << before.min(10))).min(TRACKER_MAX))
@@ -231,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_waited_for_and_nothing_else() {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(Duration::from_secs(60));
         let minutes: Vec<_> =
             (0..7).map(|_| backoff.failed(Kind::Unreachable).unwrap().as_secs() / 60).collect();
         assert_eq!(minutes, [1, 2, 4, 8, 10, 30, 30]);

@@ -7,7 +7,7 @@ use crate::pipeline::{
     self, Below, Checkpoint, Counters, Cycle, Hooks, ImageBelow, NothingBelow, Plan, Shipped,
 };
 use crate::source::{FrozenSource, Source};
-use crate::vault::attach::{Base, Claimant, Decision};
+use crate::vault::attach::{Base, Claimant, Decision, TakeOver};
 use crate::vault::entry::{Content, EntryHeader, EntryKind, Totals};
 use crate::vault::publish::Publisher;
 use crate::vault::{Group, Vault};
@@ -63,9 +63,9 @@ pub(super) fn run_into(
         plan,
         full: options.full,
         full_cut: None,
-        take_over: options.take_over,
+        take_over: options.take_over.into(),
         mine: None,
-        backoff: Backoff::default(),
+        backoff: Backoff::new(options.minute),
         fuzzy: Fuzzy::default(),
     };
     loop {
@@ -100,7 +100,7 @@ struct Shipper<'a> {
     full: bool,
     /// The whole cut that was made for it: when it is shipped, by whatever attach, the wish is fulfilled.
     full_cut: Option<CutId>,
-    take_over: bool,
+    take_over: TakeOver,
     mine: Option<Mine>,
     backoff: Backoff,
     fuzzy: Fuzzy,
@@ -133,9 +133,13 @@ impl Shipper<'_> {
         let group = self.vault.group(&attached.group);
         let claimant = Claimant { host: host(), target: self.target, time_ns: now_ns() };
         let claimed = group.claim(&attached, &claimant, self.take_over)?;
-        // The word was for what was found now, not for what may come.
-        self.take_over = false;
         let decision = claimed.decision;
+        // The word was for what was found now, not for what may come: until something of ours lies over it, the next
+        // attach finds the same.
+        self.take_over = match decision {
+            Decision::Resync { taken_over: true, .. } => TakeOver::Since(claimed.claim.reference()),
+            _ => TakeOver::No,
+        };
         tracing::info!(
             group = attached.group,
             attach = attached.attach.0,
@@ -148,6 +152,9 @@ impl Shipper<'_> {
         let mut whole = plan::needs_whole(&decision);
         if self.open_freeze(&mut tracker, &mut writer, &decision)? {
             whole = false;
+        }
+        if self.options.every.is_none() {
+            self.fuzzy.begin();
         }
         let mut reason = match &decision {
             Decision::Resync { reason, .. } if whole => Some(reason.clone()),

@@ -2,15 +2,20 @@
 
 use super::fake::{BLOCK, Fake};
 use super::run::{Report, run_into};
+use super::tracker::Tracker;
 use super::{Ended, Options, Stop, Summary};
 use crate::pipeline::tests::{noise, restored};
 use crate::pipeline::{Counters, MEMORY_MIN, Retry};
 use crate::store::memory::MemoryStore;
+use crate::store::{Listed, Put, Store, StoreError, StoreErrorKind};
+use crate::vault::attach::{Claimant, Decision, TakeOver};
 use crate::vault::entry::{Content, EntryKind};
 use crate::vault::{Group, Vault};
 use crate::{Kind, Result};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use towline_tracker::control::message::Attached;
+use towline_tracker::id::TargetId;
 
 /// Finds a hang, nothing else.
 const HANG: Duration = Duration::from_secs(120);
@@ -52,6 +57,7 @@ fn options(fake: &Fake, every: Option<Duration>) -> Options {
         pack_size: 256 << 10,
         checkpoint_every: u64::MAX,
         retry: Retry { first: Duration::from_millis(1), tries: 3 },
+        minute: Duration::from_secs(60),
     }
 }
 
@@ -318,6 +324,206 @@ fn a_copy_of_the_vault_used_in_turn_is_refused_until_it_is_taken_over() {
     let taken = Options { take_over: true, ..options(&fake, None) };
     let summary = once_with(&fake, &store, &taken).unwrap();
     assert!(summary.bytes_shipped <= 4 * BLOCK as u64, "{summary:?}");
+}
+
+/// Schedule: 1. a shipper that runs for ever takes a group over: its claim stands over the other lineage; 2. the
+/// tracker goes away before anything is published, and comes back; 3. the word is still good for what was found, and
+/// for nothing that came later.
+#[test]
+fn a_takeover_outlives_an_interruption_but_not_another_writer() {
+    let broken = || {
+        let (fake, store) = (Fake::new(disk(100)), new_vault());
+        once(&fake, &store).unwrap();
+        let copy = store.copy();
+        let other = Fake::new(disk(100));
+        other.lock().anchor = Some(first_point(&store));
+        other.lock().write(5, &noise(1 << 46));
+        once(&other, &store).unwrap();
+        fake.lock().write(6, &noise(1 << 47));
+        once(&fake, &copy).unwrap();
+        assert_eq!(once(&fake, &store).unwrap_err().kind(), Kind::BrokenLineage);
+        (fake, other, store)
+    };
+    let every = |fake: &Fake| Options { take_over: true, ..options(fake, Some(Duration::from_millis(1))) };
+    for at in ["resynchronize", "cut", "confirm", "release"] {
+        let (fake, _, store) = broken();
+        fake.lock().break_at = Some(at);
+        let stop = Stop::new();
+        let told = Told { summaries: Mutex::default(), stop: Some((&stop, 2)) };
+        let vault = Vault::open(Arc::new(store.clone())).unwrap();
+        let ended = run_into(vault, &every(&fake), &stop, &mut &told);
+        assert_eq!(ended.map_err(|error| error.line()), Ok(Ended::Stopped), "broken at {at}");
+        for summary in told.summaries.into_inner().unwrap() {
+            check(&fake, &store, summary.entry);
+        }
+    }
+    // Somebody else publishes in between: that is not what the word was given for.
+    let (fake, other, store) = broken();
+    let vault = Vault::open(Arc::new(store.clone())).unwrap();
+    let group = vault.group("vm");
+    let attached = attached(&fake);
+    let claimant = Claimant { host: "h".into(), target: TargetId([1; 16]), time_ns: 1 };
+    let claimed = group.claim(&attached, &claimant, true).unwrap();
+    let word = TakeOver::Since(claimed.claim.reference());
+    let claimed = group.claim(&attached, &claimant, word).unwrap();
+    assert!(matches!(claimed.decision, Decision::Resync { taken_over: true, .. }), "{:?}", claimed.decision);
+    let word = TakeOver::Since(claimed.claim.reference());
+    other.lock().write(7, &noise(1 << 48));
+    once(&other, &store).unwrap();
+    assert_eq!(group.claim(&attached, &claimant, word).unwrap_err().kind(), Kind::BrokenLineage);
+}
+
+/// Schedule: 1. the store is full when the packs of a freeze come; 2. the loop waits and finds it full again; 3. then
+/// there is room: the same freeze is finished, and the guest's later writes are in the next point.
+#[test]
+fn a_store_that_is_full_is_waited_for_longer_each_time_and_nothing_is_lost() {
+    let (fake, store) = (Fake::new(disk(600)), new_vault());
+    once(&fake, &store).unwrap();
+    for block in 0..500 {
+        fake.lock().write(block, &noise(block | 1 << 43));
+    }
+    // The first two attaches put their claims, but none of their packs.
+    let claims = Mutex::new(0);
+    let scripted = Scripted::new(&store, move |name| {
+        let mut claims = claims.lock().unwrap();
+        *claims += u32::from(name.contains("/log/"));
+        (*claims <= 2 && name.ends_with(".pack")).then_some(StoreErrorKind::NoSpace)
+    });
+    let stop = Stop::new();
+    let told = Told { summaries: Mutex::default(), stop: Some((&stop, 2)) };
+    let minute = Duration::from_millis(40);
+    let options = Options { minute, ..options(&fake, Some(Duration::from_millis(1))) };
+    let begun = Instant::now();
+    let vault = Vault::open(Arc::new(scripted)).unwrap();
+    assert_eq!(run_into(vault, &options, &stop, &mut &told).unwrap(), Ended::Stopped);
+    assert!(begun.elapsed() >= 3 * minute, "one minute, then two");
+    let summaries = told.summaries.into_inner().unwrap();
+    assert_eq!(summaries[0].bytes_changed, 500 * BLOCK as u64);
+    for summary in &summaries {
+        check(&fake, &store, summary.entry);
+    }
+    let asked = fake.lock().asked.clone();
+    let count = |what| asked.iter().filter(|asked| **asked == what).count();
+    assert_eq!((count("attach"), count("reopen"), count("undo")), (4, 2, 0), "{asked:?}");
+    assert_eq!(fake.lock().cuts.len(), 3, "the freeze was kept, not cut again");
+    // Once is once: no waiting.
+    fake.lock().write(1, &noise(1 << 44));
+    let full = Scripted::new(&store, |name| name.contains("/log/").then_some(StoreErrorKind::NoSpace));
+    let vault = Vault::open(Arc::new(full)).unwrap();
+    let error = run_into(vault, &self::options(&fake, None), &stop, &mut &Told::nothing()).unwrap_err();
+    assert!(matches!(error.kind(), Kind::NoSpace | Kind::Stopped), "{}", error.line());
+}
+
+/// Schedule: 1. a shipper is in the middle of its puts; 2. another one, at another tracker of the same disk, claims the
+/// group, of which the first one's tracker knows nothing; 3. the first one's next entry finds the claim in its place
+/// (V1): it ends, and nothing of it stands behind the claim.
+#[test]
+fn a_shipper_that_loses_its_group_in_the_middle_of_its_puts_is_fenced_by_the_vault() {
+    for checkpoint_every in [1 << 20, u64::MAX] {
+        let (fake, other, store) = (Fake::new(disk(4000)), Fake::new(disk(4000)), new_vault());
+        let (attached, claimed) = (attached(&other), Arc::new(Mutex::new(None)));
+        let (inner, slot, packs) = (store.clone(), claimed.clone(), Mutex::new(0));
+        let scripted = Scripted::new(&store, move |name| {
+            let mut packs = packs.lock().unwrap();
+            *packs += u32::from(name.ends_with(".pack"));
+            if *packs == 12 && name.ends_with(".pack") {
+                let claimant = Claimant { host: "there".into(), target: TargetId([2; 16]), time_ns: 1 };
+                let claim = group(&inner).claim(&attached, &claimant, false).unwrap().claim;
+                *slot.lock().unwrap() = Some(claim);
+            }
+            None
+        });
+        let options = Options { checkpoint_every, ..options(&fake, Some(Duration::from_millis(1))) };
+        let vault = Vault::open(Arc::new(scripted)).unwrap();
+        let error = run_into(vault, &options, &Stop::new(), &mut &Told::nothing()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Revoked, "{}", error.line());
+        assert!(error.line().contains("in the vault"), "{}", error.line());
+        let claim = claimed.lock().unwrap().take().expect("it claimed");
+        assert_eq!(group(&store).head(0).unwrap(), claim.seq, "nothing stands behind the claim");
+        assert_eq!(fake.lock().attach, 1, "its own tracker knows of nobody else");
+        assert!(fake.lock().anchor.is_none(), "nothing was released");
+        // Who took over goes on undisturbed.
+        once(&other, &store).unwrap();
+    }
+}
+
+/// What becomes of a put, by its name: an error, or nothing special.
+type Script = Box<dyn Fn(&str) -> Option<StoreErrorKind> + Send + Sync>;
+
+/// A store that asks a script before each put.
+struct Scripted {
+    inner: MemoryStore,
+    script: Script,
+}
+
+impl Scripted {
+    fn new(
+        inner: &MemoryStore,
+        script: impl Fn(&str) -> Option<StoreErrorKind> + Send + Sync + 'static,
+    ) -> Self {
+        Self { inner: inner.clone(), script: Box::new(script) }
+    }
+
+    fn ask(&self, name: &str) -> std::result::Result<(), StoreError> {
+        (self.script)(name).map_or(Ok(()), |kind| Err(StoreError::new(kind, name)))
+    }
+}
+
+impl Store for Scripted {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+
+    fn put(&self, name: &str, data: &[u8]) -> std::result::Result<(), StoreError> {
+        self.ask(name)?;
+        self.inner.put(name, data)
+    }
+
+    fn put_if_absent(&self, name: &str, data: &[u8]) -> std::result::Result<Put, StoreError> {
+        self.ask(name)?;
+        self.inner.put_if_absent(name, data)
+    }
+
+    fn get(&self, name: &str, limit: usize) -> std::result::Result<Vec<u8>, StoreError> {
+        self.inner.get(name, limit)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, length: usize) -> std::result::Result<Vec<u8>, StoreError> {
+        self.inner.get_range(name, offset, length)
+    }
+
+    fn len(&self, name: &str) -> std::result::Result<u64, StoreError> {
+        self.inner.len(name)
+    }
+
+    fn list(&self, prefix: &str, after: &str, limit: usize) -> std::result::Result<Vec<Listed>, StoreError> {
+        self.inner.list(prefix, after, limit)
+    }
+
+    fn delete(&self, name: &str) -> std::result::Result<(), StoreError> {
+        self.inner.delete(name)
+    }
+}
+
+/// What the tracker answers to an attach.
+fn attached(fake: &Fake) -> Attached {
+    let stop = Stop::new();
+    Tracker::connect(&fake.socket(), &stop, None).unwrap().attach(TargetId([1; 16])).unwrap()
+}
+
+/// Schedule: 1. a shipper is killed in a freeze, which then turns fuzzy; 2. `ship --once` finishes it first: its entry
+/// is not one of the five after which it gives up.
+#[test]
+fn the_fuzzy_entry_of_a_finished_open_freeze_is_not_one_of_ours() {
+    let (fake, store) = (Fake::new(disk(100)), new_vault());
+    fake.lock().break_at = Some("confirm");
+    run_with(&store, &options(&fake, None)).unwrap_err();
+    fake.lock().turn_fuzzy();
+    fake.lock().fuzzy_cuts = 5;
+    let (ended, summaries) = run_with(&store, &options(&fake, None)).unwrap();
+    let kinds: Vec<_> = summaries.iter().map(|summary| summary.kind).collect();
+    assert_eq!(kinds, ["fuzzy", "fuzzy", "fuzzy", "fuzzy", "fuzzy", "fuzzy", "point"]);
+    assert!(matches!(ended, Ended::Once(_)));
 }
 
 fn first_point(store: &MemoryStore) -> towline_tracker::id::Anchor {

@@ -107,6 +107,25 @@ pub enum Decision {
     },
 }
 
+/// The explicit word to take a group over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TakeOver {
+    /// It was not given.
+    #[default]
+    No,
+    /// Over whatever is found.
+    Yes,
+    /// It was used for this claim, and nothing was published since: as long as the claim is the log's last entry, what
+    /// it was given for is still what is found.
+    Since(EntryRef),
+}
+
+impl From<bool> for TakeOver {
+    fn from(word: bool) -> Self {
+        if word { Self::Yes } else { Self::No }
+    }
+}
+
 /// Decides, given the answer to an attach, the vault, and the log with its head (0: empty).
 ///
 /// # Errors
@@ -324,11 +343,25 @@ impl Group {
     ///
     /// # Errors
     /// `BrokenLineage`, `ForeignOwner`, `Damage`, the store's.
-    pub fn claim(&self, attached: &Attached, claimant: &Claimant, take_over: bool) -> Result<Claimed> {
+    pub fn claim(
+        &self,
+        attached: &Attached,
+        claimant: &Claimant,
+        take_over: impl Into<TakeOver>,
+    ) -> Result<Claimed> {
+        let word = take_over.into();
         let mut known =
             attached.anchor.filter(|anchor| anchor.vault == self.seal.vault).map_or(0, |anchor| anchor.seq);
         loop {
             let head = self.head(known)?;
+            let take_over = match word {
+                TakeOver::No => false,
+                TakeOver::Yes => true,
+                TakeOver::Since(claim) => {
+                    head == claim.seq
+                        && self.entry_header(head)?.is_some_and(|last| last.reference() == claim)
+                }
+            };
             let decision = decide(attached, self.seal.vault, head, &mut &*self, take_over)?.accept()?;
             let before = match head {
                 0 => None,
