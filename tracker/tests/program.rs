@@ -27,11 +27,15 @@ fn refused(folder: &Path, arguments: &[&str]) -> (i32, String) {
 
 /// Starts it and waits until it says that it is ready, as a service manager does.
 fn start(folder: &Path, arguments: &[&str]) -> Child {
+    start_as(folder, program(folder, arguments))
+}
+
+fn start_as(folder: &Path, mut command: Command) -> Child {
     let path = folder.join("notify.sock");
     let _ = fs::remove_file(&path);
     let notified = UnixDatagram::bind(&path).unwrap();
     notified.set_read_timeout(Some(PATIENCE)).unwrap();
-    let child = program(folder, arguments).env("NOTIFY_SOCKET", &path).spawn().unwrap();
+    let child = command.env("NOTIFY_SOCKET", &path).spawn().unwrap();
     let mut message = [0; 256];
     let length = loop {
         match notified.recv(&mut message) {
@@ -114,5 +118,35 @@ fn what_makes_no_sense_is_refused_in_one_line_with_its_exit_code() {
     let mut child = start(at, &["--disk", "good.raw", "--nbd", "unix:n"]);
     let (code, told) = refused(at, &["--disk", "good.raw", "--nbd", "unix:m"]);
     assert_eq!(code, 4, "{told}");
+    assert_eq!(stop(&mut child), 0);
+}
+
+/// A full /dev/shm: the preserved map's pages would be made when they are first touched, and a page that can't be made
+/// kills the process that touches it. Method: a /dev/shm of its own, in which both maps fit and the preserved one does
+/// not; a whole freeze; then a write to each page of the map.
+#[test]
+fn a_freeze_without_memory_for_its_maps_is_refused_and_the_disk_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let pages = 128;
+    // A page of map is 128 MiB of disk.
+    let size = format!("{}MiB", pages * 128);
+    let shm = format!("mount -t tmpfs -o size={}k none /dev/shm && exec \"$0\" \"$@\"", pages * 4 * 5 / 2);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &shm]);
+    command.arg(env!("CARGO_BIN_EXE_towline-tracker"));
+    command.args(["--disk", "d.raw", "--create", &size, "--nbd", "unix:nbd.sock"]);
+    command.current_dir(at).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut child = start_as(at, command);
+    let mut shipper = Shipper::connect(&at.join("d.raw.towline/control.sock")).unwrap();
+    let attach = shipper.attach(Default::default()).unwrap().attach;
+    let refused = shipper.cut(attach, true, &|| false).unwrap_err().to_string();
+    assert!(refused.contains("memory"), "{refused}");
+    let mut client = Client::connect(&at.join("nbd.sock"), "").unwrap();
+    for page in 0..pages {
+        client.write(page << 27, &[7; 4096]).unwrap();
+    }
+    assert_eq!(shipper.status().unwrap().freeze, "none");
+    drop(client);
     assert_eq!(stop(&mut child), 0);
 }

@@ -1,7 +1,7 @@
 //! Maps that live as long as the host.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,12 +10,21 @@ use towline_tracker::sidecar::maps::Maps;
 
 /// The tmpfs.
 #[derive(Clone, Debug, Default)]
-pub struct SimMaps(Rc<RefCell<BTreeMap<String, Words>>>);
+pub struct SimMaps {
+    files: Rc<RefCell<BTreeMap<String, Words>>>,
+    /// Those that have all their memory.
+    reserved: Rc<RefCell<BTreeSet<String>>>,
+    asked: Rc<Cell<u32>>,
+}
+
+/// Every so many times there is no memory.
+const FULL_EVERY: u32 = 11;
 
 impl SimMaps {
     /// The host died, or somebody deleted the files.
     pub fn wipe(&self) {
-        self.0.borrow_mut().clear();
+        self.files.borrow_mut().clear();
+        self.reserved.borrow_mut().clear();
     }
 
     /// A copy of all that is there now.
@@ -25,26 +34,46 @@ impl SimMaps {
             copy.iter().zip(words.iter()).for_each(|(to, from)| to.store(from.load(Relaxed), Relaxed));
             copy
         };
-        let all = self.0.borrow().iter().map(|(name, words)| (name.clone(), copy(words))).collect();
-        Self(Rc::new(RefCell::new(all)))
+        let all = self.files.borrow().iter().map(|(name, words)| (name.clone(), copy(words))).collect();
+        Self {
+            files: Rc::new(RefCell::new(all)),
+            reserved: Rc::new(RefCell::new(self.reserved.borrow().clone())),
+            asked: Rc::default(),
+        }
     }
 
     /// These are there now, and nothing else.
     pub fn replace(&self, by: &Self) {
-        *self.0.borrow_mut() = by.0.borrow().clone();
+        *self.files.borrow_mut() = by.files.borrow().clone();
+        *self.reserved.borrow_mut() = by.reserved.borrow().clone();
     }
 
     /// Words for reading (R1).
     pub fn get(&self, name: &str) -> Option<Words> {
-        self.0.borrow().get(name).cloned()
+        self.files.borrow().get(name).cloned()
+    }
+
+    /// Whether it has all its memory.
+    pub fn is_reserved(&self, name: &str) -> bool {
+        self.reserved.borrow().contains(name)
     }
 }
 
 impl Maps for SimMaps {
     fn create(&self, name: &str, words: usize, _dense: bool) -> io::Result<Words> {
         let map = Words::private(words);
-        self.0.borrow_mut().insert(name.to_string(), map.clone());
+        self.files.borrow_mut().insert(name.to_string(), map.clone());
+        self.reserved.borrow_mut().remove(name);
         Ok(map)
+    }
+
+    fn reserve(&self, name: &str) -> io::Result<()> {
+        self.asked.set(self.asked.get() + 1);
+        if self.asked.get().is_multiple_of(FULL_EVERY) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.reserved.borrow_mut().insert(name.to_string());
+        Ok(())
     }
 
     fn open(&self, name: &str, words: usize, _dense: bool) -> io::Result<Words> {
@@ -52,10 +81,10 @@ impl Maps for SimMaps {
     }
 
     fn remove(&self, name: &str) {
-        self.0.borrow_mut().remove(name);
+        self.files.borrow_mut().remove(name);
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.borrow().keys().cloned().collect()
+        self.files.borrow().keys().cloned().collect()
     }
 }

@@ -364,6 +364,9 @@ impl Shipper {
                 let missing = (preserved.is_none(), store.is_none(), ranges.is_none());
                 return Step::Wrong(format!("a sealed freeze can't be handed out: {missing:?}"));
             };
+            if !port.maps.is_reserved(&preserved_name(frozen.generation, index)) {
+                return Step::Wrong("a freeze's map has no memory of its own".to_string());
+            }
             let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
             let blocks = info.size.div_ceil(1 << info.block_shift);
             if info.whole && count != blocks {

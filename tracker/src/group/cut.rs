@@ -76,7 +76,17 @@ impl Group {
     /// Cuts, if one is asked for and nothing stands in its way.
     pub(super) fn try_cut(&mut self, actions: &mut Vec<Action>) {
         let Some(pending) = &mut self.pending_cut else { return };
-        if self.freeze.is_some() || self.spare.is_none() || self.metas_in_flight > 0 || self.stopping {
+        let Some(spare) = self.spare.as_ref().filter(|_| self.freeze.is_none() && !self.stopping) else {
+            return;
+        };
+        if !spare.reserved {
+            if !self.reserving {
+                self.reserving = true;
+                actions.push(Action::job(Job::Reserve { open: self.state.open }));
+            }
+            return;
+        }
+        if self.metas_in_flight > 0 {
             return;
         }
         if self.disks.iter().any(|disk| disk.fold.is_some()) {
@@ -99,7 +109,7 @@ impl Group {
     /// C1: the instant. Nothing is submitted while this runs, on any disk of the group: there is one loop. The word
     /// stored to the header is the cut; the rest derives from it or follows off the write path.
     fn cut(&mut self, pending: PendingCut, actions: &mut Vec<Action>) {
-        let Spare { generation: open, cut, disks: spares } = self.spare.take().expect("checked");
+        let Spare { generation: open, cut, disks: spares, .. } = self.spare.take().expect("checked");
         let generation = self.state.open;
         assert_eq!(open, generation.next(), "the spare is for the next generation");
         let waited = self.now.0.saturating_sub(pending.asked.0);

@@ -17,6 +17,12 @@ pub enum Job {
         /// The open generation: the freeze-to-be gets its store and preserved map, the next one its map and log.
         open: Generation,
     },
+    /// Give the preserved maps of the coming freeze all their memory. Not earlier: without a freeze nobody needs it. And
+    /// not later: a touch of a page for which there is no room kills the process.
+    Reserve {
+        /// The open generation.
+        open: Generation,
+    },
     /// Append the frozen maps to the change logs and make them durable; say so in the metas; and then delete older logs,
     /// which they contain (C6).
     Seal {
@@ -133,6 +139,8 @@ pub struct StopDisk {
 pub enum JobDone {
     /// [`Job::Prepare`].
     Prepared(Result<Spare, JobError>),
+    /// [`Job::Reserve`].
+    Reserved(Result<(), JobError>),
     /// [`Job::Seal`].
     Sealed {
         /// The frozen generation.
@@ -215,6 +223,8 @@ pub struct Spare {
     pub cut: CutId,
     /// For each disk of the group, in order.
     pub disks: Vec<SpareDisk>,
+    /// The preserved maps have their memory ([`Job::Reserve`]).
+    pub reserved: bool,
 }
 
 /// The part of a [`Spare`] for one disk.
@@ -222,7 +232,7 @@ pub struct Spare {
 pub struct SpareDisk {
     /// The map that will be open: all zero, prefaulted.
     pub open: Words,
-    /// The preserved map of the coming freeze: all zero, sparse.
+    /// The preserved map of the coming freeze: all zero, sparse until the cut is near ([`Job::Reserve`]).
     pub preserved: Words,
     /// The header of the log that [`Self::open`]'s generation appends to, durable in its file.
     pub log: Header,

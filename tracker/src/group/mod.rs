@@ -162,6 +162,8 @@ pub struct Group {
     /// Something changed that may let a wait end.
     unsettled: bool,
     spare: Option<Spare>,
+    /// The spare's preserved maps are being given their memory.
+    reserving: bool,
     pending_cut: Option<PendingCut>,
     syncing_freeze: bool,
     sealing: bool,
@@ -211,6 +213,7 @@ impl Group {
             ready: VecDeque::new(),
             unsettled: true,
             spare: None,
+            reserving: false,
             pending_cut: None,
             syncing_freeze: false,
             sealing: false,
@@ -341,6 +344,18 @@ impl Group {
                 tracing::error!(reason = why, "no cut can be made");
                 self.refuse_cut(&why, actions);
                 self.release_retry = Some(self.now.after(cut::RELEASE_RETRY));
+            }
+            JobDone::Reserved(result) => {
+                self.reserving = false;
+                match (result, &mut self.spare) {
+                    (Ok(()), Some(spare)) => spare.reserved = true,
+                    (Ok(()), None) => {}
+                    (Err(error), _) => {
+                        let why = format!("there is no memory for a freeze's maps: {}", error.0);
+                        tracing::error!(reason = why, "no cut can be made");
+                        self.refuse_cut(&why, actions);
+                    }
+                }
             }
             JobDone::Sealed { generation, result } => self.sealed(generation, result, actions),
             JobDone::Released { generation, result } => self.released(generation, result, actions),

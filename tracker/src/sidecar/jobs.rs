@@ -117,6 +117,10 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
         let (mut opened, mut closed) = (Vec::new(), Vec::new());
         let done = match job {
             Job::Prepare { open } => JobDone::Prepared(self.prepare(open, &mut opened).map_err(failed)),
+            Job::Reserve { open } => {
+                let reserve = |disk| self.maps.reserve(&preserved_name(open, disk));
+                JobDone::Reserved((0..self.homes.len()).try_for_each(reserve).map_err(failed))
+            }
             Job::Seal { generation, disks } => {
                 JobDone::Sealed { generation, result: self.seal(generation, disks).map_err(failed) }
             }
@@ -208,7 +212,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             opened.push((index(disk), SidecarFile::Changes(next), log));
             opened.push((index(disk), SidecarFile::Store(open), store));
         }
-        Ok(Spare { generation: next, cut, disks })
+        Ok(Spare { generation: next, cut, disks, reserved: false })
     }
 
     /// C2: the frozen map, then the seal, then one sync. Older logs are deleted only then: this one contains them (C6).

@@ -19,6 +19,12 @@ pub trait Maps {
     /// Whatever the file system says; no memory left.
     fn create(&self, name: &str, words: usize, dense: bool) -> io::Result<Words>;
 
+    /// Gives a map that is not dense all its memory; its content stays.
+    ///
+    /// # Errors
+    /// Whatever the file system says; no memory left.
+    fn reserve(&self, name: &str) -> io::Result<()>;
+
     /// The words under this name, of exactly this size.
     ///
     /// # Errors
@@ -145,6 +151,12 @@ impl Maps for Tmpfs {
         self.finish(file, words, dense)
     }
 
+    fn reserve(&self, name: &str) -> io::Result<()> {
+        let file = self.folder.open(name)?;
+        let bytes = i64::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        Ok(nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, bytes)?)
+    }
+
     fn open(&self, name: &str, words: usize, dense: bool) -> io::Result<Words> {
         let file = self.folder.open(name)?;
         if file.metadata()?.len() != (words * 8) as u64 {
@@ -159,5 +171,26 @@ impl Maps for Tmpfs {
 
     fn names(&self) -> Vec<String> {
         self.folder.names().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    /// A page that is not there when it is touched needs memory that may not be there either: SIGBUS.
+    #[test]
+    fn a_sparse_map_has_no_memory_until_it_is_reserved_and_keeps_its_content() {
+        let root = tempfile::tempdir_in("/dev/shm").unwrap();
+        let maps = Tmpfs::new(root.path(), "maps").unwrap();
+        let words = maps.create("preserved", 8192, false).unwrap();
+        let allocated = || std::fs::metadata(maps.folder.path().join("preserved")).unwrap().blocks() * 512;
+        assert_eq!(allocated(), 0);
+        words[7].store(9, Relaxed);
+        maps.reserve("preserved").unwrap();
+        assert_eq!((allocated(), words[7].load(Relaxed), words[8000].load(Relaxed)), (8192 * 8, 9, 0));
+        assert!(maps.reserve("missing").is_err());
     }
 }
