@@ -80,14 +80,17 @@ fn run(settings: Settings) -> Result<(), Error> {
     let (clients, nbd_file) = socket::listen(&nbd, socket::Access::Umask)?;
 
     let handout = opening.handout.clone();
+    let (shippers, control_file) = shippers.unzip();
+    let mut names: Vec<Box<dyn engine::Guard>> = vec![Box::new(nbd_file)];
+    names.extend(control_file.map(|file| Box::new(file) as Box<dyn engine::Guard>));
     let options = engine::Options {
         nbd: vec![clients],
         nbd_address: format!("unix:{}", nbd.display()),
         read_only: config.read_only,
+        names,
     };
     let engine = engine::spawn(opening, options)?;
     let served = Served { asker: engine.asker(), handout };
-    let (shippers, control_file) = shippers.unzip();
     let access = Access { group: control_group };
     let server = shippers.map(|shippers| serve::serve(shippers, served, access)).transpose()?;
 
@@ -110,8 +113,7 @@ fn run(settings: Settings) -> Result<(), Error> {
     if let Err(problem) = &ended {
         error!(%problem, "the event loop has ended");
     }
-    // Nobody can connect any more, then nobody is answered any more.
-    drop((nbd_file, control_file));
+    // Nobody can connect any more; now nobody is answered any more.
     if let Some(server) = server {
         server.stop();
     }

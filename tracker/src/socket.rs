@@ -4,7 +4,7 @@ use nix::unistd::{Gid, chown};
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,15 +25,24 @@ pub(crate) enum Access {
     Private(Option<Gid>),
 }
 
-/// A socket file that is removed at the end.
+/// A socket file that is removed at the end, unless another has taken its name.
 #[derive(Debug)]
-pub(crate) struct SocketFile(PathBuf);
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Somebody may have removed it before us.
-        let _ = fs::remove_file(&self.0);
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| inode(&found) == self.inode) {
+            // Somebody may have removed it before us.
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+fn inode(found: &fs::Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
 }
 
 /// Checks that a socket can be made here, without making it.
@@ -92,7 +101,7 @@ pub(crate) fn listen(path: &Path, access: Access) -> Result<(UnixListener, Socke
         let interim = format!("/proc/self/fd/{}/.towline-{}", folder.as_raw_fd(), std::process::id());
         let _ = fs::remove_file(&interim);
         let listener = UnixListener::bind(&interim)?;
-        let finish = || -> io::Result<()> {
+        let finish = || -> io::Result<SocketFile> {
             if let Access::Private(group) = access {
                 fs::set_permissions(&interim, Permissions::from_mode(0o600))?;
                 if let Some(group) = group {
@@ -100,17 +109,16 @@ pub(crate) fn listen(path: &Path, access: Access) -> Result<(UnixListener, Socke
                     fs::set_permissions(&interim, Permissions::from_mode(0o660))?;
                 }
             }
-            fs::rename(&interim, path)
+            let inode = inode(&fs::symlink_metadata(&interim)?);
+            fs::rename(&interim, path)?;
+            Ok(SocketFile { path: path.to_owned(), inode })
         };
-        finish().inspect_err(|_| {
+        let file = finish().inspect_err(|_| {
             let _ = fs::remove_file(&interim);
         })?;
-        Ok(listener)
+        Ok((listener, file))
     });
-    match made {
-        Ok(listener) => Ok((listener, SocketFile(path.to_owned()))),
-        Err(error) => Err(failed(path, error)),
-    }
+    made.map_err(|error| failed(path, error))
 }
 
 /// Lets a group pass through our private folder to a socket in it; the folder can't be listed, its files stay ours.
@@ -147,6 +155,17 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing interim is left");
         drop((listener, file));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_socket_of_who_came_after_us_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (listener, file) = listen(&path, Access::Private(None)).unwrap();
+        drop(listener);
+        let _successor = listen(&path, Access::Private(None)).unwrap();
+        drop(file);
+        UnixStream::connect(&path).unwrap();
     }
 
     #[test]

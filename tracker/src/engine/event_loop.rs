@@ -6,7 +6,7 @@ use super::machine::{Jobs, Machine};
 use super::pace::{self, Pace};
 use super::port::Completion;
 use super::slab::Slab;
-use super::{Call, Options, Parts};
+use super::{Call, Guard, Options, Parts};
 use crate::control::message::{Answer, Status};
 use crate::error::{Error, Kind};
 use crate::frontend::nbd::serve::Connection;
@@ -134,6 +134,8 @@ pub(super) struct Engine<M, J> {
     wakeup: Arc<EventFd>,
     nbd_address: String,
     pub(super) read_only: bool,
+    /// What goes before the disks do.
+    names: Vec<Box<dyn Guard>>,
     /// A stop has begun; it no longer waits for clients after this.
     stopping: Option<Nanos>,
     /// The machine was told.
@@ -199,6 +201,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             wakeup,
             nbd_address: options.nbd_address,
             read_only,
+            names: options.names,
             stopping: None,
             machine_stopping: false,
         };
@@ -237,6 +240,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             }
             self.keep_deadlines();
             if self.stopping.is_some() && self.stop_is_complete() {
+                self.names.clear();
                 self.disks.iter().for_each(|disk| disk.give_up(|file| self.ring.let_go(file)));
                 return Ok(());
             }

@@ -46,6 +46,10 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+/// Something that goes at an exact time.
+pub trait Guard: std::fmt::Debug + Send {}
+impl<T: std::fmt::Debug + Send> Guard for T {}
+
 /// How the disks are served.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -55,6 +59,9 @@ pub struct Options {
     pub nbd_address: String,
     /// Clients may not change the disks.
     pub read_only: bool,
+    /// Goes when nobody is served any more and before the disks are given up: the sockets' names, which are a
+    /// successor's as soon as it has the disks.
+    pub names: Vec<Box<dyn Guard>>,
 }
 
 /// What other threads ask of the loop.

@@ -9,6 +9,7 @@ use crate::group::{Errno, Question};
 use crate::id::{Anchor, DiskId, DiskIndex, TargetId, VaultId};
 use crate::io::probe;
 use crate::sidecar::{self, Config, DiskConfig, OpenDisk, Tracking};
+use nix::fcntl::{FcntlArg, fcntl};
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -65,6 +66,7 @@ impl Server {
             nbd: vec![UnixListener::bind(&socket).unwrap()],
             nbd_address: socket.display().to_string(),
             read_only,
+            names: Vec::new(),
         };
         let parts = Parts {
             machine,
@@ -445,7 +447,7 @@ fn a_group_is_written_cut_preserved_released_and_stopped() {
             let opening = sidecar::open(&config(folder.path(), Tracking::Availability)).unwrap();
             let handout = opening.handout.clone();
             let nbd = vec![UnixListener::bind(&socket).unwrap()];
-            let options = Options { nbd, nbd_address: String::new(), read_only: false };
+            let options = Options { nbd, ..Options::default() };
             let engine = super::spawn(opening, options).unwrap();
             let asker = engine.asker();
             let ask = |question| asker.ask(question).unwrap().recv_timeout(PATIENCE).unwrap();
@@ -479,6 +481,34 @@ fn a_group_is_written_cut_preserved_released_and_stopped() {
             engine.join().unwrap();
         }
     }
+}
+
+/// S2: who waits for the lock makes its sockets under the same names as soon as it has it.
+#[test]
+fn the_names_of_sockets_go_while_the_disk_is_still_locked() {
+    #[derive(Debug)]
+    struct Name(PathBuf, Arc<AtomicBool>);
+    impl Drop for Name {
+        fn drop(&mut self) {
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(&self.0).unwrap();
+            let lock = libc::flock {
+                l_type: libc::F_WRLCK as i16,
+                l_whence: libc::SEEK_SET as i16,
+                l_start: 100,
+                l_len: 200,
+                l_pid: 0,
+            };
+            self.1.store(fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).is_err(), SeqCst);
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let opening = sidecar::open(&config(folder.path(), Tracking::Availability)).unwrap();
+    let locked = Arc::new(AtomicBool::new(false));
+    let names: Vec<Box<dyn super::Guard>> = vec![Box::new(Name(folder.path().join("a"), locked.clone()))];
+    let engine = super::spawn(opening, Options { names, ..Options::default() }).unwrap();
+    engine.stop();
+    engine.join().unwrap();
+    assert!(locked.load(SeqCst));
 }
 
 #[test]
