@@ -144,6 +144,25 @@ fn what_is_not_in_the_vault_can_not_be_restored() {
     refused(&list, 5, &["disk"]);
 }
 
+#[test]
+fn a_shipper_that_says_too_much_hurts_nobody() {
+    let site = Site::disk();
+    let tracker = site.start(&["--create", "1MiB"]);
+    let mut shipper = towline_tracker::control::client::Client::connect(&site.control()).unwrap();
+    let attached = shipper.attach(towline_tracker::id::TargetId([1; 16])).unwrap();
+    // Letters of two bytes, so that cutting anywhere would not do.
+    let reason = format!("x{}", "é".repeat(32_000));
+    shipper.resynchronize(attached.attach, &reason).unwrap();
+    let told = site.status()["disks"][0]["resync"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with(&told) && (100..1000).contains(&told.len()), "{} bytes", told.len());
+    tracker.client("").unwrap().write(0, &[1; BLOCK]).unwrap();
+    tracker.stop();
+    // It is durable.
+    let tracker = site.start(&[]);
+    assert_eq!(site.status()["disks"][0]["resync"], told);
+    tracker.stop();
+}
+
 /// Every file below a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();

@@ -14,4 +14,5 @@ mod locking;
 mod mutants;
 mod prefix;
 mod sim;
+mod switches;
 mod versions;

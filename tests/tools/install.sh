@@ -17,8 +17,9 @@ need qemu-utils qemu-img qemu-io qemu-nbd
 need nbdkit nbdkit
 need libnbd-bin nbdinfo nbdcopy
 need attr setfattr
-need util-linux setpriv losetup blockdev script
-need mount mount umount
+need util-linux setpriv prlimit blockdev
+need bsdutils script
+need mount mount umount losetup
 need e2fsprogs mkfs.ext4
 # For Debian's own interpreter: the first python3 on the path may be another.
 /usr/bin/python3 -c 'import nbd' >/dev/null 2>&1 || missing="$missing python3-libnbd"

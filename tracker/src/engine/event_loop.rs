@@ -151,10 +151,14 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
     ) -> Result<Self, Error> {
         let pool = Pool::new();
         let mut ring = Ring::new(&pool).map_err(|error| {
-            let text = format!(
-                "io_uring can't be used ({error}): allow it (sysctl kernel.io_uring_disabled=0, the container's \
-                 seccomp profile) or run a newer kernel"
-            );
+            let remedy = match error.raw_os_error() {
+                Some(libc::ENOMEM) => "raise the limit of locked memory (ulimit -l, LimitMEMLOCK= of the unit)",
+                _ => {
+                    "allow it (sysctl kernel.io_uring_disabled=0, the container's seccomp profile) or run a newer \
+                     kernel"
+                }
+            };
+            let text = format!("io_uring can't be used ({error}): {remedy}");
             Error::caused(Kind::Other, text, error)
         })?;
         let read_only = options.read_only;
