@@ -1,0 +1,66 @@
+//! The end of a life: faults stop, and replication must catch up by itself.
+
+use super::*;
+
+impl World {
+    /// No more faults: replication catches up by itself, and then the newest point equals the disks.
+    pub(super) fn finish(&mut self) -> Result<(), String> {
+        self.note(1, || "--- the faults stop".into());
+        self.finishing = true;
+        if self.plan.crash_at.is_none() {
+            self.faults.arm(None);
+            self.armed = None;
+        }
+        self.faults.set_errors(0);
+        self.folders.iter().for_each(|folder| folder.set_low(false));
+        self.settings.write_errors = 0;
+        self.settings.sync_errors = 0;
+        self.settings.persist_errors = 0;
+        self.settings.preserve_errors = 0;
+        self.settings.preserve_limit = None;
+        let mut quiet_from = None;
+        for _ in 0..6_000 {
+            self.event()?;
+            let busy = !self.requests.is_empty() || !self.flushes.is_empty() || self.tracker.is_none();
+            if busy {
+                quiet_from = None;
+                continue;
+            }
+            let from = *quiet_from.get_or_insert(self.vault.len());
+            let newest = self.vault.entry(self.vault.tip);
+            let Some(entry) = newest.filter(|entry| entry.seq > from && entry.exact) else { continue };
+            if !self.cuts.get(&entry.cut).is_some_and(|cut| cut.quiet) {
+                continue;
+            }
+            let disks: Vec<_> = self.disks.iter().map(|disk| disk.borrow().image()).collect();
+            if *entry.images != disks {
+                let images = entry.images.clone();
+                return Err(format!(
+                    "the last point differs from the disk: {}",
+                    differences(&images, &disks)
+                ));
+            }
+            return Ok(());
+        }
+        let states: Vec<_> = self.shippers.iter().map(Shipper::state).collect();
+        Err(format!(
+            "replication does not catch up: {} requests, {} flushes, tracker {}, shippers {states:?}, road {:?}",
+            self.requests.len(),
+            self.flushes.len(),
+            self.tracker.is_some(),
+            self.state(),
+        ))
+    }
+}
+
+fn differences(image: &[Vec<u64>], disks: &[Vec<u64>]) -> String {
+    let mut text = Vec::new();
+    for (disk, (image, now)) in image.iter().zip(disks).enumerate() {
+        for (sector, (image, now)) in image.iter().zip(now).enumerate() {
+            if image != now && text.len() < 12 {
+                text.push(format!("disk {disk} sector {sector}: {image} for {now}"));
+            }
+        }
+    }
+    text.join(", ")
+}
