@@ -518,8 +518,13 @@ impl World {
         };
         let mut boot = [0; 16];
         boot[..8].copy_from_slice(&self.boot.to_le_bytes());
-        let now =
-            Now { boot: BootId(boot), boot_ns: self.boot_ns, wall_ns: self.wall, monotonic: self.now() };
+        let now = Now {
+            boot: BootId(boot),
+            boot_ns: self.boot_ns,
+            wall_ns: self.wall,
+            monotonic: self.now(),
+            since_boot: self.now(),
+        };
         if self.plan.trace {
             for (disk, folder) in self.folders.clone().iter().enumerate() {
                 for name in folder.listing() {

@@ -238,6 +238,8 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             // The machine's time to go on by itself: after what waited was served.
             self.serve_listed();
             if self.machine.wake_at().is_some_and(|at| at <= self.now) {
+                let since_boot = read_clock(ClockId::CLOCK_BOOTTIME);
+                self.machine.note_suspended(since_boot.0.saturating_sub(self.clock().0));
                 self.measured(|machine, now, actions| machine.tick(now, actions));
                 self.settle();
                 self.serve_listed();
@@ -259,7 +261,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         }
     }
 
-    /// The monotonic clock itself: a successor compares the heartbeat with it (S3).
+    /// The monotonic clock: deadlines are about time in which somebody could have done something.
     fn clock(&self) -> Nanos {
         read_clock(ClockId::CLOCK_MONOTONIC)
     }

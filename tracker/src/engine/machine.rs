@@ -30,6 +30,8 @@ pub trait Machine {
     );
     /// See [`Group::tick`].
     fn tick(&mut self, now: Nanos, actions: &mut Vec<Action>);
+    /// See [`Group::note_suspended`].
+    fn note_suspended(&mut self, suspended_ns: u64);
     /// See [`Group::wake_at`].
     fn wake_at(&self) -> Option<Nanos>;
     /// See [`Group::stop`].
@@ -78,6 +80,10 @@ impl Machine for Group {
 
     fn tick(&mut self, now: Nanos, actions: &mut Vec<Action>) {
         self.tick(now, actions);
+    }
+
+    fn note_suspended(&mut self, suspended_ns: u64) {
+        self.note_suspended(suspended_ns);
     }
 
     #[inline]

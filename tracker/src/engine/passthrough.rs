@@ -108,6 +108,8 @@ impl Machine for PassThrough {
         }
     }
 
+    fn note_suspended(&mut self, _: u64) {}
+
     fn wake_at(&self) -> Option<Nanos> {
         (!self.held.is_empty() && !self.holding.load(SeqCst)).then_some(Nanos(0))
     }

@@ -181,6 +181,8 @@ pub struct Group {
     counts: Counts,
     now: Nanos,
     next_beat: Nanos,
+    /// How long the host was suspended since it booted: `now` stands still then.
+    suspended_ns: u64,
     next_stamp: Nanos,
     stamping: bool,
     watching: bool,
@@ -228,6 +230,7 @@ impl Group {
             counts: Counts::default(),
             now: start.now,
             next_beat: start.now,
+            suspended_ns: 0,
             next_stamp: start.now.after(STAMP),
             stamping: false,
             watching: false,
@@ -490,7 +493,7 @@ impl Group {
         self.check_intent_deadlines(actions);
         if self.next_beat <= now {
             self.next_beat = now.after(HEARTBEAT);
-            self.header.beat(now);
+            self.header.beat(Nanos(now.0 + self.suspended_ns));
             self.try_heal(actions);
             self.cut_to_heal();
             self.compact_log();
@@ -514,6 +517,12 @@ impl Group {
             }
         }
         self.settle(actions);
+    }
+
+    /// How long the host was suspended since it booted: told before a tick. Deadlines are about time in which somebody
+    /// could have done something, heartbeats are compared with the times of files (S3).
+    pub fn note_suspended(&mut self, suspended_ns: u64) {
+        self.suspended_ns = suspended_ns;
     }
 
     /// When [`Self::tick`] must be called next, if no event comes before. A time in the past means: as soon as the

@@ -11,7 +11,7 @@
 //! | 2, 3 | boot id |
 //! | 4 | session that stamped the maps |
 //! | 5 | **the state word**: open generation << 8, fuzzy << 7, road |
-//! | 6 | heartbeat: the monotonic clock in nanoseconds |
+//! | 6 | heartbeat: nanoseconds since boot, suspend included |
 //! | 7 | newest attach number |
 //! | 8..16 | two freezes, by parity of their generation: cut id (2), time of the cut, first generation |
 //! | 16 | disks |
@@ -201,7 +201,7 @@ impl GroupHeader {
         }
     }
 
-    /// The last sign of life.
+    /// The last sign of life, by the clock that goes on in suspend.
     pub fn heartbeat(&self) -> Nanos {
         Nanos(self.get(6))
     }

@@ -368,7 +368,13 @@ fn now() -> io::Result<start::Now> {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_err(io::Error::other)?;
     let clock = |id| nix::time::clock_gettime(id).map(std::time::Duration::from);
     let monotonic = clock(nix::time::ClockId::CLOCK_MONOTONIC)?.as_nanos() as u64;
-    let uptime = clock(nix::time::ClockId::CLOCK_BOOTTIME)?.as_nanos() as i128;
+    let since_boot = clock(nix::time::ClockId::CLOCK_BOOTTIME)?.as_nanos() as u64;
     let wall_ns = wall.as_nanos() as i128;
-    Ok(start::Now { boot, boot_ns: wall_ns - uptime, wall_ns, monotonic: Nanos(monotonic) })
+    Ok(start::Now {
+        boot,
+        boot_ns: wall_ns - i128::from(since_boot),
+        wall_ns,
+        monotonic: Nanos(monotonic),
+        since_boot: Nanos(since_boot),
+    })
 }

@@ -59,8 +59,10 @@ pub struct Now {
     pub boot_ns: i128,
     /// The wall clock, nanoseconds since 1970.
     pub wall_ns: i128,
-    /// The monotonic clock.
+    /// The monotonic clock, by which the machine lives: it stands still in suspend.
     pub monotonic: Nanos,
+    /// The clock that does not: heartbeats are told by it (S3).
+    pub since_boot: Nanos,
 }
 
 /// A session that is in force.
@@ -437,7 +439,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             header.set_doubtful(index);
         }
     }
-    header.beat(now.monotonic);
+    header.beat(now.since_boot);
     let live_cut = frozen_generation.map(|generation| header.read_cut(generation).cut);
     for (home, disk) in homes.iter().zip(&disks) {
         let mark = Mark { disk: home.id, untracked: false };
@@ -538,7 +540,7 @@ fn look<F: Folder, D: DiskFacts>(
     now: Now,
 ) -> Result<Vec<Look>, (String, io::Error)> {
     let heartbeat =
-        header.map(|header| now.wall_ns - i128::from(now.monotonic.0.saturating_sub(header.heartbeat().0)));
+        header.map(|header| now.wall_ns - i128::from(now.since_boot.0.saturating_sub(header.heartbeat().0)));
     let mut looks = Vec::new();
     for (candidate, (id, meta, fresh)) in candidates.iter().zip(found) {
         let complain = |error| (candidate.name.clone(), error);
