@@ -1,4 +1,4 @@
-//! No space left: beside the disk, where a point is restored to, in the vault. The guest's requests never fail for it,
+//! No space left, and no answer: beside the disk, where a point is restored to, in the vault. The guest's requests never fail for it,
 //! nothing half-made stays, and all goes on once there is space again.
 
 use std::fs;
@@ -186,6 +186,45 @@ fn in_strict_a_full_sidecar_makes_writes_wait_until_there_is_space() {
         let tracker = site.start(&[]);
         assert!(site.status()["disks"][0]["resync"].is_null(), "{}", site.status());
         site.once(&[]);
+        site.latest_is_the_disk();
+        tracker.stop();
+    }
+}
+
+/// S4, S5: a sidecar whose file system stalls, as while somebody takes a snapshot of it. The guest goes on, a stop is cut
+/// short and says so, and nothing that was not sealed is believed.
+#[test]
+fn a_sidecar_that_does_not_answer_stops_neither_the_guest_nor_the_stop() {
+    for writes in [true, false] {
+        let room = Room::disk(16);
+        let (site, mut tracker) = with_sidecar_in(&room, &[]);
+        let guest = Guest::start(&tracker, LARGE);
+        guest.goes_on();
+        if !writes {
+            guest.finish();
+            room.freeze();
+        } else {
+            room.freeze();
+            until("tracking fails", || degraded(&site));
+            guest.goes_on();
+            assert!(marked(&site), "the disk itself says that it was written untracked");
+            guest.finish();
+        }
+        tracker.running.signal(libc::SIGTERM);
+        let told = || fs::read_to_string(site.path("tracker.log")).unwrap();
+        until("the stop is cut short", || told().contains("towline-tracker: the clean stop is cut short"));
+        assert!(!site.nbd().exists(), "nobody is served any more");
+        let line = told().lines().last().unwrap().to_string();
+        assert!(line.contains("the sidecar of disk.raw (") && line.contains("does not answer"), "{line}");
+        assert_eq!(line.contains("all of disk.raw"), writes, "{line}");
+        // What hangs in the kernel keeps the process and its lock: nobody serves the disk meanwhile.
+        room.thaw();
+        let ended = tracker.running.wait().expect("it ends when the file system answers");
+        assert_eq!(ended.code(), Some(7));
+        let tracker = site.start(&[]);
+        assert_eq!(site.status()["disks"][0]["resync"].is_string(), writes, "{}", site.status());
+        let point = site.once(&[]);
+        assert_eq!(point["kind"], "point");
         site.latest_is_the_disk();
         tracker.stop();
     }

@@ -27,7 +27,9 @@ Exit codes:
   3  a disk is missing, a folder, of a bad size, or can't be opened
   4  somebody else has a disk open
   5  a sidecar belongs to another disk, is newer than this program, or can't be used
-  6  a socket can't be made: its path is too long, or somebody listens there";
+  6  a socket can't be made: its path is too long, or somebody listens there
+  7  asked to stop, but a disk or its sidecar did not answer for 10 seconds: what was not sealed is recovered by the
+     next start, as after kill -9. A file system that holds a thread in the kernel keeps process and disk until it answers";
 
 /// Tracks virtual disks in their write path and serves them over NBD. A shipper (towline ship) takes the changes.
 #[derive(Debug, Parser)]
@@ -281,7 +283,7 @@ mod tests {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
         let help = Arguments::command().render_long_help().to_string();
-        assert!((0..=6).all(|code| help.contains(&format!("\n  {code}  "))), "every exit code is told");
+        assert!((0..=7).all(|code| help.contains(&format!("\n  {code}  "))), "every exit code is told");
     }
 
     #[test]

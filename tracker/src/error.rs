@@ -17,6 +17,8 @@ pub enum Kind {
     Sidecar,
     /// A socket can't be made (path too long, in use): 6.
     Socket,
+    /// A clean stop came to no end: a disk or its sidecar does not answer: 7.
+    Stuck,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
             Self::InUse => 4,
             Self::Sidecar => 5,
             Self::Socket => 6,
+            Self::Stuck => 7,
         }
     }
 }

@@ -88,6 +88,7 @@ fn run(settings: Settings) -> Result<(), Error> {
         nbd_address: format!("unix:{}", nbd.display()),
         read_only: config.read_only,
         names,
+        ..Default::default()
     };
     let engine = engine::spawn(opening, options)?;
     let served = Served { asker: engine.asker(), handout };

@@ -82,6 +82,21 @@ impl Room {
         &self.at
     }
 
+    /// Stalls it: whoever writes waits in the kernel until [`Self::thaw`]. Not for [`Self::memory`].
+    ///
+    /// # Panics
+    /// If it can't be frozen.
+    #[track_caller]
+    pub fn freeze(&self) {
+        root("fsfreeze", &["--freeze"], &self.at);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        // It may not be frozen.
+        let _ = run(as_root("fsfreeze").arg("--unfreeze").arg(&self.at));
+    }
+
     /// Fills it to the last byte.
     ///
     /// # Panics
@@ -118,6 +133,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
+        self.thaw();
         // Lazily, if somebody is still in it: it goes with the last one.
         if run(as_root("umount").arg(&self.at)).code != Some(0) {
             let _ = run(as_root("umount").arg("--lazy").arg(&self.at));

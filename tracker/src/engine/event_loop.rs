@@ -140,6 +140,9 @@ pub(super) struct Engine<M, J> {
     stopping: Option<Nanos>,
     /// The machine was told.
     machine_stopping: bool,
+    stop_limit: Duration,
+    /// A stop is cut short after this.
+    gives_up: Option<Nanos>,
 }
 
 impl<M: Machine, J: Jobs> Engine<M, J> {
@@ -208,6 +211,8 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             names: options.names,
             stopping: None,
             machine_stopping: false,
+            stop_limit: options.stop_limit,
+            gives_up: None,
         };
         for opened in parts.opened {
             engine.disks[opened.disk.index()].install(opened.file, opened.fd);
@@ -250,6 +255,10 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
                 self.disks.iter().for_each(|disk| disk.give_up(|file| self.ring.let_go(file)));
                 return Ok(());
             }
+            if self.gives_up.is_some_and(|at| at <= self.now) {
+                self.names.clear();
+                return Err(self.stuck());
+            }
             self.accept_more();
             let timeout = self.timeout();
             let (served, bytes) = (std::mem::take(&mut self.served), std::mem::take(&mut self.served_bytes));
@@ -290,7 +299,10 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
                 (wake, at) => wake.or(at),
             };
         };
-        earlier(self.stopping);
+        if !self.connections.is_empty() {
+            earlier(self.stopping);
+        }
+        earlier(self.gives_up);
         self.listeners.iter().for_each(|listener| earlier(listener.pause));
         if !self.connections.is_empty() {
             earlier(self.next_deadline());
@@ -421,6 +433,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         }
         info!("stopping: requests in flight are finished");
         self.stopping = Some(self.now.after(STOP_GRACE));
+        self.gives_up = Some(self.now.after(STOP_GRACE + self.stop_limit));
         for listener in &self.listeners {
             if let Some(place) = listener.accepting {
                 self.ring.cancel(Tag::Ignored, place);
@@ -443,10 +456,23 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             // From here on only the machine matters.
             self.stopping = Some(Nanos(u64::MAX));
             self.machine_stopping = true;
+            self.gives_up = Some(self.now.after(self.stop_limit));
             self.machine.stop(self.now, &mut self.actions);
             self.settle();
         }
         self.machine.stopped() && self.operations.is_empty()
+    }
+
+    /// Why a stop is cut short. Nothing that was not sealed is believed: the metas don't say clean. The lock stays: what is
+    /// still in the kernel may yet write, and a successor must not begin before (S2).
+    fn stuck(&self) -> Error {
+        let what = if self.requests.is_empty() {
+            self.machine.unfinished()
+        } else {
+            "a disk does not answer: requests to it are in flight".to_string()
+        };
+        let next = "the next start recovers, as after kill -9";
+        Error::new(Kind::Stuck, format!("the clean stop is cut short: {what}; {next}"))
     }
 
     /// No new requests are taken.

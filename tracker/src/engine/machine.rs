@@ -38,6 +38,8 @@ pub trait Machine {
     fn stop(&mut self, now: Nanos, actions: &mut Vec<Action>);
     /// See [`Group::stopped`].
     fn stopped(&self) -> bool;
+    /// See [`Group::unfinished`].
+    fn unfinished(&self) -> String;
     /// See [`Group::cuts`].
     fn cuts(&self) -> u64;
     /// See [`Group::note_cut_hold`].
@@ -97,6 +99,10 @@ impl Machine for Group {
 
     fn stopped(&self) -> bool {
         self.stopped()
+    }
+
+    fn unfinished(&self) -> String {
+        self.unfinished()
     }
 
     #[inline]

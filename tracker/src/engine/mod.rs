@@ -38,20 +38,21 @@ use crate::group::{Action, Question};
 use crate::id::DiskIndex;
 use crate::io::schedule;
 use crate::sidecar::{OpenDisk, Opened, Opening};
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 pub use machine::{Jobs, Machine};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 pub use port::{Asker, Completion, Operation, Port, Stopped};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Something that goes at an exact time.
 pub trait Guard: std::fmt::Debug + Send {}
 impl<T: std::fmt::Debug + Send> Guard for T {}
 
 /// How the disks are served.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Options {
     /// Sockets on which NBD clients connect.
     pub nbd: Vec<UnixListener>,
@@ -62,7 +63,24 @@ pub struct Options {
     /// Goes when nobody is served any more and before the disks are given up: the sockets' names, which are a
     /// successor's as soon as it has the disks.
     pub names: Vec<Box<dyn Guard>>,
+    /// How long a stop waits for disks and sidecars that do not answer, once the clients are gone; see [`STOP_LIMIT`].
+    pub stop_limit: Duration,
 }
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            nbd: Vec::new(),
+            nbd_address: String::new(),
+            read_only: false,
+            names: Vec::new(),
+            stop_limit: STOP_LIMIT,
+        }
+    }
+}
+
+/// Sealing a large map on a slow disk takes seconds. Cutting it short costs nothing while the host lives: the maps stay.
+pub const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What other threads ask of the loop.
 #[derive(Debug)]
@@ -79,7 +97,8 @@ enum Call {
 #[derive(Debug)]
 pub struct EngineHandle {
     entrance: port::Entrance,
-    thread: JoinHandle<Result<(), Error>>,
+    ended: Receiver<Result<(), Error>>,
+    thread: JoinHandle<()>,
 }
 
 impl EngineHandle {
@@ -111,12 +130,23 @@ impl EngineHandle {
     /// Waits for the loop's end.
     ///
     /// # Errors
-    /// Why it ended, if not by a stop.
+    /// Why it ended, if not by a stop. [`Kind::Stuck`]: the stop came to no end within its limit; the process should
+    /// end now, as if it were killed. Its lock on the disks ends with what is still in the kernel, not before (S2).
     ///
     /// # Panics
     /// If the loop has panicked.
     pub fn join(self) -> Result<(), Error> {
-        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let ended = self.ended.recv();
+        if let Ok(Err(error)) = &ended
+            && error.kind() == Kind::Stuck
+        {
+            // The kernel lets the thread go when its last operation ends: that is what does not.
+            return ended.expect("just seen");
+        }
+        if let Err(panic) = self.thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+        ended.expect("a loop that has not panicked says how it ended")
     }
 }
 
@@ -151,17 +181,17 @@ where
     let (calls, incoming) = bounded(port::CALLS_MAX);
     let entrance = port::Entrance::new(calls, Arc::clone(&wakeup));
     let (ready, began) = bounded(1);
+    let (end, ended) = bounded(1);
     let run = move || match event_loop::Engine::new(parts, options, incoming, wakeup) {
         Ok(mut engine) => {
             if let Err(error) = schedule::short_turns() {
                 tracing::debug!(%error, "the loop's slices stay as long as they are");
             }
             let _ = ready.send(Ok(()));
-            engine.run()
+            let _ = end.send(engine.run());
         }
         Err(error) => {
             let _ = ready.send(Err(error));
-            Ok(())
         }
     };
     let thread = std::thread::Builder::new()
@@ -169,7 +199,7 @@ where
         .spawn(run)
         .map_err(|error| Error::caused(Kind::Other, "the event loop's thread can't be made", error))?;
     match began.recv() {
-        Ok(Ok(())) => Ok(EngineHandle { entrance, thread }),
+        Ok(Ok(())) => Ok(EngineHandle { entrance, ended, thread }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::new(Kind::Other, "the event loop ended before it began")),
     }

@@ -28,6 +28,8 @@ pub(crate) struct PassThrough {
     after: HashMap<u32, After>,
     /// While set, requests wait.
     pub(crate) holding: Arc<AtomicBool>,
+    /// While set, a stop comes to no end.
+    pub(crate) stuck: Arc<AtomicBool>,
     held: Vec<(RequestId, Request)>,
     /// How many wait.
     pub(crate) waiting: Arc<AtomicUsize>,
@@ -117,7 +119,11 @@ impl Machine for PassThrough {
     fn stop(&mut self, _: Nanos, _: &mut Vec<Action>) {}
 
     fn stopped(&self) -> bool {
-        self.after.is_empty()
+        self.after.is_empty() && !self.stuck.load(SeqCst)
+    }
+
+    fn unfinished(&self) -> String {
+        "what a test holds back does not answer".into()
     }
 
     fn cuts(&self) -> u64 {

@@ -27,6 +27,7 @@ struct Server {
     engine: Option<EngineHandle>,
     socket: PathBuf,
     holding: Arc<AtomicBool>,
+    stuck: Arc<AtomicBool>,
     waiting: Arc<AtomicUsize>,
     directory: tempfile::TempDir,
 }
@@ -62,11 +63,13 @@ impl Server {
         let socket = directory.path().join("nbd.sock");
         let machine = PassThrough::default();
         let (holding, waiting) = (Arc::clone(&machine.holding), Arc::clone(&machine.waiting));
+        let stuck = Arc::clone(&machine.stuck);
         let options = Options {
             nbd: vec![UnixListener::bind(&socket).unwrap()],
             nbd_address: socket.display().to_string(),
             read_only,
             names: Vec::new(),
+            stop_limit: Duration::from_secs(3),
         };
         let parts = Parts {
             machine,
@@ -76,7 +79,7 @@ impl Server {
             actions: Vec::new(),
         };
         let engine = Some(spawn_parts(parts, options).unwrap());
-        Self { engine, socket, holding, waiting, directory }
+        Self { engine, socket, holding, stuck, waiting, directory }
     }
 
     fn client(&self) -> Client {
@@ -96,6 +99,26 @@ impl Server {
         engine.stop();
         engine.join().unwrap();
     }
+}
+
+#[test]
+fn a_stop_that_comes_to_no_end_is_cut_short_and_says_so() {
+    let mut server = Server::new(Path::new("/dev/shm"), false, false);
+    server.client().write(0, &[1; 4096]).unwrap();
+    server.stuck.store(true, SeqCst);
+    let engine = server.engine.take().unwrap();
+    engine.stop();
+    let error = engine.join().unwrap_err();
+    assert_eq!(error.kind(), crate::error::Kind::Stuck);
+    assert!(error.to_string().contains("does not answer"), "{error}");
+    // One that answers late, but within the limit, is no failure.
+    let mut server = Server::new(Path::new("/dev/shm"), false, false);
+    server.stuck.store(true, SeqCst);
+    let engine = server.engine.take().unwrap();
+    engine.stop();
+    server.stuck.store(false, SeqCst);
+    engine.port().submit(DiskIndex(0), Operation::Flush, 1).unwrap_or_default();
+    engine.join().unwrap();
 }
 
 /// Every way in which the loop reaches a disk: plain calls, the ring buffered, the ring direct.

@@ -21,7 +21,7 @@ mod sync;
 mod write;
 
 use crate::control::message::{Answer, Refusal};
-use crate::disk::{Disk, Fold, Healing};
+use crate::disk::{Disk, Fold, Healing, IntentMode};
 use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, Nanos, Session, TargetId};
 use crate::limits::Bounds;
 use crate::map::header::{GroupHeader, Road, State};
@@ -554,6 +554,38 @@ impl Group {
     /// The clean stop is complete: the process may end.
     pub fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// What a stop that comes to no end waits for, and what the next start makes of it, for people.
+    pub fn unfinished(&self) -> String {
+        let mut disks: Vec<usize> = self
+            .persists
+            .iter()
+            .flatten()
+            .map(|(PersistOp::Intents(disk, _) | PersistOp::Append(disk, _), _)| *disk)
+            .collect();
+        disks.sort_unstable();
+        disks.dedup();
+        if disks.is_empty() {
+            // A job of the worker's, which is for all of them.
+            disks = (0..self.disks.len()).collect();
+        }
+        let named: Vec<_> = disks
+            .iter()
+            .map(|disk| format!("{} ({})", self.disks[*disk].name, self.disks[*disk].path))
+            .collect();
+        let untracked: Vec<_> = self
+            .disks
+            .iter()
+            .filter(|disk| !matches!(disk.intent_mode, IntentMode::Kept | IntentMode::Strict))
+            .map(|disk| disk.name.as_str())
+            .collect();
+        let next = if untracked.is_empty() {
+            "nothing is compared unless the host goes down before".to_string()
+        } else {
+            format!("what went untracked since is compared: all of {}", untracked.join(", "))
+        };
+        format!("the sidecar of {} does not answer; {next}", named.join(", "))
     }
 
     /// Cuts since the start: rises with each, so that the engine can measure how long one held the writes.
