@@ -11,7 +11,8 @@ pub mod units;
 pub mod vault;
 pub mod verify;
 
-use crate::{Error, Kind, Result};
+use crate::vault::Vault;
+use crate::{Error, Kind, Result, store};
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -41,11 +42,11 @@ enum Command {
     /// Show how a tracker and its disks are
     Status(status::Args),
     /// List recovery points
-    Points(points::Args),
+    Points(ReadArgs),
     /// Restore a recovery point
     Restore(restore::Args),
     /// Read everything in a vault and check it
-    Verify(verify::Args),
+    Verify(ReadArgs),
 }
 
 impl Cli {
@@ -62,6 +63,30 @@ impl Cli {
             Command::Restore(args) => restore::run(args),
             Command::Verify(args) => verify::run(args),
         }
+    }
+}
+
+/// What is to be read of a vault, and how it is told.
+#[derive(Debug, clap::Args)]
+pub struct ReadArgs {
+    /// The vault: file:///folder or a path
+    #[arg(long, value_name = "URL")]
+    vault: String,
+    /// Only this group
+    #[arg(long)]
+    group: Option<String>,
+    /// One JSON object for all, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl ReadArgs {
+    /// The vault, open.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    fn open(&self) -> Result<Vault> {
+        Vault::open(store::open(&self.vault)?)
     }
 }
 

@@ -1,26 +1,12 @@
 //! `towline points`: which recovery points there are.
 
-use super::{bytes, json, print, time};
+use super::{ReadArgs, bytes, json, print, time};
 use crate::points::{History, history};
+use crate::vault::Group;
 use crate::vault::entry::Consistency;
-use crate::vault::{Group, Vault};
-use crate::{Error, Kind, Result, store};
+use crate::{Error, Kind, Result};
 use serde::Serialize;
 use std::fmt::Write;
-
-/// `towline points ...`
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The vault: file:///folder or a path
-    #[arg(long, value_name = "URL")]
-    vault: String,
-    /// Only this group
-    #[arg(long)]
-    group: Option<String>,
-    /// One JSON object for all, for programs
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(Serialize)]
 struct List {
@@ -59,8 +45,8 @@ struct DiskLine {
 ///
 /// # Errors
 /// `GroupNotFound`; `Damage` after listing all that can be read; the store's.
-pub fn run(args: Args) -> Result<()> {
-    let vault = Vault::open(store::open(&args.vault)?)?;
+pub fn run(args: ReadArgs) -> Result<()> {
+    let vault = args.open()?;
     let groups: Vec<Group> = match &args.group {
         Some(name) => vec![vault.group(name)],
         None => vault.groups()?,

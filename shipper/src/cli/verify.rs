@@ -1,24 +1,10 @@
 //! `towline verify`: is everything there and as it was written.
 
-use super::{bytes, json, print, time};
+use super::{ReadArgs, bytes, json, print, time};
 use crate::vault::Vault;
 use crate::verify::{Report, verify};
-use crate::{Error, Kind, Result, store};
+use crate::{Error, Kind, Result};
 use serde::Serialize;
-
-/// `towline verify ...`
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The vault: file:///folder or a path
-    #[arg(long, value_name = "URL")]
-    vault: String,
-    /// Only this group
-    #[arg(long)]
-    group: Option<String>,
-    /// One JSON object, for programs
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(Serialize)]
 struct Verdict {
@@ -51,8 +37,8 @@ struct Affected {
 ///
 /// # Errors
 /// `Damage` after telling all of it; as [`verify`].
-pub fn run(args: Args) -> Result<()> {
-    let vault = Vault::open(store::open(&args.vault)?)?;
+pub fn run(args: ReadArgs) -> Result<()> {
+    let vault = args.open()?;
     let report = verify(&vault, args.group.as_deref())?;
     let verdict = verdict(&vault, &report);
     print(&if args.json { json(&verdict)? } else { text(&verdict) })?;
