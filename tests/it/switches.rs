@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
-use towline_tests::live::process::{Outcome, Site, run, same, towline, until};
+use towline_tests::live::process::{Outcome, Site, Tracker, run, same, towline, until};
 use towline_tests::live::stamp::BLOCK;
 use towline_tests::live::writer::first_content;
 use towline_tracker::frontend::nbd::client::Operation;
@@ -50,6 +50,58 @@ fn with_a_log_dir_nothing_is_made_beside_the_disk() {
     tracker.stop();
     assert!(!site.path("disk.raw.towline").exists());
     assert!(fs::read_dir(&place).unwrap().count() > 0);
+}
+
+#[test]
+fn disks_of_one_name_share_a_log_dir_and_nothing_else() {
+    let place = Site::disk();
+    let mut sites = [site(), site()];
+    for (n, site) in sites.iter_mut().enumerate() {
+        let group = ["one", "two"][n];
+        site.arguments =
+            ["--log-dir", place.path(".").to_str().unwrap(), "--group", group].map(String::from).into();
+    }
+    let [one, two] = &sites;
+    let mut trackers = [one.start(&[]), two.start(&[])];
+    for round in 0..2u8 {
+        for (n, site) in sites.iter().enumerate() {
+            let byte = 10 * round + n as u8 + 1;
+            trackers[n].client("").unwrap().write(u64::from(round) << 20, &[byte; 2 * BLOCK]).unwrap();
+            let point = site.once(&[]);
+            assert_eq!(round == 0, number(&point["bytes_changed"]) == BYTES, "{point}");
+        }
+        assert_ne!(one.status()["disks"][0]["id"], two.status()["disks"][0]["id"]);
+        trackers.into_iter().for_each(Tracker::stop);
+        trackers = [one.start(&[]), two.start(&[])];
+        assert!(sites.iter().all(|site| site.status()["disks"][0]["resync"].is_null()));
+    }
+    for (site, group) in sites.iter().zip(["one", "two"]) {
+        let to = site.path("out");
+        ask(site, "restore", &["--group", group, "--to", to.to_str().unwrap()]).good();
+        same(&site.first(), &to);
+    }
+    trackers.into_iter().for_each(Tracker::stop);
+    // Two of one name in one group, too.
+    let mut both = Site::disk();
+    both.init();
+    for folder in ["a", "b"] {
+        fs::create_dir(both.path(folder)).unwrap();
+    }
+    let mut command = Command::new(both.programs.join("towline-tracker"));
+    for (name, folder) in [("x", "a"), ("y", "b")] {
+        command.arg("--disk").arg(format!("{name}={}", both.path(folder).join("disk.raw").display()));
+    }
+    command.args(["--create", "1MiB", "--group", "both", "--log-dir"]).arg(place.path("."));
+    command.arg("--nbd").arg(format!("unix:{}", both.nbd().display())).arg("--control").arg(both.control());
+    both.disks = vec!["x".into(), "y".into()];
+    let tracker = both.start_command(&mut command);
+    tracker.client("y").unwrap().write(0, &[7; BLOCK]).unwrap();
+    both.once(&[]);
+    let to = both.path("out");
+    ask(&both, "restore", &["--group", "both", "--to", to.to_str().unwrap()]).good();
+    same(&both.path("a/disk.raw"), &to.join("x"));
+    same(&both.path("b/disk.raw"), &to.join("y"));
+    tracker.stop();
 }
 
 #[test]

@@ -408,7 +408,8 @@ pub fn state_path(path: &Path) -> io::Result<PathBuf> {
         base.ok_or_else(|| io::Error::other("neither XDG_STATE_HOME nor HOME is set"))?.join("towline")
     };
     std::fs::create_dir_all(&home)?;
-    let full = std::fs::canonicalize(path)?;
+    // As it was named: links that go on naming one device, whatever its number is now, stay the same.
+    let full = std::path::absolute(path)?;
     let name = CString::new(full.as_os_str().as_bytes())?;
     let sum = crate::format::checksum::checksum(0, name.as_bytes());
     Ok(home.join(format!("{sum:016x}.mark")))

@@ -344,13 +344,20 @@ fn read_only(
     Ok((Group::new(start, &mut Vec::new()), worker))
 }
 
-/// The sidecar's folder: `<disk>.towline`, or the same name in `--log-dir`.
+/// The sidecar's folder: `<disk>.towline`; in `--log-dir`, where disks of several folders may have one name, it has a
+/// checksum of the disk's place as well. The place as it was named: links that go on naming one device stay the same.
 pub fn sidecar_path(config: &Config, disk: &DiskConfig) -> PathBuf {
     let mut name = disk.path.file_name().unwrap_or_default().to_os_string();
-    name.push(".towline");
     match &config.log_dir {
-        Some(folder) => folder.join(name),
-        None => disk.path.with_file_name(name),
+        Some(folder) => {
+            let place = std::path::absolute(&disk.path).unwrap_or_else(|_| disk.path.clone());
+            name.push(format!(".{:016x}.towline", checksum(0, place.as_os_str().as_encoded_bytes())));
+            folder.join(name)
+        }
+        None => {
+            name.push(".towline");
+            disk.path.with_file_name(name)
+        }
     }
 }
 
