@@ -1,5 +1,6 @@
 //! Listening sockets in the file system: they appear whole, take the place of stale ones, and go away with us.
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Gid, chown};
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -15,6 +16,8 @@ const PATH_MAX: usize = 107;
 
 /// How long the sockets of a killed process may still answer.
 const DYING: Duration = Duration::from_secs(2);
+/// And how long if it is known that it is dead: a slow disk takes its time over the last requests.
+const DEAD: Duration = Duration::from_secs(30);
 
 /// Who may connect.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +78,9 @@ pub(crate) fn check(path: &Path) -> Result<(), Error> {
             Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             // A killed process's ring keeps its sockets until its last request is done: that is soon over.
-            Ok(_) if start.elapsed() < DYING => std::thread::sleep(Duration::from_millis(10)),
+            Ok(stream) if start.elapsed() < if is_dead(&stream) { DEAD } else { DYING } => {
+                std::thread::sleep(Duration::from_millis(10))
+            }
             Ok(_) => {
                 let shown = path.display();
                 let text = format!("{shown}: somebody listens there already: stop it or choose another path");
@@ -83,6 +88,16 @@ pub(crate) fn check(path: &Path) -> Result<(), Error> {
             }
             Err(error) => return Err(failed(path, error)),
         }
+    }
+}
+
+/// Whether the process that listens has ended but for what the kernel still does for it.
+fn is_dead(stream: &UnixStream) -> bool {
+    let Ok(peer) = getsockopt(stream, PeerCredentials) else { return false };
+    match fs::read_to_string(format!("/proc/{}/stat", peer.pid())) {
+        // The state follows the name, which is in parentheses.
+        Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
@@ -166,6 +181,44 @@ mod tests {
         let _successor = listen(&path, Access::Private(None)).unwrap();
         drop(file);
         UnixStream::connect(&path).unwrap();
+    }
+
+    /// S2: what answers for a dead process is waited for longer than somebody alive.
+    #[test]
+    fn the_socket_of_a_dead_process_is_waited_for() {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+        use std::os::fd::AsRawFd;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let held =
+            socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        bind(held.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        // Who listens is who answers: a child that is dead at once, while we hold the socket as the kernel would.
+        // SAFETY: the child makes two system calls and touches no memory.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe {
+                libc::listen(held.as_raw_fd(), 8);
+                libc::_exit(0);
+            }
+        }
+        let stat = format!("/proc/{child}/stat");
+        while !fs::read_to_string(&stat).unwrap().contains(") Z") {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(is_dead(&UnixStream::connect(&path).unwrap()), "a zombie");
+        // SAFETY: the child is ours, and nobody else waits for it.
+        assert_eq!(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }, child);
+        assert!(is_dead(&UnixStream::connect(&path).unwrap()), "gone");
+        let _alive = UnixListener::bind(folder.path().join("alive")).unwrap();
+        assert!(!is_dead(&UnixStream::connect(folder.path().join("alive")).unwrap()));
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(DYING + Duration::from_millis(500));
+            drop(held);
+        });
+        listen(&path, Access::Umask).unwrap();
+        ends.join().unwrap();
     }
 
     #[test]
