@@ -4,6 +4,7 @@ pub mod disk_file;
 pub mod files;
 pub mod folder;
 pub mod jobs;
+mod look;
 pub mod maps;
 pub mod start;
 mod worker;

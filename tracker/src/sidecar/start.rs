@@ -6,27 +6,24 @@
 //! 3. The metas name them: the new session is in force. A crash before leaves the old session's files untouched.
 //! 4. Fresh maps become valid; the untracked mark is cleared; what nobody needs any more is deleted.
 
-use super::files::{self, META, create_intents, create_log, intents_name, read_logs, store_meta, store_name};
+use super::files::{META, create_intents, create_log, intents_name, store_meta, store_name};
 use super::folder::Folder;
-use super::jobs::{DiskFacts, Home, Jobs, map_name, preserved_name, remove_logs};
+use super::jobs::{DiskFacts, Home, Jobs, map_name, remove_logs};
+use super::look::{Look, look, open_maps, read_identity, rebuild, sealed_log_is_there};
 use super::maps::Maps;
 use crate::disk::geometry::Geometry;
 use crate::disk::regions::Regions;
 use crate::disk::{Disk, FrozenDisk, Healing, IntentMode, Log, Syncs, failed::Failed};
 use crate::error::{Error, Kind};
 use crate::format::changes::Header;
-use crate::format::envelope::BadFile;
 use crate::format::intents;
-use crate::format::meta::{LOGS_MAX, Mark, Meta, PendingLog, Recheck};
+use crate::format::meta::{Mark, Meta, Recheck};
 use crate::group::{Action, Group, GroupConfig, SidecarFile, Start};
 use crate::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session};
 use crate::map::header::{CutRecord, GroupHeader, Road, State};
 use crate::map::{Words, bits};
-use crate::recover::{Evidence, Stop, Times, Verdict, changed, decide};
+use crate::recover::Verdict;
 use std::io;
-
-/// The stamp in the meta is at most this old while a tracker lives.
-const STAMP_NS: i128 = 62_000_000_000;
 
 /// The name of the group's header among the maps.
 pub const HEADER: &str = "header";
@@ -98,16 +95,6 @@ impl<F: Folder, D> Started<F, D> {
         let jobs = Jobs { homes: self.homes, maps, session: self.session, draw };
         Running { group, actions, jobs, opened: self.opened }
     }
-}
-
-/// What was read of one disk.
-struct Look {
-    id: DiskId,
-    meta: Option<Meta>,
-    fresh: bool,
-    intents: intents::IntentSet,
-    logs: files::Logs,
-    verdict: Verdict,
 }
 
 /// Starts a session of the group.
@@ -454,202 +441,6 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     let start =
         Start { config, header, disks, target, anchor, vouched, first_pending, fill, now: now.monotonic };
     Ok(Started { start, opened, homes, session })
-}
-
-type Identity = (DiskId, Option<Meta>, bool);
-
-/// Who the disk is: by its meta, by the mark that it carries, or by a new draw.
-fn read_identity<F: Folder, D: DiskFacts>(
-    candidate: &Candidate<F, D>,
-    draw: fn() -> DiskId,
-) -> Result<Identity, Error> {
-    let name = &candidate.name;
-    let mark = candidate.facts.mark().map_err(|error| {
-        Error::caused(
-            Kind::Sidecar,
-            format!("the mark (extended attribute) of disk {name} can't be read"),
-            error,
-        )
-    })?;
-    let meta = match candidate.folder.read(META) {
-        Ok(bytes) => Some(Meta::decode(&bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            return Err(Error::caused(
-                Kind::Sidecar,
-                format!("the sidecar of disk {name} can't be read"),
-                error,
-            ));
-        }
-    };
-    let path = &candidate.path;
-    match (meta, mark) {
-        (Some(Ok(meta)), Some(mark)) if meta.disk != mark.disk => Err(Error::new(
-            Kind::Sidecar,
-            format!(
-                "the sidecar of {path} belongs to another disk: move it away, and the disk is resynchronized"
-            ),
-        )),
-        (Some(Ok(meta)), _) => Ok((meta.disk, Some(meta), false)),
-        (Some(Err(error @ BadFile::Newer(_))), _) => Err(Error::caused(
-            Kind::Sidecar,
-            format!("the sidecar of {path} is from a newer version of Towline: use that one"),
-            error,
-        )),
-        // Damaged or missing: what the disk carries says who it is, and it is resynchronized.
-        (_, Some(mark)) => Ok((mark.disk, None, false)),
-        (_, None) => Ok((draw(), None, true)),
-    }
-}
-
-type Maps2 = (Vec<Words>, Vec<(Words, Words)>);
-
-/// The maps that the header speaks of, if all are there: open, and frozen with preserved.
-fn open_maps<F, D, M: Maps>(
-    candidates: &[Candidate<F, D>],
-    maps: &M,
-    header: Option<&GroupHeader>,
-) -> Option<Maps2> {
-    let state = header?.state();
-    let (mut open, mut frozen) = (Vec::new(), Vec::new());
-    for (index, candidate) in candidates.iter().enumerate() {
-        let words = bits::words_for(candidate.geometry.blocks());
-        open.push(maps.open(&map_name(state.open, index), words, true).ok()?);
-        if state.road != Road::None {
-            let generation = Generation(state.open.0 - 1);
-            // A release or an undo may have deleted them already; what is left of it needs none.
-            let over = state.road == Road::Releasing;
-            let get = |name: String, dense| match maps.open(&name, words, dense) {
-                Err(_) if over => Some(Words::private(words)),
-                other => other.ok(),
-            };
-            let map = get(map_name(generation, index), true)?;
-            frozen.push((map, get(preserved_name(generation, index), false)?));
-        }
-    }
-    Some((open, frozen))
-}
-
-/// Reads what is there of each disk and decides.
-fn look<F: Folder, D: DiskFacts>(
-    candidates: &[Candidate<F, D>],
-    found: &[Identity],
-    holder: Option<&Meta>,
-    header: Option<&GroupHeader>,
-    good: bool,
-    now: Now,
-) -> Result<Vec<Look>, (String, io::Error)> {
-    let heartbeat =
-        header.map(|header| now.wall_ns - i128::from(now.since_boot.0.saturating_sub(header.heartbeat().0)));
-    let mut looks = Vec::new();
-    for (candidate, (id, meta, fresh)) in candidates.iter().zip(found) {
-        let complain = |error| (candidate.name.clone(), error);
-        let Some(meta) = meta else {
-            let why = if *fresh { "the disk is new" } else { "its sidecar is missing or damaged" };
-            looks.push(Look {
-                id: *id,
-                meta: None,
-                fresh: *fresh,
-                intents: intents::IntentSet::default(),
-                logs: files::Logs::default(),
-                verdict: Verdict::Resync(why.into()),
-            });
-            continue;
-        };
-        let stop = match (&meta.clean, meta.boot == now.boot) {
-            (Some(_), _) => Stop::Clean,
-            (None, true) => Stop::Process,
-            (None, false) => Stop::Host,
-        };
-        let mut damaged = None;
-        let mut set = intents::IntentSet::default();
-        let mut known = meta.logs.clone();
-        let marked = |session, generation, length| PendingLog { generation, session, length, cut: None };
-        if let Some(clean) = &meta.clean {
-            known.push(marked(meta.session, clean.log.generation, clean.log.length));
-        } else {
-            let bytes = candidate.folder.read(&meta.intents).unwrap_or_default();
-            match intents::newest(*id, &bytes) {
-                Ok(newest) => {
-                    known
-                        .extend(newest.logs.map(|mark| marked(newest.session, mark.generation, mark.length)));
-                    set = newest;
-                }
-                Err(error) => damaged = Some(error.to_string()),
-            }
-        }
-        let rotten = damaged.is_some();
-        let released = match holder {
-            Some(holder) if holder.members.contains(id) => holder.released,
-            _ => meta.released,
-        };
-        let logs = read_logs(&candidate.folder, *id, released, &known).map_err(complain)?;
-        let blocks = candidate.geometry.blocks();
-        if logs.ranges.iter().any(|range| range.end > blocks.next_multiple_of(64)) {
-            damaged = Some("a log speaks of blocks beyond the disk's end".into());
-        }
-        if set.regions.iter().any(|region| u64::from(*region) >= candidate.geometry.regions()) {
-            damaged = Some("the intents speak of regions beyond the disk's end".into());
-        }
-        let same_sizes = (meta.block_shift, meta.region_shift)
-            == (candidate.geometry.block_shift, candidate.geometry.region_shift);
-        if !same_sizes {
-            damaged = Some("the block size or the region size was changed".into());
-        }
-        let found_now = candidate.facts.fingerprint().map_err(complain)?;
-        let times = Times {
-            heartbeat_ns: heartbeat.unwrap_or(meta.stamped_ns + STAMP_NS),
-            boot_ns: now.boot_ns,
-            same_boot: meta.boot == now.boot,
-        };
-        let mark = candidate.facts.mark().map_err(complain)?;
-        let member = holder.is_none_or(|holder| {
-            holder.disk == *id || (holder.members.contains(id) && meta.members.contains(&holder.disk))
-        });
-        let verdict = decide(&Evidence {
-            stop,
-            maps: good && same_sizes,
-            member,
-            untracked: mark.is_some_and(|mark| mark.untracked),
-            doubtful: meta.doubtful,
-            same_boot: meta.boot == now.boot,
-            rotten,
-            crowded: logs.pending.len() > LOGS_MAX,
-            changed: changed(stop, &meta.stamp, meta.clean.as_ref(), &found_now, times),
-            damaged: damaged.or(logs.bad.clone()),
-        });
-        looks.push(Look { id: *id, meta: Some(meta.clone()), fresh: false, intents: set, logs, verdict });
-    }
-    Ok(looks)
-}
-
-/// Fills a fresh open map (DESIGN 3.5): intents and unreleased logs.
-fn rebuild(map: &Words, geometry: Geometry, look: &Look) {
-    if !matches!(look.verdict, Verdict::Rebuild { .. }) {
-        return;
-    }
-    let blocks = geometry.blocks();
-    for range in &look.logs.ranges {
-        bits::set(map, range.start.min(blocks)..range.end.min(blocks));
-    }
-    if look.meta.as_ref().is_some_and(|meta| meta.clean.is_none()) {
-        for region in &look.intents.regions {
-            bits::set(map, geometry.region_blocks(*region));
-        }
-    }
-}
-
-/// The sealed freeze's log must be there for the shipper.
-fn sealed_log_is_there<F: Folder, D>(
-    candidates: &[Candidate<F, D>],
-    looks: &[Look],
-    header: &GroupHeader,
-    state: State,
-) -> bool {
-    let cut = header.read_cut(Generation(state.open.0 - 1)).cut;
-    let store = |candidate: &Candidate<F, D>| candidate.folder.open(&store_name(cut)).is_ok();
-    looks.iter().all(|look| look.logs.seals.iter().any(|seal| seal.cut == cut))
-        && candidates.iter().all(store)
 }
 
 /// A freeze that survived with its maps.
