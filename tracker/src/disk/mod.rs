@@ -190,7 +190,8 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// A disk that is served and not tracked.
+    /// A disk that is served and not tracked; and what a tracked one has at its beginning: nothing waits, is in flight or
+    /// has failed.
     pub(crate) fn untracked(
         name: String,
         path: String,

@@ -13,7 +13,7 @@ use super::look::{Look, look, open_maps, read_identity, rebuild, sealed_log_is_t
 use super::maps::Maps;
 use crate::disk::geometry::Geometry;
 use crate::disk::regions::Regions;
-use crate::disk::{Disk, FrozenDisk, Healing, IntentMode, Log, Syncs, failed::Failed};
+use crate::disk::{Disk, FrozenDisk, Log, failed::Failed};
 use crate::error::{Error, Kind};
 use crate::format::changes::Header;
 use crate::format::intents;
@@ -365,37 +365,22 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         }
         let dirty_blocks = bits::count(&open);
         let logs = meta.logs.clone();
+        let (name, path) = (candidate.name.clone(), candidate.path.clone());
+        let begins = Disk::untracked(name, path, candidate.geometry, candidate.direct, candidate.align);
         disks.push(Disk {
-            name: candidate.name.clone(),
-            path: candidate.path.clone(),
-            geometry: candidate.geometry,
-            direct: candidate.direct,
-            align: candidate.align,
             dirty_blocks,
             open,
             meta,
             log,
             regions: region_table,
-            intents_since: Generation(0),
             intent_sequence,
             intent_capacity: capacity,
-            intent_queue: Default::default(),
-            intent_write: None,
-            intent_mode: IntentMode::Kept,
-            mark_again: false,
-            healing: Healing::None,
-            degraded: None,
-            cleaning_parts: 0,
-            in_flight: [0, 0],
-            syncs: Syncs::default(),
             failed,
             filled: dirty_blocks == candidate.geometry.blocks(),
             // W6: the guest may not have been told. Without the maps, what is known is that a sync had failed.
             latched: errors.as_ref().map_or(doubtful_before, |errors| errors[index].0),
-            fold: None,
             frozen,
-            left: Default::default(),
-            writes: 0,
+            ..begins
         });
         homes.push(Home {
             folder: candidate.folder,
