@@ -141,6 +141,11 @@ impl GroupHeader {
         header
     }
 
+    /// The session that it was stamped with last; 0 before the first.
+    pub fn session(&self) -> Session {
+        Session(self.get(4))
+    }
+
     /// Whether it was made in this boot for these disks, in this order, by this session or the one above (S1).
     pub fn fits(&self, boot: BootId, session: Session, disks: &[(DiskId, u64)]) -> bool {
         let stamped = self.get(4);

@@ -115,6 +115,7 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
 ) -> Result<Vec<Look>, (String, io::Error)> {
     let heartbeat =
         header.map(|header| now.wall_ns - i128::from(now.since_boot.0.saturating_sub(header.heartbeat().0)));
+    let stamped = header.map(GroupHeader::session);
     let mut looks = Vec::new();
     for (candidate, (id, meta, fresh)) in candidates.iter().zip(found) {
         let complain = |error| (candidate.name.clone(), error);
@@ -172,7 +173,11 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
         }
         let found_now = candidate.facts.fingerprint().map_err(complain)?;
         let times = Times {
-            heartbeat_ns: heartbeat.unwrap_or(meta.stamped_ns + STAMP_NS),
+            // A session that came no further than its metas never served: its stamp is its last sign of life.
+            heartbeat_ns: match stamped {
+                Some(stamped) if stamped < meta.session => meta.stamped_ns,
+                _ => heartbeat.unwrap_or(meta.stamped_ns + STAMP_NS),
+            },
             boot_ns: now.boot_ns,
             same_boot: meta.boot == now.boot,
         };

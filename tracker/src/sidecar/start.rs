@@ -156,8 +156,14 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         Some(header) if good => header.state().open,
         _ => Generation::first_of(session),
     };
-    if let Some(header) = &header {
-        if good { header.stamp(session) } else { header.void() }
+    match &header {
+        Some(header) if good => header.stamp(session),
+        Some(header) => header.void(),
+        // Void too: with the metas of this session, it says that this session has not served.
+        None => drop(
+            maps.create(HEADER, GroupHeader::words(ids.len()), false)
+                .map_err(|error| Error::caused(Kind::Other, "the maps' header can't be made", error))?,
+        ),
     }
     let words = |candidate: &Candidate<F, D>| bits::words_for(candidate.geometry.blocks());
     let mut open = Vec::new();
