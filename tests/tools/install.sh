@@ -17,7 +17,7 @@ need qemu-utils qemu-img qemu-io qemu-nbd
 need nbdkit nbdkit
 need libnbd-bin nbdinfo nbdcopy
 need attr setfattr
-need util-linux setpriv prlimit blockdev
+need util-linux setpriv prlimit blockdev fsfreeze
 need bsdutils script
 need mount mount umount losetup
 need e2fsprogs mkfs.ext4
