@@ -5,6 +5,7 @@ mod bad_input;
 mod clients;
 mod crash;
 mod cycle;
+mod demo;
 mod devices;
 mod full;
 mod guard;
