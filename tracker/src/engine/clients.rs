@@ -410,12 +410,25 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         }
     }
 
-    /// A stop waits no longer.
+    /// A stop waits no longer: connections go, and so does what the machine has not submitted, whoever asked for it.
     pub(super) fn drop_all(&mut self) {
         for key in self.connections.keys() {
             self.lose(key);
         }
         self.serve_listed();
+        for token in self.requests.keys() {
+            let Some(Pending { owner: Owner::Port(..), id: Some(id), .. }) = self.requests.get(token) else {
+                continue;
+            };
+            if self.machine.abandon(*id, self.now, &mut self.actions)
+                && let Some(Pending { owner: Owner::Port(reply, tag), .. }) = self.requests.remove(token)
+            {
+                // A user that is gone wants no answer.
+                let _ = reply.send(Completion { tag, result: Err(Errno(libc::ESHUTDOWN)) });
+            }
+        }
+        self.measured(|machine, now, actions| machine.tick(now, actions));
+        self.settle();
     }
 
     /// A shipper asks.

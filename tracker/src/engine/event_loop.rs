@@ -445,12 +445,13 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
     /// One step of a stop. True: the process may end.
     fn stop_is_complete(&mut self) -> bool {
         if !self.machine_stopping {
-            if self.stopping.is_some_and(|until| until <= self.now) && !self.connections.is_empty() {
-                debug!("clients that do not take their replies are dropped");
+            let quiet = |engine: &Self| engine.requests.is_empty() && engine.connections.is_empty();
+            if self.stopping.is_some_and(|until| until <= self.now) && !quiet(self) {
+                debug!("requests that wait and clients that do not take their replies are dropped");
+                self.stopping = Some(self.now.after(STOP_GRACE));
                 self.drop_all();
             }
-            let quiet = self.requests.is_empty() && self.connections.is_empty();
-            if !quiet {
+            if !quiet(self) {
                 return false;
             }
             // From here on only the machine matters.

@@ -365,6 +365,27 @@ fn a_stop_does_not_wait_for_clients_that_hang() {
     assert!(begun.elapsed() < PATIENCE);
 }
 
+/// A write may wait for intents for ever (strict tracking, S4).
+#[test]
+fn a_stop_does_not_wait_for_what_a_user_in_the_same_process_waits_for() {
+    let server = servers().pop().unwrap();
+    server.holding.store(true, SeqCst);
+    let port = server.engine().port();
+    let write = Operation::Write { offset: 0, data: vec![5; 4096], fua: false };
+    port.submit(DiskIndex(0), write, 7).unwrap();
+    let content = server.directory.path().join("disk.raw");
+    let (told, stopped) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        server.engine().stop();
+        let dropped = port.completions().recv();
+        assert!(std::fs::read(content).unwrap().iter().all(|&byte| byte == 0));
+        server.stop();
+        told.send(dropped).unwrap();
+    });
+    let dropped = stopped.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!((dropped.tag, dropped.result), (7, Err(Errno(libc::ESHUTDOWN))));
+}
+
 #[test]
 fn foreign_bytes_and_idle_clients_hurt_nobody_else() {
     let server = servers().remove(0);
