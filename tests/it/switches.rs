@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
-use towline_tests::live::process::{Outcome, Site, Tracker, run, same, towline, until};
+use towline_tests::live::process::{Outcome, Running, Site, Tracker, run, same, towline};
 use towline_tests::live::stamp::BLOCK;
 use towline_tests::live::writer::first_content;
 use towline_tracker::frontend::nbd::client::Operation;
@@ -309,14 +309,29 @@ fn a_disk_that_was_touched_in_between_is_compared() {
     }
 }
 
+/// A shipper that is stopped in the middle of a freeze, with the disk open.
+fn stopped_in_a_freeze(site: &Site) -> Running {
+    for _ in 0..100 {
+        let switches = ["--once", "--full", "--pack-size", "64KiB", "--memory", "64MiB"];
+        let mut shipper = site.shipper("stopped", &switches);
+        while shipper.ended().is_none() && site.status()["freeze"] != "sealed" {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if shipper.ended().is_none() {
+            shipper.signal(libc::SIGSTOP);
+            if site.status()["freeze"] == "sealed" {
+                return shipper;
+            }
+        }
+    }
+    panic!("it was always done too soon");
+}
+
 #[test]
 fn a_shipper_that_reads_does_not_keep_the_disk_locked() {
     let site = site();
     let tracker = site.start(&[]);
-    // In the middle of its first freeze, with the disk open.
-    let shipper = site.shipper("stopped", &["--once", "--pack-size", "64KiB", "--memory", "64MiB"]);
-    until("the shipper reads", || site.status()["freeze"] == "sealed");
-    shipper.signal(libc::SIGSTOP);
+    let shipper = stopped_in_a_freeze(&site);
     tracker.kill();
     // The successor has the lock at once.
     let tracker = site.start(&[]);
