@@ -1,12 +1,12 @@
 //! Who asks: connections of NBD clients, users in the same process, shippers. Their requests become the machine's, and
 //! the machine's replies find their way back.
 
-use super::event_loop::{Data, Engine, Owner, Pending, Tag};
+use super::event_loop::{CONNECTIONS_MAX, Data, Engine, Owner, Pending, Tag};
 use super::execute;
 use super::machine::{Jobs, Machine};
 use super::port::{Completion, Operation};
 use crate::control::message::Answer;
-use crate::frontend::nbd::serve::{Connection, HANDSHAKE, Next, Payload, Stage};
+use crate::frontend::nbd::serve::{Connection, HANDSHAKE, Next, Payload, REQUESTS_MAX, Stage};
 use crate::frontend::nbd::session::{Command, What};
 use crate::group::{Change, Errno, Question, Request, Ticket, Token};
 use crate::id::{DiskIndex, Nanos};
@@ -24,6 +24,9 @@ use tracing::debug;
 
 /// Wished size of a socket's send buffer: replies of a whole batch.
 const SEND_BUFFER: usize = 1 << 20;
+/// With more requests than these in flight, of all kinds, those of users in the same process are refused.
+const PORT_REQUESTS_MAX: usize = 32 << 10;
+const _: () = assert!(PORT_REQUESTS_MAX + CONNECTIONS_MAX * REQUESTS_MAX <= u16::MAX as usize);
 /// An inline read up to this size goes into the batch; a larger one into memory of its own.
 const BATCHED_READ_MAX: u32 = 32 << 10;
 
@@ -487,6 +490,10 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         let disk = self.disks.get(disk.index()).ok_or(Errno(libc::ENODEV))?;
         if self.is_stopping() {
             return Err(Errno(libc::ESHUTDOWN));
+        }
+        // A region counts the requests that hold it in 16 bits; those of connections are bounded by themselves.
+        if self.requests.len() >= PORT_REQUESTS_MAX {
+            return Err(Errno(libc::EAGAIN));
         }
         let limit = u64::from(NBD_PAYLOAD_MAX);
         let (offset, length, limit) = match operation {

@@ -117,7 +117,8 @@ impl Port {
     /// Submits an operation; it completes with this tag. Waits only if very many calls wait already.
     ///
     /// # Errors
-    /// The loop has ended. An operation that was in flight then completes never.
+    /// The loop has ended. An operation that was in flight then completes never. With tens of thousands in flight an
+    /// operation completes with `EAGAIN`.
     pub fn submit(&self, disk: DiskIndex, operation: Operation, tag: u64) -> Result<(), Stopped> {
         self.entrance.call(Call::Operate { disk, operation, tag, reply: self.reply.clone() })
     }

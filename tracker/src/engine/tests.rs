@@ -386,6 +386,23 @@ fn a_stop_does_not_wait_for_what_a_user_in_the_same_process_waits_for() {
     assert_eq!((dropped.tag, dropped.result), (7, Err(Errno(libc::ESHUTDOWN))));
 }
 
+/// A region counts who holds it in 16 bits.
+#[test]
+fn a_user_in_the_same_process_can_have_only_so_many_requests_in_flight() {
+    let server = servers().remove(0);
+    server.holding.store(true, SeqCst);
+    let port = server.engine().port();
+    for n in 0..70_000 {
+        let write = Operation::Write { offset: 0, data: vec![5; 512], fua: false };
+        port.submit(DiskIndex(0), write, n).unwrap();
+    }
+    let refused = port.completions().recv_timeout(PATIENCE).unwrap();
+    assert_eq!(refused.result, Err(Errno(libc::EAGAIN)));
+    assert!(server.waiting.load(SeqCst) < 1 << 16);
+    server.holding.store(false, SeqCst);
+    server.stop();
+}
+
 #[test]
 fn foreign_bytes_and_idle_clients_hurt_nobody_else() {
     let server = servers().remove(0);
