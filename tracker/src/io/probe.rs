@@ -29,7 +29,7 @@ pub(super) fn check(submitter: &Submitter<'_>) -> io::Result<()> {
     match needed.iter().find(|(code, _)| !probe.is_supported(*code)) {
         Some((_, name)) => {
             let text =
-                format!("this kernel's io_uring lacks the operation {name}: Linux 5.11 or newer is needed");
+                format!("this kernel's io_uring lacks the operation {name}: Linux 6.1 or newer is needed");
             Err(io::Error::new(io::ErrorKind::Unsupported, text))
         }
         None => Ok(()),
