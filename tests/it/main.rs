@@ -14,6 +14,7 @@ mod lineage;
 mod locking;
 mod mutants;
 mod prefix;
+mod shipping;
 mod sim;
 mod switches;
 mod versions;
