@@ -2,6 +2,7 @@
 
 use super::below::{Below, shape};
 use super::jobs::{self, Planned};
+use super::lately::Lately;
 use super::put::{self, Item, Outcome};
 use super::work::{self, Done, Said, Shop};
 use super::{Counters, Plan, Retry};
@@ -43,6 +44,8 @@ pub struct Cycle<'a> {
     pub below: &'a dyn Below,
     /// For each disk, whether its blocks are compared with `below`.
     pub compare: &'a [bool],
+    /// What was put lately, for disks that are not compared.
+    pub lately: Option<&'a Lately>,
     /// What checkpoints of this cut have shipped already.
     pub skip: &'a [Covered],
     /// What this cycle had done before it was interrupted.
@@ -98,6 +101,7 @@ pub fn ship(cycle: &Cycle<'_>, publisher: &mut Publisher, hooks: &mut dyn Hooks)
         source: cycle.source,
         below: cycle.below,
         compare: cycle.compare,
+        lately: cycle.lately,
         hasher: cycle.group.hasher(),
         counters: cycle.counters,
     };

@@ -16,6 +16,7 @@
 mod assemble;
 mod below;
 mod jobs;
+mod lately;
 mod plan;
 mod put;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod work;
 
 pub use assemble::{Checkpoint, Cycle, Hooks, Shipped, ship};
 pub use below::{Below, BelowBlock, ImageBelow, NothingBelow, shape};
+pub use lately::Lately;
 pub use plan::{MEMORY_MIN, Plan};
 pub use put::Retry;
 

@@ -3,6 +3,7 @@
 use super::Counters;
 use super::below::{Below, BelowBlock};
 use super::jobs::{Job, Planned};
+use super::lately::Lately;
 use crate::Result;
 use crate::source::{BATCH_BYTES, Buffer, Filled, Reader, Source};
 use crate::vault::frame::{BlockHash, BlockHasher, EncodedFrame, FrameEncoder, blocks_per_frame};
@@ -49,6 +50,8 @@ pub(super) struct Shop<'a> {
     pub(super) below: &'a dyn Below,
     /// For each disk, whether its blocks are compared with the image below.
     pub(super) compare: &'a [bool],
+    /// What was put lately, for disks that are not compared.
+    pub(super) lately: Option<&'a Lately>,
     pub(super) hasher: BlockHasher,
     pub(super) counters: &'a Counters,
 }
@@ -76,6 +79,8 @@ struct Worker<'a> {
     encoder: Option<(u8, FrameEncoder)>,
     stage: Stage,
     below: Vec<BelowBlock>,
+    /// What is put of the batch that is being encoded.
+    put: Vec<(u64, BlockHash)>,
 }
 
 /// A job whose batches are being read.
@@ -109,6 +114,7 @@ impl<'a> Worker<'a> {
             encoder: None,
             stage: Stage::default(),
             below: Vec::new(),
+            put: Vec::new(),
         })
     }
 
@@ -161,6 +167,9 @@ impl<'a> Worker<'a> {
         let left = job.batches.len();
         let mut done = Done { job, ..Done::default() };
         for run in std::mem::take(&mut done.job.zeros) {
+            if let Some(lately) = self.shop.lately {
+                lately.forget(done.job.disk, run.clone());
+            }
             self.hole(&mut done, run)?;
         }
         self.begun.push_back(Begun { done, next: 0, left });
@@ -241,6 +250,8 @@ impl<'a> Worker<'a> {
             self.below.clear();
             if compare {
                 self.shop.below.look(disk, run.clone(), &mut self.below)?;
+            } else if let Some(lately) = self.shop.lately {
+                lately.look(disk, run.clone(), &mut self.below);
             }
             for (index, (block, data)) in run.clone().zip(data.chunks_exact(1 << shift)).enumerate() {
                 let below = self.below.get(index).copied().unwrap_or(BelowBlock::Unknown);
@@ -248,6 +259,9 @@ impl<'a> Worker<'a> {
                     if below == BelowBlock::Zeros {
                         done.blocks_unchanged += 1;
                         continue;
+                    }
+                    if let (Some(lately), BelowBlock::Data(_)) = (self.shop.lately, below) {
+                        lately.forget(disk, block..block + 1);
                     }
                     done.zero(block);
                     continue;
@@ -258,11 +272,16 @@ impl<'a> Worker<'a> {
                     continue;
                 }
                 done.blocks_put += 1;
+                self.put.push((block, hash));
                 let from = start + (index << shift);
                 let place = from..from + (1 << shift);
                 done.frames.extend(self.stage.push(encoder, shift, (block, hash), &filled.buffer, place));
             }
         }
+        if let Some(lately) = self.shop.lately {
+            lately.note(disk, &self.put);
+        }
+        self.put.clear();
         if last {
             done.frames.extend(self.stage.close(encoder, &filled.buffer));
         } else {

@@ -4,7 +4,7 @@ use super::plan::{self, Backoff, Fuzzy, Opening};
 use super::tracker::{Mine, Tracker};
 use super::{Ended, Options, Stop, Summary};
 use crate::pipeline::{
-    self, Below, Checkpoint, Counters, Cycle, Hooks, ImageBelow, NothingBelow, Plan, Shipped,
+    self, Below, Checkpoint, Counters, Cycle, Hooks, ImageBelow, Lately, NothingBelow, Plan, Shipped,
 };
 use crate::source::{FrozenSource, Source};
 use crate::vault::attach::{Base, Claimant, Decision, TakeOver};
@@ -111,6 +111,7 @@ struct Writer {
     group: Group,
     publisher: Publisher,
     base: Option<Base>,
+    lately: Lately,
     attached: Attached,
 }
 
@@ -148,7 +149,13 @@ impl Shipper<'_> {
             describe(&decision)
         );
         let publisher = Publisher::new(group.seal, &claimed.claim);
-        let mut writer = Writer { group, publisher, base: decision.base().cloned(), attached };
+        let mut writer = Writer {
+            group,
+            publisher,
+            base: decision.base().cloned(),
+            lately: Lately::new(self.plan.cache_bytes),
+            attached,
+        };
         let mut whole = plan::needs_whole(&decision);
         if self.open_freeze(&mut tracker, &mut writer, &decision)? {
             whole = false;
@@ -268,6 +275,9 @@ impl Shipper<'_> {
             }
             _ => Box::new(NothingBelow),
         };
+        // A cycle over everything would only sweep the table, and one that compares needs its memory.
+        let delta = !source.disks().iter().any(|disk| disk.whole) && !compare.contains(&true);
+        writer.lately.begin(base.as_ref().map(Base::reference), source.disks(), delta);
         let (skip, totals) = match content.filter(|_| resume) {
             Some(content) => (content.covered.clone(), content.totals),
             None => (Vec::new(), Totals::default()),
@@ -279,6 +289,7 @@ impl Shipper<'_> {
             base: content,
             below: &*below,
             compare: &compare,
+            lately: delta.then_some(&writer.lately),
             skip: &skip,
             totals,
             session: writer.attached.session,
@@ -291,6 +302,7 @@ impl Shipper<'_> {
         let mut hooks =
             Talk { tracker, report: self.report, counters: &counters, cut: info.cut, fuzzy: info.fuzzy };
         let Shipped { header, content } = pipeline::ship(&cycle, &mut writer.publisher, &mut hooks)?;
+        writer.lately.published(header.reference(), source.disks());
         let anchor = writer.anchor(&header);
         match tracker.release(self.target, info.cut, anchor) {
             // The point is in the vault; the next attach finds it there and releases it.
