@@ -24,6 +24,11 @@ impl Geometry {
         self.size.div_ceil(1 << self.region_shift)
     }
 
+    /// Whether every region has a number: they take 32 bits in the intents (F17).
+    pub fn can_number_regions(&self) -> bool {
+        u32::try_from(self.regions()).is_ok()
+    }
+
     /// The blocks that bytes touch.
     #[inline]
     pub fn blocks_of(&self, bytes: Range<u64>) -> Range<u64> {
@@ -50,5 +55,17 @@ impl Geometry {
     /// The bytes in a number of blocks.
     pub fn block_bytes(&self, blocks: u64) -> u64 {
         (blocks << self.block_shift).min(self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Geometry;
+
+    #[test]
+    fn small_regions_of_a_large_disk_run_out_of_numbers() {
+        let of = |size, region_shift| Geometry { size, block_shift: 12, region_shift }.can_number_regions();
+        assert!(of(16 << 40, 13) && of((16 << 40) - 4096, 12));
+        assert!(!of((16 << 40) + 4096, 12));
     }
 }

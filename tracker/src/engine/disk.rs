@@ -23,8 +23,8 @@ pub(super) struct Disk {
     pub(super) name: String,
     pub(super) path: PathBuf,
     pub(super) file: Rc<File>,
-    /// Descriptors from before a [`crate::group::Action::Reopen`]: they carry the lock (S2).
-    earlier: Vec<Rc<File>>,
+    /// The descriptor from before the first [`crate::group::Action::Reopen`]: nobody else can open a block device (S2).
+    first: Option<Rc<File>>,
     pub(super) size: u64,
     pub(super) align: u32,
     direct: bool,
@@ -48,7 +48,7 @@ impl Disk {
     /// Gives the disk up, its lock first: nothing is in flight any more. A block device is ours alone (O_EXCL) until
     /// its last description is closed, the ring's hold on it too.
     pub(super) fn give_up(&self, let_go: impl Fn(&File) -> bool) {
-        for file in self.earlier.iter().chain([&self.file]) {
+        for file in self.first.iter().chain([&self.file]) {
             if let Err(error) = unlock(file.as_fd()) {
                 tracing::debug!(%error, disk = self.name, "the lock goes with the process");
             }
@@ -63,7 +63,7 @@ impl Disk {
             name: open.name,
             path: open.path,
             file: Rc::new(register(open.fd)),
-            earlier: Vec::new(),
+            first: None,
             size: open.size,
             align: open.align,
             direct: open.direct,
@@ -96,7 +96,7 @@ impl Disk {
 
     /// Drops the cached pages and goes on with a fresh descriptor of the same file (W6). The old one stays open: it
     /// carries the lock (S2).
-    pub(super) fn reopen(&mut self, register: impl FnOnce(OwnedFd) -> File) -> io::Result<()> {
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
         posix_fadvise(self.file.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         // By descriptor, not by path: the path may name another file by now.
         let path = format!("/proc/self/fd/{}", self.file.as_fd().as_raw_fd());
@@ -108,7 +108,10 @@ impl Disk {
             // S2: whoever has requests in flight has the lock.
             hold_lock(&fresh)?;
         }
-        self.earlier.push(std::mem::replace(&mut self.file, Rc::new(register(fresh))));
+        // Not registered: the ring would keep each one's description open after the next.
+        let old = std::mem::replace(&mut self.file, Rc::new(File::plain(fresh)));
+        // Of all that came before only the first is kept, which refuses other openers; syncs may fail for hours.
+        self.first.get_or_insert(old);
         Ok(())
     }
 
@@ -146,5 +149,51 @@ impl Disk {
             extents.push(Extent { length, hole: false });
         }
         extents
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::DiskId;
+    use std::fs::File as Plain;
+
+    /// W6 and S2 for hours: each failed sync opens the disk afresh, with the lock, and leaves no descriptor behind.
+    #[test]
+    fn a_disk_that_is_opened_afresh_again_and_again_keeps_the_lock_and_two_descriptors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        let file = Plain::create_new(&path).unwrap();
+        file.set_len(1 << 20).unwrap();
+        drop(file);
+        let file = Plain::options().read(true).write(true).open(&path).unwrap();
+        let open = OpenDisk {
+            name: "disk.raw".into(),
+            path: path.clone(),
+            id: DiskId::default(),
+            fd: file.into(),
+            size: 1 << 20,
+            direct: false,
+            align: 1,
+            memory_align: 1,
+            nowait: true,
+            sidecar_in_memory: false,
+            device: false,
+            block_shift: 12,
+        };
+        let mut disk = Disk::new(open, false, File::plain);
+        (0..50).for_each(|_| disk.reopen().unwrap());
+        let ours = std::fs::read_dir("/proc/self/fd").unwrap().filter(|entry| {
+            let entry = entry.as_ref().unwrap().path();
+            std::fs::read_link(entry).is_ok_and(|target| target == path)
+        });
+        assert_eq!(ours.count(), 2);
+        disk.first = None;
+        let other = Plain::options().read(true).write(true).open(&path).unwrap();
+        // A writer locks a byte that everybody who writes holds for reading.
+        let mut lock =
+            libc::flock { l_type: libc::F_WRLCK as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+        nix::fcntl::fcntl(&other, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut lock)).unwrap();
+        assert_eq!(lock.l_type, libc::F_RDLCK as i16, "the newest descriptor holds the lock");
     }
 }

@@ -82,9 +82,8 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             Action::Job(job) => self.jobs.post(*job),
             Action::Answer { ticket, answer } => self.answer(ticket, *answer),
             Action::Reopen { disk } => {
-                let Self { disks, ring, .. } = self;
-                let disk = &mut disks[disk.index()];
-                match disk.reopen(|fd| ring.register(fd)) {
+                let disk = &mut self.disks[disk.index()];
+                match disk.reopen() {
                     Ok(()) => warn!(disk = disk.name, "opened afresh after a sync error"),
                     Err(error) => {
                         error!(disk = disk.name, %error, "can't be opened afresh after a sync error")

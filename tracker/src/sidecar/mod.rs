@@ -231,6 +231,11 @@ pub fn open(config: &Config) -> Result<Opening, Error> {
         let fd = file.duplicate().map_err(|error| Error::caused(Kind::Disk, "no descriptor", error))?;
         let geometry =
             Geometry { size: probe.size, block_shift: config.block_shift, region_shift: config.region_shift };
+        if !geometry.can_number_regions() {
+            let what =
+                format!("disk {shown} has more regions than can be told apart; use a larger --region-size");
+            return Err(Error::new(Kind::Usage, what));
+        }
         let mut open = OpenDisk {
             name: disk.name.clone(),
             path: disk.path.clone(),
