@@ -57,7 +57,31 @@ pub fn unwrap(magic: [u8; 8], version: u16, file: &[u8]) -> Result<&[u8], BadFil
         return Err(BadFile::Damaged);
     }
     match u16_at(file, 8) {
-        found if found == version => Ok(body),
-        found => Err(BadFile::Newer(found)),
+        found if found != version => Err(BadFile::Newer(found)),
+        _ if file[10..12].iter().chain(&file[16..24]).any(|byte| *byte != 0) => Err(BadFile::Damaged),
+        _ => Ok(body),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A later version may use what is reserved now, if it says so by its number only.
+    #[test]
+    fn what_is_reserved_must_be_zero() {
+        let file = wrap(*b"TESTFILE", 1, b"body");
+        assert_eq!(unwrap(*b"TESTFILE", 1, &file), Ok(&b"body"[..]));
+        for at in (10..12).chain(16..24) {
+            let mut other = file.clone();
+            other[at] = 1;
+            let sum = checksum(checksum(0, &other[..24]), b"body");
+            other[24..32].copy_from_slice(&sum.to_le_bytes());
+            assert_eq!(unwrap(*b"TESTFILE", 1, &other), Err(BadFile::Damaged), "byte {at}");
+            other[8] = 2;
+            let sum = checksum(checksum(0, &other[..24]), b"body");
+            other[24..32].copy_from_slice(&sum.to_le_bytes());
+            assert_eq!(unwrap(*b"TESTFILE", 1, &other), Err(BadFile::Newer(2)));
+        }
     }
 }
