@@ -22,6 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use towline_tracker::control::message::Answer;
 use towline_tracker::disk::geometry::Geometry;
+use towline_tracker::format::meta::Meta;
 use towline_tracker::group::job::{Job, JobDone};
 use towline_tracker::group::{
     Action, Change, Errno, Group, GroupConfig, OpId, Question, Request, RequestId, SidecarFile, Ticket, Token,
@@ -496,6 +497,27 @@ impl World {
         }
     }
 
+    /// Why each disk is to be compared as a whole, if it is.
+    fn whole(&self) -> Vec<Option<String>> {
+        let of = |folder: &SimFolder| {
+            let meta = Meta::decode(&folder.peek("disk.meta")?).ok()?;
+            meta.recheck.filter(|recheck| recheck.whole).map(|recheck| recheck.reason)
+        };
+        self.folders.iter().map(of).collect()
+    }
+
+    /// Promise 4: no crash makes the sidecar look damaged, if nobody damaged it and nothing failed.
+    fn check_cost(&mut self, before: &[Option<String>]) {
+        if self.faults.injected() > 0 || self.counts.get("logs damaged") > 0 {
+            return;
+        }
+        for (disk, (before, now)) in before.iter().zip(self.whole()).enumerate() {
+            if let Some(why) = now.filter(|why| before.is_none() && why.contains("the sidecar is damaged")) {
+                self.wrong.get_or_insert(format!("disk {disk} is compared as a whole after a crash: {why}"));
+            }
+        }
+    }
+
     fn start_tracker(&mut self) {
         let candidates = (0..self.disks.len()).map(|index| Candidate {
             name: format!("disk{index}"),
@@ -534,6 +556,7 @@ impl World {
                 }
             }
         }
+        let whole_before = self.whole();
         let before = self.faults.injected();
         let budget = 8 << 15;
         let maps = self.maps.clone();
@@ -562,8 +585,8 @@ impl World {
         };
         self.starts_failed = 0;
         self.sessions += 1;
-        let verdicts: Vec<String> = Vec::new();
-        self.note(35, || format!("started session {} {verdicts:?}", started.session));
+        self.note(35, || format!("started session {}", started.session));
+        self.check_cost(&whole_before);
         let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
         let mut handles = vec![BTreeMap::new(); self.disks.len()];
         for (disk, file, handle) in opened {

@@ -297,20 +297,6 @@ pub fn read(mut input: impl Read, mut each: impl FnMut(Record)) -> Result<Conten
     }
 }
 
-/// Whether a whole record of this log stands anywhere in `bytes`. Asked of what follows the first bad record: if there
-/// is one, the bad one is rot in the middle and no torn tail.
-pub fn any_record(header: &Header, bytes: &[u8]) -> bool {
-    let seed = header.seed();
-    (0..bytes.len().saturating_sub(RECORD - 1)).step_by(8).any(|at| {
-        let rest = &bytes[at..];
-        let length = u32_at(rest, 24) as usize;
-        u32_at(rest, 0) == RECORD_MAGIC
-            && length <= PAYLOAD_MAX
-            && rest.len() >= RECORD + length
-            && record_sum(seed, &rest[..32], &rest[RECORD..RECORD + length]) == u64_at(rest, 32)
-    })
-}
-
 /// Fills `buffer`; false at the end of the input.
 fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<bool, BadLog> {
     match input.read_exact(buffer) {
