@@ -272,15 +272,19 @@ fn a_restore_that_does_not_fit_says_so_and_leaves_nothing() {
     towline_tests::live::process::same(&site.first(), &to);
 }
 
+/// The vault's place is the room.
+fn vault_in(site: &Site, room: &Room) {
+    let vault = room.path().join("vault");
+    std::os::unix::fs::symlink(&vault, site.vault()).unwrap();
+    towline_tests::live::process::towline(["vault", "init", vault.to_str().unwrap()]).good();
+}
+
 #[test]
 fn a_full_vault_is_told_and_shipping_goes_on_when_there_is_space() {
     for room in [Room::memory(24), Room::disk(28)] {
         let site = Site::disk();
         first_content(&site.first(), 0, BLOCKS).unwrap();
-        // The vault's place is the room.
-        std::os::unix::fs::symlink(room.path().join("vault"), site.vault()).unwrap();
-        towline_tests::live::process::towline(["vault", "init", room.path().join("vault").to_str().unwrap()])
-            .good();
+        vault_in(&site, &room);
         let tracker = site.start(&[]);
         let guest = Guest::start(&tracker, BLOCKS);
         guest.goes_on();
@@ -310,9 +314,7 @@ fn a_running_shipper_waits_for_space_and_says_how_long() {
     let room = Room::memory(24);
     let site = Site::disk();
     first_content(&site.first(), 0, BLOCKS).unwrap();
-    std::os::unix::fs::symlink(room.path().join("vault"), site.vault()).unwrap();
-    towline_tests::live::process::towline(["vault", "init", room.path().join("vault").to_str().unwrap()])
-        .good();
+    vault_in(&site, &room);
     let tracker = site.start(&[]);
     room.fill();
     let mut shipper = site.shipper("ship", &["--every", "1s"]);

@@ -94,8 +94,8 @@ impl Disk {
         self.sidecar.iter().find(|(held, _)| *held == name).map(|(_, file)| Rc::clone(file))
     }
 
-    /// Drops the cached pages and goes on with a fresh descriptor of the same file (W6). The old one stays open: it
-    /// carries the lock (S2).
+    /// Drops the cached pages and goes on with a fresh descriptor of the same file (W6), which takes the lock too. The
+    /// first one stays open (S2).
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         posix_fadvise(self.file.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         // By descriptor, not by path: the path may name another file by now.
