@@ -44,12 +44,17 @@ struct Flying {
 
 /// What a sync promises when it succeeds.
 #[derive(Clone, Debug)]
-pub struct SyncPromise(Vec<(usize, u64)>);
+pub struct SyncPromise {
+    sectors: Vec<(usize, u64)>,
+    /// What the inode says, if it is synced too.
+    inode: Option<(i128, Option<Mark>)>,
+}
 
 impl SyncPromise {
     /// Of these sectors only: a durable write.
     pub fn only(self, range: &Range<usize>) -> Self {
-        Self(self.0.into_iter().filter(|(sector, _)| range.contains(sector)).collect())
+        let sectors = self.sectors.into_iter().filter(|(sector, _)| range.contains(sector)).collect();
+        Self { sectors, inode: None }
     }
 }
 
@@ -67,6 +72,7 @@ pub struct Disk {
     times: i128,
     times_durable: i128,
     mark: Option<Mark>,
+    mark_durable: Option<Mark>,
 }
 
 impl Disk {
@@ -89,6 +95,7 @@ impl Disk {
             times: wall,
             times_durable: wall,
             mark: None,
+            mark_durable: None,
         }
     }
 
@@ -202,18 +209,22 @@ impl Disk {
         self.flying.retain(|_, write| !write.ghost);
     }
 
-    /// A sync is handed over.
-    pub fn sync_begins(&self) -> SyncPromise {
+    /// A sync is handed over, with the inode or without.
+    pub fn sync_begins(&self, inode: bool) -> SyncPromise {
         let last = |sector: &usize| {
             let newest = self.sectors[*sector].unsynced.iter().rev().find(|landed| !landed.flying);
             newest.map(|landed| (*sector, landed.seq))
         };
-        SyncPromise(self.dirty.iter().filter_map(last).collect())
+        let sectors = self.dirty.iter().filter_map(last).collect();
+        SyncPromise { sectors, inode: inode.then_some((self.times, self.mark)) }
     }
 
     /// A sync ends. A good one ends what failed writes could still do where a later one is now durable.
     pub fn sync_ends(&mut self, promise: SyncPromise, good: bool, rng: &mut Rng) {
-        for (index, seq) in promise.0 {
+        if good && let Some((times, mark)) = promise.inode {
+            (self.times_durable, self.mark_durable) = (times, mark);
+        }
+        for (index, seq) in promise.sectors {
             let sector = &mut self.sectors[index];
             if !good {
                 if rng.chance(500) {
@@ -285,9 +296,9 @@ impl Disk {
             sector.unsynced.clear();
         }
         if rng.chance(500) {
-            self.times = self.times_durable;
+            (self.times, self.mark) = (self.times_durable, self.mark_durable);
         }
-        self.times_durable = self.times;
+        (self.times_durable, self.mark_durable) = (self.times, self.mark);
     }
 
     /// Somebody writes while no tracker runs.
@@ -320,11 +331,14 @@ impl DiskFacts for Facts {
     }
 
     fn fsync(&self) -> io::Result<()> {
-        let promise = self.disk.borrow().sync_begins();
-        self.faults.call(|_| ())?;
-        let mut disk = self.disk.borrow_mut();
-        disk.sync_ends(promise, true, &mut self.rng.borrow_mut());
-        disk.times_durable = disk.times;
+        let promise = self.disk.borrow().sync_begins(true);
+        let called = self.faults.call(|_| ());
+        self.disk.borrow_mut().sync_ends(promise, called.is_ok(), &mut self.rng.borrow_mut());
+        called
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.disk.borrow_mut().drop_cache();
         Ok(())
     }
 
@@ -332,7 +346,7 @@ impl DiskFacts for Facts {
         Ok(self.disk.borrow().mark)
     }
 
-    fn set_mark(&self, mark: &Mark) -> io::Result<()> {
+    fn set_mark(&self, mark: &Mark) -> io::Result<bool> {
         let set = || {
             let mut disk = self.disk.borrow_mut();
             disk.mark = Some(*mark);
@@ -344,6 +358,6 @@ impl DiskFacts for Facts {
             }
         })?;
         set();
-        Ok(())
+        Ok(false)
     }
 }

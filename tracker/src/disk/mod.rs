@@ -6,7 +6,7 @@ pub(crate) mod regions;
 
 use crate::format::changes::{self, Encoder};
 use crate::format::intents::LogMark;
-use crate::format::meta::Meta;
+use crate::format::meta::{Fingerprint, Meta};
 use crate::group::action::{OpId, Token};
 use crate::id::Generation;
 use crate::map::{Words, bits};
@@ -55,6 +55,31 @@ pub(crate) enum SyncWaiter {
     Freeze(Generation),
     /// Cleaning of regions (I4).
     Cleaning,
+    /// The stamp: the times that were read before must be durable (S3).
+    Stamp,
+    /// The mark was set (S4) or cleared: it must be durable.
+    Mark {
+        /// Which of the two.
+        untracked: bool,
+    },
+    /// The clean stop.
+    Stop,
+}
+
+impl SyncWaiter {
+    /// It needs the inode to be durable as well.
+    pub(crate) fn wants_inode(self) -> bool {
+        matches!(self, Self::Stamp | Self::Mark { .. } | Self::Stop)
+    }
+}
+
+/// What the kernel says of a disk at one time (S3).
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    /// Times, size, inode.
+    pub fingerprint: Fingerprint,
+    /// When that was, nanoseconds since 1970.
+    pub wall_ns: i128,
 }
 
 /// The syncs of a disk: one at a time; who comes while one runs waits for the next, which begins after.
@@ -177,6 +202,8 @@ pub(crate) struct Disk {
     /// Requests in flight, by parity of their generation.
     pub(crate) in_flight: [u32; 2],
     pub(crate) syncs: Syncs,
+    /// What was read for the stamp that is being made durable.
+    pub(crate) stamp_read: Option<Stamp>,
     pub(crate) failed: Failed,
     /// Every block was set in the open map, by a fold of everything: most of them did not change.
     pub(crate) filled: bool,
@@ -248,6 +275,7 @@ impl Disk {
             cleaning_parts: 0,
             in_flight: [0, 0],
             syncs: Syncs::default(),
+            stamp_read: None,
             failed: Failed::default(),
             filled: false,
             latched: false,

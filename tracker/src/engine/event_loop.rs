@@ -253,7 +253,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             if self.stopping.is_some() && self.stop_is_complete() {
                 self.names.clear();
                 self.disks.iter().for_each(|disk| disk.give_up(|file| self.ring.let_go(file)));
-                return Ok(());
+                return self.machine.stop_failure().map_or(Ok(()), |why| Err(stop_failed(why)));
             }
             if self.gives_up.is_some_and(|at| at <= self.now) {
                 self.names.clear();
@@ -472,14 +472,18 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         } else {
             "a disk does not answer: requests to it are in flight".to_string()
         };
-        let next = "the next start recovers, as after kill -9";
-        Error::new(Kind::Stuck, format!("the clean stop is cut short: {what}; {next}"))
+        stop_failed(&what)
     }
 
     /// No new requests are taken.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
+}
+
+fn stop_failed(why: &str) -> Error {
+    let next = "the next start recovers, as after kill -9";
+    Error::new(Kind::Stuck, format!("the clean stop is cut short: {why}; {next}"))
 }
 
 fn read_clock(clock: ClockId) -> Nanos {

@@ -74,7 +74,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
                 self.submit_range(id, disk, change, offset, length);
             }
             Action::Reply { token, result } => self.reply(token, result),
-            Action::Sync { id, disk } => self.submit_sync(id, disk),
+            Action::Sync { id, disk, inode } => self.submit_sync(id, disk, inode),
             Action::Preserve { id, disk, freeze, offset, length } => {
                 self.preserve(id, disk, freeze, offset, length);
             }
@@ -237,14 +237,14 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         self.settle();
     }
 
-    fn submit_sync(&mut self, id: OpId, index: DiskIndex) {
+    fn submit_sync(&mut self, id: OpId, index: DiskIndex, inode: bool) {
         let disk = &self.disks[index.index()];
         if disk.inline {
-            let result = plain::sync(disk.file.as_fd()).map_err(|error| errno(&error));
+            let result = plain::sync(disk.file.as_fd(), inode).map_err(|error| errno(&error));
             return self.ended.push_back((id, result));
         }
         let key = self.operations.insert(Operation::Sync { id });
-        self.ring.sync(Tag::Operation(key), &disk.file);
+        self.ring.sync(Tag::Operation(key), &disk.file, inode);
     }
 
     fn preserve(&mut self, id: OpId, index: DiskIndex, freeze: Generation, offset: u64, length: u64) {

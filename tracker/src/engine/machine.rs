@@ -38,6 +38,8 @@ pub trait Machine {
     fn stop(&mut self, now: Nanos, actions: &mut Vec<Action>);
     /// See [`Group::stopped`].
     fn stopped(&self) -> bool;
+    /// See [`Group::stop_failure`].
+    fn stop_failure(&self) -> Option<&str>;
     /// See [`Group::unfinished`].
     fn unfinished(&self) -> String;
     /// See [`Group::cuts`].
@@ -99,6 +101,10 @@ impl Machine for Group {
 
     fn stopped(&self) -> bool {
         self.stopped()
+    }
+
+    fn stop_failure(&self) -> Option<&str> {
+        self.stop_failure()
     }
 
     fn unfinished(&self) -> String {

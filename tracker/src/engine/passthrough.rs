@@ -73,7 +73,7 @@ impl Machine for PassThrough {
     fn flush(&mut self, disk: DiskIndex, token: Token, _: Nanos, actions: &mut Vec<Action>) {
         let id = self.number();
         self.after.insert(id, After { token, disk, sync: false });
-        actions.push(Action::Sync { id: OpId(id), disk });
+        actions.push(Action::Sync { id: OpId(id), disk, inode: false });
     }
 
     fn abandon(&mut self, request: RequestId, _: Nanos, _: &mut Vec<Action>) -> bool {
@@ -87,7 +87,7 @@ impl Machine for PassThrough {
         if sync && result.is_ok() {
             let id = self.number();
             self.after.insert(id, After { token, disk, sync: false });
-            actions.push(Action::Sync { id: OpId(id), disk });
+            actions.push(Action::Sync { id: OpId(id), disk, inode: false });
         } else {
             actions.push(Action::Reply { token, result });
         }
@@ -120,6 +120,10 @@ impl Machine for PassThrough {
 
     fn stopped(&self) -> bool {
         self.after.is_empty() && !self.stuck.load(SeqCst)
+    }
+
+    fn stop_failure(&self) -> Option<&str> {
+        None
     }
 
     fn unfinished(&self) -> String {

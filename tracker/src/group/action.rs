@@ -88,13 +88,14 @@ pub enum Action {
         /// The request whose data it is.
         token: Token,
     },
-    /// `fdatasync` the disk. Must be handed to the kernel after every completion that the engine has already
-    /// reported (C2).
+    /// Sync the disk. Must be handed to the kernel after every completion that the engine has already reported (C2).
     Sync {
         /// Completes by [`super::Group::completed`].
         id: OpId,
         /// The disk.
         disk: DiskIndex,
+        /// With what its inode says, times and attributes: `fsync`, not `fdatasync`.
+        inode: bool,
     },
     /// Copy bytes of the disk, as they are now, to the same offset of the freeze's store (W3). Completes when the
     /// whole range stands in the store's page cache; never synced.

@@ -82,7 +82,7 @@ impl Group {
         if !spare.reserved {
             if !self.reserving {
                 self.reserving = true;
-                actions.push(Action::job(Job::Reserve { open: self.state.open }));
+                self.post(Job::Reserve { open: self.state.open }, actions);
             }
             return;
         }
@@ -233,7 +233,7 @@ impl Group {
             },
             meta: disk.meta.clone(),
         });
-        actions.push(Action::job(Job::Seal { generation: freeze.generation, disks: disks.collect() }));
+        self.post(Job::Seal { generation: freeze.generation, disks: disks.collect() }, actions);
         self.sealing = true;
     }
 
@@ -374,7 +374,7 @@ impl Group {
         }
         let metas = self.disks.iter().map(|disk| disk.meta.clone()).collect();
         self.release_retry = None;
-        actions.push(Action::job(Job::Release { generation, cut, metas }));
+        self.post(Job::Release { generation, cut, metas }, actions);
     }
 
     /// The release is durable.
@@ -413,7 +413,7 @@ impl Group {
         self.state.road = Road::None;
         self.state.fuzzy = false;
         self.header.store(self.state);
-        actions.push(Action::job(Job::Prepare { open: self.state.open }));
+        self.post(Job::Prepare { open: self.state.open }, actions);
         self.unsettled = true;
     }
 
@@ -502,7 +502,7 @@ impl Group {
                 left.push((DiskIndex(index as u16), mark, disk.meta.clone()));
             }
         }
-        actions.push(Action::job(Job::Forget { generation, cut, left }));
+        self.post(Job::Forget { generation, cut, left }, actions);
         self.end_freeze(actions);
         for ticket in readers {
             actions.push(Action::answer(ticket, Refusal::NoSuchFreeze.into()));
@@ -534,7 +534,7 @@ impl Group {
             disks.iter().map(|index| (DiskIndex(*index as u16), self.disks[*index].meta.clone())).collect();
         self.metas_in_flight += 1;
         self.meta_number += 1;
-        actions.push(Action::job(Job::StoreMeta { number: self.meta_number, metas }));
+        self.post(Job::StoreMeta { number: self.meta_number, metas }, actions);
         self.meta_number
     }
 

@@ -239,7 +239,7 @@ impl Group {
         tracing::error!(disk = %disk.name, reason = why, "tracking fails; the guest goes on, resynchronization required");
         disk.intent_mode = IntentMode::Marking;
         disk.degraded = Some(why.to_string());
-        actions.push(Action::job(Job::Mark { disk: DiskIndex(index as u16) }));
+        self.post(Job::Mark { disk: DiskIndex(index as u16) }, actions);
     }
 
     /// The mark on the disk is durable: who waited may go on untracked by intents. Not before (S4).
@@ -259,10 +259,11 @@ impl Group {
     /// S4: begins to heal, by a fresh intents file. Who waits on the old one still hangs in the sidecar's file system?
     /// Then the worker does too, or the file is made and all is well.
     pub(super) fn try_heal(&mut self, actions: &mut Vec<Action>) {
-        for (index, disk) in self.disks.iter_mut().enumerate() {
-            if std::mem::take(&mut disk.mark_again) {
-                actions.push(Action::job(Job::Mark { disk: DiskIndex(index as u16) }));
+        for index in 0..self.disks.len() {
+            if std::mem::take(&mut self.disks[index].mark_again) {
+                self.post(Job::Mark { disk: DiskIndex(index as u16) }, actions);
             }
+            let disk = &mut self.disks[index];
             let broken = matches!(disk.intent_mode, IntentMode::Bypassed | IntentMode::Strict);
             let wanted = match &disk.healing {
                 Healing::None => true,
@@ -277,7 +278,7 @@ impl Group {
                 let name = renewed_intents_name(self.config.session, self.state.open);
                 let disk_index = DiskIndex(index as u16);
                 let regions = disk.regions.failed().clone();
-                actions.push(Action::job(Job::RenewIntents { disk: disk_index, name, regions, capacity }));
+                self.post(Job::RenewIntents { disk: disk_index, name, regions, capacity }, actions);
             }
         }
     }
@@ -355,7 +356,8 @@ impl Group {
 
     /// S4: full intents are durable; only now the mark is cleared.
     pub(super) fn heal_at_meta(&mut self, number: u64, actions: &mut Vec<Action>) {
-        for (index, disk) in self.disks.iter_mut().enumerate() {
+        for index in 0..self.disks.len() {
+            let disk = &mut self.disks[index];
             if disk.healing != Healing::Naming(number) {
                 continue;
             }
@@ -366,7 +368,7 @@ impl Group {
                 disk.intent_mode = IntentMode::Kept;
                 self.ready.extend(disk.intent_queue.drain(..));
             } else {
-                actions.push(Action::job(Job::Unmark { disk: DiskIndex(index as u16) }));
+                self.post(Job::Unmark { disk: DiskIndex(index as u16) }, actions);
             }
         }
     }

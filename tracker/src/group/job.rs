@@ -2,6 +2,7 @@
 //! carries all that it needs as values; the machine says what must be durable before what by the order of jobs and
 //! by what it waits for.
 
+use crate::disk::Stamp;
 use crate::format::changes::{Encoder, Header, Seal};
 use crate::format::intents::LogMark;
 use crate::format::meta::Meta;
@@ -56,7 +57,7 @@ pub enum Job {
         /// The disks and their metas.
         metas: Vec<(DiskIndex, Meta)>,
     },
-    /// Make "resynchronization required" durable on the disk itself (S4). On a thread of its own: the sidecar may hang.
+    /// Put "resynchronization required" on the disk itself (S4). On a thread of its own: the sidecar may hang.
     Mark {
         /// The disk.
         disk: DiskIndex,
@@ -72,21 +73,24 @@ pub enum Job {
         /// Regions that a slot must be able to hold.
         capacity: usize,
     },
-    /// Clear the mark: tracking is whole again (S4).
+    /// Clear the mark: tracking is whole again (S4). On a thread of its own, too.
     Unmark {
         /// The disk.
         disk: DiskIndex,
     },
     /// Look whether the sidecars' file systems run out of space (C5).
     Watch,
-    /// `fsync` the disks and store what the kernel says of them in their metas (S3).
-    Stamp {
+    /// Read what the kernel says of the disks (S3). The machine syncs them, then has it stored.
+    Stamp,
+    /// Store metas with fresh stamps. If that fails, the older ones go on to count.
+    StoreStamps {
         /// The metas, one a disk.
         metas: Vec<Meta>,
     },
-    /// The clean stop: append what is open to the logs, sync everything, store clean metas.
+    /// The clean stop, once the disks are synced: append what is open to the logs, sync them, store clean metas. The last
+    /// job of a session.
     Stop {
-        /// For each disk of the group.
+        /// For each disk of the group; none if the stop can't be a clean one.
         disks: Vec<StopDisk>,
         /// A freeze is live: a successor in this boot goes on with the maps. Otherwise they are deleted: the logs have it
         /// all, and a stopped machine keeps no memory.
@@ -171,8 +175,8 @@ pub enum JobDone {
     Marked {
         /// The disk.
         disk: DiskIndex,
-        /// How it ended.
-        result: Result<(), JobError>,
+        /// How it ended; whether the mark is durable, or is so with the disk's next sync of its inode.
+        result: Result<bool, JobError>,
     },
     /// [`Job::RenewIntents`].
     IntentsRenewed {
@@ -191,21 +195,18 @@ pub enum JobDone {
     Unmarked {
         /// The disk.
         disk: DiskIndex,
-        /// How it ended.
-        result: Result<(), JobError>,
+        /// As with [`Self::Marked`].
+        result: Result<bool, JobError>,
     },
     /// [`Job::Watch`]: some sidecar's file system has too little space.
     Watched {
         /// Preserving must stop.
         low: bool,
     },
-    /// [`Job::Stamp`]: the disks whose fsync failed (W6).
-    Stamped {
-        /// Disks with a failed sync.
-        failed: Vec<DiskIndex>,
-        /// The metas as stored.
-        metas: Vec<Meta>,
-    },
+    /// [`Job::Stamp`], for each disk.
+    Stamped(Vec<Result<Stamp, JobError>>),
+    /// [`Job::StoreStamps`].
+    StampsStored,
     /// [`Job::Stop`].
     Stopped(Result<(), JobError>),
 }

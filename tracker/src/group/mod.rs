@@ -22,7 +22,7 @@ mod sync;
 mod write;
 
 use crate::control::message::{Answer, Refusal};
-use crate::disk::{Disk, Fold, Healing};
+use crate::disk::{Disk, Fold, Healing, SyncWaiter};
 use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, Nanos, Session, TargetId};
 use crate::limits::Bounds;
 use crate::map::header::{GroupHeader, Road, State};
@@ -137,6 +137,8 @@ pub(crate) struct Start {
     pub(crate) first_pending: Generation,
     /// Disks whose open map must be filled because all of it is to be compared.
     pub(crate) fill: Vec<usize>,
+    /// Disks whose mark is to be cleared: what it asked for is in their metas.
+    pub(crate) unmark: Vec<usize>,
     pub(crate) now: Nanos,
 }
 
@@ -185,11 +187,18 @@ pub struct Group {
     /// How long the host was suspended since it booted: `now` stands still then.
     suspended_ns: u64,
     next_stamp: Nanos,
-    stamping: bool,
+    /// Steps of the stamp under way: the reading, then a sync for each disk.
+    stamping: u32,
     watching: bool,
+    /// Jobs that the worker has not done.
+    jobs: u32,
     stopping: bool,
+    /// Syncs of the clean stop that are not done, once they have begun.
+    stop_syncs: Option<u32>,
     stop_posted: bool,
     stopped: bool,
+    /// Why the stop is not a clean one.
+    stop_failure: Option<String>,
 }
 
 impl Group {
@@ -233,14 +242,20 @@ impl Group {
             next_beat: start.now,
             suspended_ns: 0,
             next_stamp: start.now.after(STAMP),
-            stamping: false,
+            stamping: 0,
             watching: false,
+            jobs: 0,
             stopping: false,
+            stop_syncs: None,
             stop_posted: false,
             stopped: false,
+            stop_failure: None,
         };
         for index in start.fill {
             group.disks[index].fold = Some(Fold { source: None, next: 0 });
+        }
+        for index in start.unmark {
+            group.post(Job::Unmark { disk: DiskIndex(index as u16) }, actions);
         }
         if group.tracking {
             group.go_on(actions);
@@ -251,7 +266,7 @@ impl Group {
     /// A successor repeats what the header does not say is done (C2).
     fn go_on(&mut self, actions: &mut Vec<Action>) {
         if self.state.road == Road::None {
-            actions.push(Action::job(Job::Prepare { open: self.state.open }));
+            self.post(Job::Prepare { open: self.state.open }, actions);
             return;
         }
         let generation = before(self.state.open);
@@ -341,6 +356,7 @@ impl Group {
     /// The worker has done a job.
     pub fn job_done(&mut self, done: JobDone, now: Nanos, actions: &mut Vec<Action>) {
         self.now = now;
+        self.jobs -= 1;
         match done {
             JobDone::Prepared(Ok(spare)) => self.spare = Some(spare),
             JobDone::Prepared(Err(error)) => {
@@ -390,18 +406,23 @@ impl Group {
                     actions.push(Action::answer(ticket, answer));
                 }
             }
-            JobDone::Marked { disk, result } => self.marked(disk.index(), result),
+            JobDone::Marked { disk, result: Ok(false) } => {
+                self.want_sync(disk.index(), SyncWaiter::Mark { untracked: true }, actions);
+            }
+            JobDone::Marked { disk, result } => self.marked(disk.index(), result.map(drop)),
             JobDone::IntentsRenewed { disk, name, regions, capacity, result } => {
                 self.disks[disk.index()].healing = match result {
                     Ok(sequence) => Healing::Renewed { name, sequence, regions, capacity },
                     Err(_) => Healing::None,
                 };
             }
-            JobDone::Unmarked { disk, result } => {
-                if let Err(error) = result {
-                    let name = &self.disks[disk.index()].name;
-                    tracing::warn!(disk = %name, error = error.0, "the mark can't be cleared; the next start does");
-                }
+            JobDone::Unmarked { result: Ok(true), .. } => {}
+            JobDone::Unmarked { disk, result: Ok(false) } => {
+                self.want_sync(disk.index(), SyncWaiter::Mark { untracked: false }, actions);
+            }
+            JobDone::Unmarked { disk, result: Err(error) } => {
+                let name = &self.disks[disk.index()].name;
+                tracing::warn!(disk = %name, error = error.0, "the mark can't be cleared; the next start does");
             }
             JobDone::Watched { low } => {
                 self.watching = false;
@@ -409,18 +430,11 @@ impl Group {
                     self.turn_fuzzy("the sidecar's file system runs out of space", actions);
                 }
             }
-            JobDone::Stamped { failed, metas } => {
-                self.stamping = false;
-                for (disk, meta) in self.disks.iter_mut().zip(metas) {
-                    (disk.meta.stamp, disk.meta.stamped_ns) = (meta.stamp, meta.stamped_ns);
-                }
-                for disk in failed {
-                    self.sync_failed(disk.index(), false, actions);
-                }
-            }
+            JobDone::Stamped(stamps) => self.stamped(stamps, actions),
+            JobDone::StampsStored => {}
             JobDone::Stopped(result) => {
                 if let Err(error) = result {
-                    tracing::error!(error = error.0, "the clean stop could not be sealed");
+                    self.stop_failure.get_or_insert(error.0);
                 }
                 self.stopped = true;
             }
@@ -449,6 +463,11 @@ impl Group {
             | Question::Undo { attach, .. }
             | Question::Resynchronize { attach, .. } => Some(*attach),
         };
+        if self.stop_posted && !matches!(question, Question::Status) {
+            // S2: nothing is asked of the worker behind the stop: a successor may have begun.
+            actions.push(Action::answer(ticket, Refusal::Unable("the tracker is stopping".into()).into()));
+            return;
+        }
         if let Some(Err(refusal)) = attach.map(|attach| self.check_attach(attach)) {
             actions.push(Action::answer(ticket, refusal.into()));
             return;
@@ -484,7 +503,7 @@ impl Group {
     /// says, and freely otherwise.
     pub fn tick(&mut self, now: Nanos, actions: &mut Vec<Action>) {
         self.now = now;
-        if !self.tracking {
+        if !self.tracking || self.stop_posted {
             return;
         }
         for disk in &mut self.disks {
@@ -500,21 +519,20 @@ impl Group {
             self.compact_log();
             if !self.watching && self.exact() {
                 self.watching = true;
-                actions.push(Action::job(Job::Watch));
+                self.post(Job::Watch, actions);
             }
         }
-        if self.next_stamp <= now && !self.stamping && !self.stopping {
+        if self.next_stamp <= now && self.stamping == 0 && !self.stopping {
             self.next_stamp = now.after(STAMP);
-            self.stamping = true;
-            let metas = self.disks.iter().map(|disk| disk.meta.clone()).collect();
-            actions.push(Action::job(Job::Stamp { metas }));
+            self.stamping = 1;
+            self.post(Job::Stamp, actions);
         }
         if self.release_retry.is_some_and(|at| at <= now) {
             self.release_retry = None;
             if self.state.road == Road::Releasing {
                 self.store_release(actions);
             } else if self.spare.is_none() && self.freeze.is_none() {
-                actions.push(Action::job(Job::Prepare { open: self.state.open }));
+                self.post(Job::Prepare { open: self.state.open }, actions);
             }
         }
         self.settle(actions);
@@ -584,6 +602,13 @@ impl Group {
         self.unsettled =
             self.disks.iter().any(|disk| !disk.intent_queue.is_empty() && disk.intent_write.is_none());
         self.try_stop(actions);
+    }
+
+    /// Hands the worker a job.
+    fn post(&mut self, job: Job, actions: &mut Vec<Action>) {
+        debug_assert!(!self.stop_posted, "the stop is a session's last job (S2)");
+        self.jobs += 1;
+        actions.push(Action::job(job));
     }
 
     fn refuse_cut(&mut self, why: &str, actions: &mut Vec<Action>) {

@@ -3,7 +3,7 @@
 use super::action::Action;
 use super::job::{Job, StopDisk};
 use super::{Group, PersistOp};
-use crate::disk::IntentMode;
+use crate::disk::{IntentMode, SyncWaiter};
 use crate::id::Nanos;
 
 impl Group {
@@ -22,6 +22,11 @@ impl Group {
     /// The clean stop is complete: the process may end.
     pub fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// Why the stop was not a clean one: the next start recovers, as after kill -9.
+    pub fn stop_failure(&self) -> Option<&str> {
+        self.stop_failure.as_deref()
     }
 
     /// What a stop that comes to no end waits for, and what the next start makes of it, for people.
@@ -65,12 +70,17 @@ impl Group {
                 .any(|disk| disk.fold.is_some() || disk.syncs.running.is_some() || disk.busy())
             || self.persists.iter().any(Option::is_some)
             || self.preserves.iter().any(Option::is_some)
-            || self.sealing
-            || self.metas_in_flight > 0;
+            || self.stamping > 0
+            // S2: whatever the worker still does, a successor's files must not meet it.
+            || self.jobs > 0;
         if !self.stopping || self.stop_posted || moving {
             return;
         }
-        self.stop_posted = true;
+        if self.stop_syncs.is_none() {
+            // Synced here, where a failure counts as any other (W6): the guest's next flush, in the next session, is told.
+            self.stop_syncs = Some(self.disks.len() as u32);
+            return (0..self.disks.len()).for_each(|disk| self.want_sync(disk, SyncWaiter::Stop, actions));
+        }
         let unsealed = self.frozen_is_unsealed();
         let disks = self.disks.iter().map(|disk| StopDisk {
             open: disk.open.clone(),
@@ -81,7 +91,17 @@ impl Group {
             blocks: disk.geometry.blocks(),
             meta: disk.meta.clone(),
         });
-        let keep_maps = self.freeze.is_some();
-        actions.push(Action::job(Job::Stop { disks: disks.collect(), keep_maps }));
+        let disks = if self.stop_failure.is_none() { disks.collect() } else { Vec::new() };
+        let keep_maps = self.freeze.is_some() || self.stop_failure.is_some();
+        self.post(Job::Stop { disks, keep_maps }, actions);
+        self.stop_posted = true;
+    }
+
+    /// A sync of the clean stop ended.
+    pub(super) fn stop_synced(&mut self, index: usize, good: bool) {
+        self.stop_syncs = self.stop_syncs.map(|syncs| syncs - 1);
+        if !good {
+            self.stop_failure = Some(format!("the last sync of disk {} failed", self.disks[index].name));
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Syncs of a disk, and what an error of one means (W6).
 
 use super::action::{Action, Errno, Token};
+use super::job::{Job, JobError};
 use super::{Group, Op};
-use crate::disk::SyncWaiter;
+use crate::disk::{Stamp, SyncWaiter};
 use crate::id::DiskIndex;
 
 /// What a guest is told when a sync failed.
@@ -35,7 +36,8 @@ impl Group {
         syncs.begun = syncs.begun.wrapping_add(1);
         syncs.running = Some(id);
         std::mem::swap(&mut syncs.waiting, &mut syncs.served);
-        actions.push(Action::Sync { id, disk: DiskIndex(index as u16) });
+        let inode = syncs.served.iter().any(|waiter| waiter.wants_inode());
+        actions.push(Action::Sync { id, disk: DiskIndex(index as u16), inode });
     }
 
     /// A sync ended.
@@ -83,6 +85,14 @@ impl Group {
                     }
                 }
                 SyncWaiter::Cleaning => self.cleaning_part_done(index, result.is_ok()),
+                SyncWaiter::Stamp => self.stamp_durable(index, result.is_ok(), actions),
+                SyncWaiter::Mark { untracked: true } => {
+                    let failed = result.map_err(|errno| JobError(format!("the disk's sync fails (error {})", errno.0)));
+                    self.marked(index, failed);
+                }
+                // If it failed, the next start finds the mark and compares the disk.
+                SyncWaiter::Mark { untracked: false } => {}
+                SyncWaiter::Stop => self.stop_synced(index, result.is_ok()),
             }
         }
         if !self.disks[index].syncs.waiting.is_empty() {
@@ -101,6 +111,36 @@ impl Group {
             disk.regions.set_failed(region, still);
         }
         self.store_failed(index);
+    }
+
+    /// S3: the times that were read of the disks come into their metas when an fsync that began later has made durable at
+    /// least these. The other way round the meta would speak of times that a host crash takes back.
+    pub(super) fn stamped(&mut self, stamps: Vec<Result<Stamp, JobError>>, actions: &mut Vec<Action>) {
+        for (index, stamp) in stamps.into_iter().enumerate() {
+            match stamp {
+                Ok(stamp) => {
+                    self.stamping += 1;
+                    self.disks[index].stamp_read = Some(stamp);
+                    self.want_sync(index, SyncWaiter::Stamp, actions);
+                }
+                Err(error) => {
+                    tracing::warn!(disk = %self.disks[index].name, error = error.0, "the disk's times can't be read")
+                }
+            }
+        }
+        self.stamping -= 1;
+    }
+
+    fn stamp_durable(&mut self, index: usize, good: bool, actions: &mut Vec<Action>) {
+        let disk = &mut self.disks[index];
+        if let Some(stamp) = disk.stamp_read.take_if(|_| good) {
+            (disk.meta.stamp, disk.meta.stamped_ns) = (stamp.fingerprint, stamp.wall_ns);
+        }
+        self.stamping -= 1;
+        if self.stamping == 0 {
+            let metas = self.disks.iter().map(|disk| disk.meta.clone()).collect();
+            self.post(Job::StoreStamps { metas }, actions);
+        }
     }
 
     /// W6: a later good flush does not vouch for what this one lost. The guest is told by its next flush, the cut is

@@ -103,8 +103,9 @@ pub fn allocate(file: BorrowedFd<'_>, mode: i32, offset: u64, length: u64) -> io
 ///
 /// # Errors
 /// What the kernel says.
-pub fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
-    nix::unistd::fdatasync(file).map_err(io::Error::from)
+pub fn sync(file: BorrowedFd<'_>, inode: bool) -> io::Result<()> {
+    let done = if inode { nix::unistd::fsync(file) } else { nix::unistd::fdatasync(file) };
+    done.map_err(io::Error::from)
 }
 
 /// Walks over the runs of data and holes in `[offset, end)`: calls `run` with the end of each and whether it is a

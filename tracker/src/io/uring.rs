@@ -230,9 +230,10 @@ impl<T> Ring<T> {
         self.push(tag, memory, entry);
     }
 
-    /// `fdatasync`.
-    pub fn sync(&mut self, tag: T, file: &File) {
-        let entry = on!(file, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build());
+    /// `fdatasync`, or `fsync` with the inode.
+    pub fn sync(&mut self, tag: T, file: &File, inode: bool) {
+        let flags = if inode { FsyncFlags::empty() } else { FsyncFlags::DATASYNC };
+        let entry = on!(file, |fd| opcode::Fsync::new(fd).flags(flags).build());
         // A sync always waits: hand it to a worker at once instead of trying.
         self.push(tag, Memory::None, entry.flags(Flags::ASYNC));
     }

@@ -361,7 +361,7 @@ impl DiskFacts for DiskFile {
         Ok(value.and_then(|value| Mark::decode(&value).ok()))
     }
 
-    fn set_mark(&self, mark: &Mark) -> io::Result<()> {
+    fn set_mark(&self, mark: &Mark) -> io::Result<bool> {
         let value = mark.encode();
         if let Some(path) = &self.state {
             let new = path.with_extension("new");
@@ -369,7 +369,8 @@ impl DiskFacts for DiskFile {
             io::Write::write_all(&mut &file, &value)?;
             file.sync_all()?;
             std::fs::rename(&new, path)?;
-            return File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all();
+            File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+            return Ok(true);
         }
         // SAFETY: the value has the length that is told.
         let result = unsafe {
@@ -378,7 +379,12 @@ impl DiskFacts for DiskFile {
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
-        self.file.sync_all()
+        Ok(false)
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        let all = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        Ok(nix::fcntl::posix_fadvise(&self.file, 0, 0, all)?)
     }
 }
 

@@ -5,6 +5,7 @@ use super::files::{
 };
 use super::folder::{Folder, FolderFile};
 use super::maps::Maps;
+use crate::disk::Stamp;
 use crate::format::changes::{self, Header};
 use crate::format::intents::LogMark;
 use crate::format::meta::{Clean, Fingerprint, LOGS_MAX, LogLength, Mark, Meta, PendingLog};
@@ -41,11 +42,18 @@ pub trait DiskFacts {
     /// Whatever the file system says.
     fn mark(&self) -> io::Result<Option<Mark>>;
 
-    /// Sets the mark, durably.
+    /// Sets the mark. Whether it is durable by that; if not, the next [`Self::fsync`] makes it so. Not here: an error of
+    /// that sync may be about the guest's data, and the kernel tells it once (W6).
     ///
     /// # Errors
     /// Whatever the file system says.
-    fn set_mark(&self, mark: &Mark) -> io::Result<()>;
+    fn set_mark(&self, mark: &Mark) -> io::Result<bool>;
+
+    /// Drops what is cached of the content, so that reads show what the medium has (W6).
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn drop_cache(&self) -> io::Result<()>;
 }
 
 /// One disk's sidecar.
@@ -64,6 +72,13 @@ pub struct Home<F, D> {
     /// What [`Meta::logs`] says. Kept here, for whoever stores metas one after another knows best which logs are durable:
     /// an entry is added after its log is, and goes before its log does.
     pub logs: Vec<PendingLog>,
+}
+
+impl<F, D: DiskFacts> Home<F, D> {
+    /// What the kernel says of the disk now (S3).
+    fn stamp(&self) -> io::Result<Stamp> {
+        Ok(Stamp { fingerprint: self.facts.fingerprint()?, wall_ns: self.facts.wall_ns() })
+    }
 }
 
 impl<F: Folder, D> Home<F, D> {
@@ -163,7 +178,15 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
                 JobDone::Unmarked { disk, result }
             }
             Job::Watch => JobDone::Watched { low: self.homes.iter().any(|home| home.folder.low_on_space()) },
-            Job::Stamp { metas } => self.stamp(metas),
+            Job::Stamp => JobDone::Stamped(self.homes.iter().map(|home| home.stamp().map_err(failed)).collect()),
+            Job::StoreStamps { metas } => {
+                for (home, meta) in self.homes.iter().zip(&metas) {
+                    if let Err(error) = home.store(meta) {
+                        tracing::warn!(%error, "the disk's stamp can't be stored");
+                    }
+                }
+                JobDone::StampsStored
+            }
             Job::Stop { disks, keep_maps } => JobDone::Stopped(self.stop(disks, keep_maps).map_err(failed)),
         };
         Outcome { opened, closed, done }
@@ -307,28 +330,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
         }
     }
 
-    /// S3: only an fsync makes the times durable that a start compares with.
-    fn stamp(&mut self, mut metas: Vec<Meta>) -> JobDone {
-        let mut failed = Vec::new();
-        for (disk, (home, meta)) in self.homes.iter().zip(&mut metas).enumerate() {
-            match home.facts.fsync().and_then(|()| home.facts.fingerprint()) {
-                Ok(stamp) => {
-                    meta.stamp = stamp;
-                    meta.stamped_ns = home.facts.wall_ns();
-                }
-                Err(_) => {
-                    failed.push(index(disk));
-                    continue;
-                }
-            }
-            if let Err(error) = home.store(meta) {
-                tracing::warn!(%error, "the disk's stamp can't be stored");
-            }
-        }
-        JobDone::Stamped { failed, metas }
-    }
-
-    /// The clean stop: what is open becomes durable in the logs, the disk is synced, and only then the meta says clean.
+    /// The clean stop of disks that are synced: what is open becomes durable in the logs, and only then the meta says clean.
     fn stop(&mut self, disks: Vec<StopDisk>, keep_maps: bool) -> io::Result<()> {
         for (home, disk) in self.homes.iter().zip(disks) {
             let StopDisk { open, unsealed, header, mut encoder, end, blocks, mut meta } = disk;
@@ -338,15 +340,8 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             };
             let (end, _) = append_map(&file, &mut encoder, end, true, blocks, load)?;
             file.sync()?;
-            if let Err(error) = home.facts.fsync() {
-                // W6: not clean, and doubtful from now on.
-                meta.doubtful = true;
-                home.store(&meta)?;
-                return Err(error);
-            }
-            let fingerprint = home.facts.fingerprint()?;
-            meta.stamped_ns = home.facts.wall_ns();
-            meta.stamp = fingerprint;
+            let Stamp { fingerprint, wall_ns } = home.stamp()?;
+            (meta.stamp, meta.stamped_ns) = (fingerprint, wall_ns);
             meta.clean =
                 Some(Clean { fingerprint, log: LogLength { generation: header.generation, length: end } });
             home.store(&meta)?;

@@ -151,6 +151,36 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             .map_err(|(name, error)| sidecar(&name, "the sidecar", error))?;
     }
 
+    // The identity travels with the disk from its first attach on; `--tracking off` is durable, here and in the meta,
+    // before the first untracked write.
+    for (candidate, look) in candidates.iter().zip(&looks).filter(|(_, look)| look.fresh || config.off) {
+        candidate
+            .facts
+            .set_mark(&Mark { disk: look.id, untracked: config.off })
+            .map_err(|error| sidecar(&candidate.name, "the mark (extended attribute)", error))?;
+    }
+    // S3: times first, then the sync that makes at least these durable.
+    let mut stamps = Vec::new();
+    for candidate in &candidates {
+        stamps.push(candidate.facts.fingerprint().map_err(|error| {
+            Error::caused(Kind::Disk, format!("disk {} can't be looked at", candidate.name), error)
+        })?);
+    }
+    // W6: an error is told once, and here to us. It is no reason not to serve: the guest is told by its next flush. Noted at
+    // once, for this start may not come to its end.
+    let mut lost = Vec::new();
+    for (index, candidate) in candidates.iter().enumerate() {
+        let synced = candidate.facts.fsync();
+        if let Err(error) = &synced {
+            tracing::error!(disk = candidate.name, %error, "a sync of the disk failed: it is doubtful from now on");
+            if let Some(header) = header.as_ref().filter(|header| header.is_of(now.boot, &sizes)) {
+                header.set_latched(index, true);
+                header.set_doubtful(index);
+            }
+        }
+        lost.push(synced.is_err());
+    }
+
     // 1. Maps.
     let open_generation = match &header {
         Some(header) if good => header.state().open,
@@ -173,6 +203,9 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         (open, freeze_maps) = open_maps(&candidates, maps, Some(header)).expect("looked at above");
         if state.road == Road::Sealed && !sealed_log_is_there(&candidates, &looks, header, state) {
             tracing::warn!("the live freeze has lost its change log: it is undone");
+            header.store(State { road: Road::Undoing, ..state });
+        } else if lost.contains(&true) && matches!(state.road, Road::Draining | Road::Synced | Road::Sealed) {
+            // W6: what was cut may be lost.
             header.store(State { road: Road::Undoing, ..state });
         }
     } else {
@@ -200,18 +233,6 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     for (index, ((candidate, look), open)) in candidates.into_iter().zip(looks).zip(open).enumerate() {
         let disk_index = DiskIndex(index as u16);
         let complain = |what: &str, error| sidecar(&candidate.name, what, error);
-        let stamp =
-            candidate.facts.fsync().and_then(|()| candidate.facts.fingerprint()).map_err(|error| {
-                Error::caused(Kind::Disk, format!("disk {} can't be synced", candidate.name), error)
-            })?;
-        if look.fresh || config.off {
-            // The identity travels with the disk from its first attach on; `--tracking off` is durable before the
-            // first untracked write.
-            candidate
-                .facts
-                .set_mark(&Mark { disk: look.id, untracked: config.off })
-                .map_err(|error| complain("the mark (extended attribute)", error))?;
-        }
         let mut recheck = look.meta.as_ref().and_then(|meta| meta.recheck.clone());
         let adopted = anchor_of.filter(|holder| holder.members.contains(&look.id) || holder.disk == look.id);
         recheck.take_if(|recheck| adopted.is_some_and(|holder| recheck.since <= holder.released));
@@ -230,6 +251,20 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         }
         if config.off {
             recheck = Some(Recheck { since, whole: true, reason: "tracking was off".into() });
+        }
+        let resync = matches!(look.verdict, Verdict::Resync(_));
+        let same_boot = look.meta.as_ref().is_some_and(|meta| meta.boot == now.boot);
+        let doubtful_before = same_boot && look.meta.as_ref().is_some_and(|meta| meta.doubtful);
+        let doubtful = look.meta.as_ref().is_some_and(|meta| meta.doubtful)
+            || errors.as_ref().is_some_and(|errors| errors[index].1);
+        // Only a restart of the host ends the doubt: what was lost shows then, and is compared as a whole.
+        let doubtful = doubtful && (same_boot || !resync) || lost[index];
+        if doubtful && !candidate.direct {
+            // The pages are clean and lost. The dead session may not have come so far as to say so.
+            if let Err(error) = candidate.facts.drop_cache() {
+                tracing::warn!(disk = candidate.name, %error, "the disk's cache can't be dropped");
+            }
+            recheck = Some(Recheck { since, whole: true, reason: "a sync of the disk had failed".into() });
         }
         let known = header.as_ref().filter(|_| good).map(|header| header.failed(index));
         let mut failed = Failed::new(known.clone().flatten().unwrap_or_default());
@@ -251,7 +286,6 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         if recheck.as_ref().is_some_and(|recheck| recheck.whole) && !carried && !config.off {
             fill.push(index);
         }
-        let resync = matches!(look.verdict, Verdict::Resync(_));
         // After a clean stop everything is in the logs; a disk to be compared as a whole needs no intents either.
         let clean = look.meta.as_ref().is_some_and(|meta| meta.clean.is_some());
         let mut regions = if clean || resync { Vec::new() } else { look.intents.regions.clone() };
@@ -307,12 +341,6 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         )
         .map_err(|error| complain("the intents", error))?;
         opened.push((disk_index, SidecarFile::Intents, file));
-        let same_boot = look.meta.as_ref().is_some_and(|meta| meta.boot == now.boot);
-        let doubtful_before = same_boot && look.meta.as_ref().is_some_and(|meta| meta.doubtful);
-        let doubtful = look.meta.as_ref().is_some_and(|meta| meta.doubtful)
-            || errors.as_ref().is_some_and(|errors| errors[index].1);
-        // Only a restart of the host ends the doubt: what was lost shows then, and is compared as a whole.
-        let doubtful = doubtful && (same_boot || !resync);
         // V2: the next seal deletes the sealed logs of today, and with them all else that knows of their cuts.
         let mut vouched_before = look.meta.as_ref().map(|meta| meta.vouched.clone()).unwrap_or_default();
         // So does a freeze of which only the maps are left: its blocks go back into the open one.
@@ -334,7 +362,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             boot: now.boot,
             intents: intents_name(session),
             clean: None,
-            stamp,
+            stamp: stamps[index].clone(),
             stamped_ns: now.wall_ns,
             vouched: vouched_before,
             recheck,
@@ -384,7 +412,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             failed,
             filled: dirty_blocks == candidate.geometry.blocks(),
             // W6: the guest may not have been told. Without the maps, what is known is that a sync had failed.
-            latched: errors.as_ref().map_or(doubtful_before, |errors| errors[index].0),
+            latched: lost[index] || errors.as_ref().map_or(doubtful_before, |errors| errors[index].0),
             frozen,
             ..begins
         });
@@ -419,18 +447,19 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     }
     header.beat(now.since_boot);
     let live_cut = frozen_generation.map(|generation| header.read_cut(generation).cut);
-    for (home, disk) in homes.iter().zip(&disks) {
+    let mut unmark = Vec::new();
+    for (index, (home, disk)) in homes.iter().zip(&disks).enumerate() {
         let mark = Mark { disk: home.id, untracked: false };
         if !config.off && !matches!(home.facts.mark(), Ok(Some(found)) if found == mark) {
-            // What it asked for is in the meta, durably. If this fails, the next start asks again.
-            let _ = home.facts.set_mark(&mark);
+            // What it asked for is in the meta, durably.
+            unmark.push(index);
         }
         clean_up(home, &disk.meta, session, live_cut);
     }
     let anchor = disks.iter().find_map(|disk| disk.meta.anchor);
     let target = disks.iter().find_map(|disk| disk.meta.target);
     let start =
-        Start { config, header, disks, target, anchor, vouched, first_pending, fill, now: now.monotonic };
+        Start { config, header, disks, target, anchor, vouched, first_pending, fill, unmark, now: now.monotonic };
     Ok(Started { start, opened, homes, session })
 }
 

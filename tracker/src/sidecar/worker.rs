@@ -37,10 +37,10 @@ struct Marker {
 }
 
 impl Marker {
-    fn set(&self, number: u64, untracked: bool) -> std::io::Result<()> {
+    fn set(&self, number: u64, untracked: bool) -> std::io::Result<bool> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if *newest > number {
-            return Ok(());
+            return Ok(true);
         }
         *newest = number;
         self.facts.set_mark(&Mark { disk: self.id, untracked })
@@ -93,7 +93,7 @@ impl Worker {
         let number = self.marks.fetch_add(1, Ordering::Relaxed) + 1;
         let marker = self.disks[disk.index()].clone();
         let (report, wake) = (self.report.clone(), self.wakeup.clone());
-        let done = move |result: std::io::Result<()>| {
+        let done = move |result: std::io::Result<bool>| {
             let result = result.map_err(|error| JobError(error.to_string()));
             let done =
                 if untracked { JobDone::Marked { disk, result } } else { JobDone::Unmarked { disk, result } };
@@ -147,7 +147,11 @@ impl<T: DiskFacts> DiskFacts for Arc<T> {
         (**self).mark()
     }
 
-    fn set_mark(&self, mark: &Mark) -> std::io::Result<()> {
+    fn set_mark(&self, mark: &Mark) -> std::io::Result<bool> {
         (**self).set_mark(mark)
+    }
+
+    fn drop_cache(&self) -> std::io::Result<()> {
+        (**self).drop_cache()
     }
 }

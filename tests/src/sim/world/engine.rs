@@ -83,9 +83,9 @@ impl World {
                 }
                 self.begin(Operation::Write { id, disk, name, range, durable });
             }
-            Action::Sync { id, disk } => {
+            Action::Sync { id, disk, inode } => {
                 let disk = disk.index();
-                let promise = self.disks[disk].borrow().sync_begins();
+                let promise = self.disks[disk].borrow().sync_begins(inode);
                 self.note(15, || format!("sync disk {disk}"));
                 self.begin(Operation::Sync { id, disk, promise });
             }
@@ -174,7 +174,7 @@ impl World {
                 }
                 cache.complete(name);
                 if durable {
-                    let promise = cache.sync_begins().only(&range);
+                    let promise = cache.sync_begins(false).only(&range);
                     cache.sync_ends(promise, true, &mut self.rng);
                 }
                 drop(cache);
