@@ -17,4 +17,5 @@ mod prefix;
 mod shipping;
 mod sim;
 mod switches;
+mod sync_errors;
 mod versions;

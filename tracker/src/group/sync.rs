@@ -87,7 +87,8 @@ impl Group {
                 SyncWaiter::Cleaning => self.cleaning_part_done(index, result.is_ok()),
                 SyncWaiter::Stamp => self.stamp_durable(index, result.is_ok(), actions),
                 SyncWaiter::Mark { untracked: true } => {
-                    let failed = result.map_err(|errno| JobError(format!("the disk's sync fails (error {})", errno.0)));
+                    let failed = result
+                        .map_err(|errno| JobError(format!("the disk's sync fails (error {})", errno.0)));
                     self.marked(index, failed);
                 }
                 // If it failed, the next start finds the mark and compares the disk.

@@ -178,7 +178,9 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
                 JobDone::Unmarked { disk, result }
             }
             Job::Watch => JobDone::Watched { low: self.homes.iter().any(|home| home.folder.low_on_space()) },
-            Job::Stamp => JobDone::Stamped(self.homes.iter().map(|home| home.stamp().map_err(failed)).collect()),
+            Job::Stamp => {
+                JobDone::Stamped(self.homes.iter().map(|home| home.stamp().map_err(failed)).collect())
+            }
             Job::StoreStamps { metas } => {
                 for (home, meta) in self.homes.iter().zip(&metas) {
                     if let Err(error) = home.store(meta) {

@@ -458,8 +458,18 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     }
     let anchor = disks.iter().find_map(|disk| disk.meta.anchor);
     let target = disks.iter().find_map(|disk| disk.meta.target);
-    let start =
-        Start { config, header, disks, target, anchor, vouched, first_pending, fill, unmark, now: now.monotonic };
+    let start = Start {
+        config,
+        header,
+        disks,
+        target,
+        anchor,
+        vouched,
+        first_pending,
+        fill,
+        unmark,
+        now: now.monotonic,
+    };
     Ok(Started { start, opened, homes, session })
 }
 

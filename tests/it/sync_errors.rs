@@ -1,0 +1,253 @@
+//! W6: whoever's sync meets an error of the disk, the guest is told and the disk is doubtful. The product's machine, jobs
+//! and start over a simulated disk; the test decides how each sync ends.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+use towline_tests::sim::disk::{Disk, Facts};
+use towline_tests::sim::fault::Faults;
+use towline_tests::sim::folder::{SimFile, SimFolder};
+use towline_tests::sim::maps::SimMaps;
+use towline_tests::sim::rng::Rng;
+use towline_tracker::disk::geometry::Geometry;
+use towline_tracker::format::meta::{Mark, Meta};
+use towline_tracker::group::{Action, Change, Errno, Group, GroupConfig, Request, SidecarFile, Token};
+use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Nanos, Session};
+use towline_tracker::limits::Bounds;
+use towline_tracker::sidecar::files::store_meta;
+use towline_tracker::sidecar::jobs::{DiskFacts, Jobs};
+use towline_tracker::sidecar::start::{Candidate, Now, Running, start};
+
+const DISK: DiskIndex = DiskIndex(0);
+const EIO: Result<(), Errno> = Err(Errno(5));
+
+/// What outlives a session.
+struct Host {
+    disk: Rc<RefCell<Disk>>,
+    folder: SimFolder,
+    maps: SimMaps,
+    /// Of the disk's own calls.
+    faults: Faults,
+    direct: bool,
+}
+
+/// A session, its engine the test itself.
+struct Sitting<'a> {
+    host: &'a Host,
+    group: Group,
+    jobs: Jobs<SimFolder, Facts, SimMaps>,
+    files: BTreeMap<SidecarFile, SimFile>,
+    now: Nanos,
+    /// How many syncs with the inode fail from now on, and how many writes to the sidecar.
+    bad_syncs: u32,
+    bad_persists: u32,
+    replies: BTreeMap<u64, Result<(), Errno>>,
+}
+
+impl Host {
+    fn new(direct: bool) -> Self {
+        let rng = || Rng::new(7);
+        Self {
+            disk: Rc::new(RefCell::new(Disk::new(8192, 1_000_000_000_000, &mut rng()))),
+            folder: SimFolder::new(Faults::new(rng())),
+            maps: SimMaps::default(),
+            faults: Faults::new(rng()),
+            direct,
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let rng = Rc::new(RefCell::new(Rng::new(9)));
+        Facts { disk: self.disk.clone(), faults: self.faults.clone(), rng }
+    }
+
+    fn meta(&self) -> Meta {
+        Meta::decode(&self.folder.peek("disk.meta").unwrap()).unwrap()
+    }
+
+    fn start(&self) -> Sitting<'_> {
+        let candidate = Candidate {
+            name: "d".into(),
+            path: "d".into(),
+            folder: self.folder.clone(),
+            facts: self.facts(),
+            geometry: Geometry { size: 8192 * 512, block_shift: 12, region_shift: 15 },
+            direct: self.direct,
+            align: 512,
+        };
+        let config = GroupConfig {
+            name: "g".into(),
+            session: Session(0),
+            preserve_limit: None,
+            preserve_deadline: Duration::from_millis(250),
+            strict: false,
+            off: false,
+            bounds: Bounds::default(),
+        };
+        let wall_ns = self.disk.borrow().wall;
+        let (monotonic, boot) = (Nanos(1), BootId([1; 16]));
+        let now = Now { boot, boot_ns: 0, wall_ns, monotonic, since_boot: Nanos(wall_ns as u64) };
+        let id = || DiskId([3; 16]);
+        let started = start(vec![candidate], &self.maps, config, 4 << 20, now, id).expect("it starts");
+        let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), || CutId([4; 16]));
+        let files = opened.into_iter().map(|(_, file, handle)| (file, handle)).collect();
+        let replies = BTreeMap::new();
+        let (bad_syncs, bad_persists) = (0, 0);
+        let mut session =
+            Sitting { host: self, group, jobs, files, now: Nanos(1), bad_syncs, bad_persists, replies };
+        session.execute(actions);
+        session
+    }
+}
+
+impl Sitting<'_> {
+    fn drive(&mut self, call: impl FnOnce(&mut Group, Nanos, &mut Vec<Action>)) {
+        let mut actions = Vec::new();
+        call(&mut self.group, self.now, &mut actions);
+        self.execute(actions);
+    }
+
+    fn execute(&mut self, actions: Vec<Action>) {
+        let mut queue = VecDeque::from(actions);
+        while let Some(action) = queue.pop_front() {
+            let mut more = Vec::new();
+            let now = self.now;
+            match action {
+                Action::Submit { id, offset, length, token, .. } => {
+                    let sectors = (offset / 512) as usize..((offset + length) / 512) as usize;
+                    let name = self.host.disk.borrow_mut().submit(sectors, token.0);
+                    self.host.disk.borrow_mut().complete(name);
+                    self.group.completed(id, Ok(()), now, &mut more);
+                }
+                Action::Sync { id, inode, .. } => {
+                    let promise = self.host.disk.borrow().sync_begins(inode);
+                    let good = !inode || self.bad_syncs == 0;
+                    self.bad_syncs -= u32::from(!good);
+                    self.host.disk.borrow_mut().sync_ends(promise, good, &mut Rng::new(1));
+                    self.group.completed(id, if good { Ok(()) } else { EIO }, now, &mut more);
+                }
+                Action::Persist { id, file, offset, bytes, .. } => {
+                    let good = self.bad_persists == 0;
+                    self.bad_persists -= u32::from(!good);
+                    if good {
+                        self.files[&file].persist(offset, &bytes);
+                    }
+                    self.group.completed(id, if good { Ok(()) } else { EIO }, now, &mut more);
+                }
+                Action::Job(job) => {
+                    let outcome = self.jobs.run(*job);
+                    self.files.extend(outcome.opened.into_iter().map(|(_, file, handle)| (file, handle)));
+                    self.group.job_done(outcome.done, now, &mut more);
+                }
+                Action::Reply { token, result } => drop(self.replies.insert(token.0, result)),
+                Action::Reopen { .. } => self.host.disk.borrow_mut().drop_cache(),
+                Action::Preserve { .. } | Action::Answer { .. } => unreachable!("nobody cuts"),
+            }
+            queue.extend(more);
+        }
+    }
+
+    fn write(&mut self, token: u64) {
+        let request = Request {
+            disk: DISK,
+            change: Change::Write,
+            fua: false,
+            offset: token << 15,
+            length: 4096,
+            token: Token(token),
+        };
+        self.drive(|group, now, actions| {
+            group.request(request, now, actions);
+        });
+    }
+
+    fn flush(&mut self, token: u64) -> Result<(), Errno> {
+        self.drive(|group, now, actions| group.flush(DISK, Token(token), now, actions));
+        self.replies[&token]
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now = self.now.after(Duration::from_secs(1));
+            self.host.disk.borrow_mut().wall += 1_000_000_000;
+            self.drive(|group, now, actions| group.tick(now, actions));
+        }
+    }
+
+    fn stop(mut self) -> Option<String> {
+        self.drive(|group, now, actions| group.stop(now, actions));
+        // Folds go on by slices.
+        self.pass(3);
+        assert!(self.group.stopped());
+        self.group.stop_failure().map(str::to_owned)
+    }
+}
+
+#[test]
+fn an_error_that_the_stamp_meets_is_told_by_the_guests_next_flush() {
+    let host = Host::new(true);
+    let mut session = host.start();
+    session.write(1);
+    let before = host.meta().stamped_ns;
+    session.bad_syncs = 1;
+    session.pass(61);
+    assert_eq!((session.bad_syncs, host.meta().doubtful), (0, true), "the stamp has met it");
+    assert_eq!(host.meta().stamped_ns, before, "and vouches for nothing");
+    assert_eq!(session.flush(2), EIO);
+    assert_eq!(session.flush(3), Ok(()));
+    session.pass(61);
+    assert!(host.meta().stamped_ns > before);
+}
+
+#[test]
+fn an_error_that_the_mark_meets_is_told_and_the_writes_wait_for_a_mark_that_is_durable() {
+    let host = Host::new(true);
+    let mut session = host.start();
+    (session.bad_syncs, session.bad_persists) = (1, 1);
+    session.write(1);
+    assert_eq!((session.bad_syncs, session.replies.get(&1)), (0, None), "the mark may not be durable (S4)");
+    assert_eq!(session.flush(2), EIO);
+    session.pass(2);
+    assert_eq!(session.replies.get(&1), Some(&EIO), "a sync has failed since it came");
+    session.write(3);
+    assert_eq!(session.replies.get(&3), Some(&Ok(())), "it goes on");
+    assert_eq!(host.facts().mark().unwrap(), Some(Mark { disk: DiskId([3; 16]), untracked: true }));
+}
+
+#[test]
+fn a_stop_whose_last_sync_fails_is_no_clean_one_and_the_next_session_tells() {
+    for direct in [true, false] {
+        let host = Host::new(direct);
+        let mut session = host.start();
+        session.write(1);
+        session.bad_syncs = 1;
+        let why = session.stop().expect("it is not a clean stop");
+        assert!(why.contains("disk d"), "{why}");
+        assert!(host.meta().clean.is_none() && host.meta().doubtful);
+        let mut next = host.start();
+        assert_eq!(host.meta().recheck.is_some_and(|recheck| recheck.whole), true, "fresh, or lost pages");
+        assert_eq!(next.flush(2), EIO);
+        assert_eq!(next.flush(3), Ok(()));
+        assert_eq!(next.stop(), None);
+        assert!(host.meta().clean.is_some());
+    }
+}
+
+#[test]
+fn a_start_whose_sync_fails_serves_and_tells() {
+    for direct in [true, false] {
+        let host = Host::new(direct);
+        drop(host.start());
+        // The comparison that a new disk asks for is over.
+        store_meta(&host.folder, &Meta { recheck: None, ..host.meta() }).unwrap();
+        host.faults.set_errors(1000);
+        let mut next = host.start();
+        host.faults.set_errors(0);
+        assert!(host.meta().doubtful);
+        let whole = host.meta().recheck.is_some_and(|recheck| recheck.whole);
+        assert_eq!(whole, !direct, "a buffered disk's pages are clean and lost");
+        assert_eq!(next.flush(2), EIO);
+        assert_eq!(next.flush(3), Ok(()));
+    }
+}
