@@ -5,7 +5,8 @@
 use super::*;
 use crate::source::{FreezeInfo, MemoryDisk, MemorySource, Source, SourceDisk};
 use crate::store::memory::MemoryStore;
-use crate::store::{Listed, Put, Store, StoreError, StoreErrorKind};
+use crate::store::scripted::{Mood, Scripted};
+use crate::store::{Store, StoreErrorKind};
 use crate::vault::attach::{Claimant, Decision};
 use crate::vault::entry::{Content, EntryHeader, EntryKind, Totals};
 use crate::vault::publish::Publisher;
@@ -14,117 +15,11 @@ use crate::{Kind, Result};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use towline_tracker::control::message::{Attached, DiskInfo, LiveFreeze};
 use towline_tracker::id::{Anchor, AttachNumber, CutId, DiskId, Generation, Session, TargetId};
 
 const BLOCK: usize = 4096;
-
-/// A store whose puts fail, or lose their answers, when a script says so.
-struct Moody {
-    inner: MemoryStore,
-    /// Puts so far, of objects and entries.
-    puts: Mutex<u64>,
-    /// What becomes of put number n.
-    script: Script,
-    dead: AtomicBool,
-}
-
-type Script = Box<dyn Fn(u64, &str) -> Mood + Send + Sync>;
-
-#[derive(Clone, Copy, PartialEq)]
-enum Mood {
-    Good,
-    /// Nothing is stored, and an error is told.
-    Fail,
-    /// It is stored, and an error is told.
-    LoseAnswer,
-    /// Nothing is stored, now or later: the shipper is dead.
-    Die,
-}
-
-impl Moody {
-    fn new(inner: &MemoryStore, script: impl Fn(u64, &str) -> Mood + Send + Sync + 'static) -> Arc<Self> {
-        let (puts, script) = (Mutex::new(0), Box::new(script));
-        Arc::new(Self { inner: inner.clone(), puts, script, dead: AtomicBool::new(false) })
-    }
-
-    fn mood(&self, name: &str) -> Mood {
-        let number = {
-            let mut puts = self.puts.lock().unwrap();
-            *puts += 1;
-            *puts
-        };
-        let mood = (self.script)(number, name);
-        if mood == Mood::Die {
-            self.dead.store(true, Ordering::SeqCst);
-        }
-        if self.dead.load(Ordering::SeqCst) { Mood::Die } else { mood }
-    }
-
-    fn puts(&self) -> u64 {
-        *self.puts.lock().unwrap()
-    }
-
-    fn error(&self, mood: Mood, name: &str) -> StoreError {
-        let kind = if mood == Mood::Die { StoreErrorKind::Other } else { StoreErrorKind::Transient };
-        StoreError::new(kind, name)
-    }
-}
-
-impl Store for Moody {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-
-    fn put(&self, name: &str, data: &[u8]) -> std::result::Result<(), StoreError> {
-        match self.mood(name) {
-            Mood::Good => self.inner.put(name, data),
-            mood => {
-                if mood == Mood::LoseAnswer {
-                    self.inner.put(name, data)?;
-                }
-                Err(self.error(mood, name))
-            }
-        }
-    }
-
-    fn put_if_absent(&self, name: &str, data: &[u8]) -> std::result::Result<Put, StoreError> {
-        match self.mood(name) {
-            Mood::Good => self.inner.put_if_absent(name, data),
-            mood => {
-                if mood == Mood::LoseAnswer {
-                    self.inner.put_if_absent(name, data)?;
-                }
-                Err(self.error(mood, name))
-            }
-        }
-    }
-
-    fn get(&self, name: &str, limit: usize) -> std::result::Result<Vec<u8>, StoreError> {
-        self.inner.get(name, limit)
-    }
-
-    fn get_range(&self, name: &str, offset: u64, length: usize) -> std::result::Result<Vec<u8>, StoreError> {
-        if self.dead.load(Ordering::SeqCst) {
-            return Err(self.error(Mood::Die, name));
-        }
-        self.inner.get_range(name, offset, length)
-    }
-
-    fn len(&self, name: &str) -> std::result::Result<u64, StoreError> {
-        self.inner.len(name)
-    }
-
-    fn list(&self, prefix: &str, after: &str, limit: usize) -> std::result::Result<Vec<Listed>, StoreError> {
-        self.inner.list(prefix, after, limit)
-    }
-
-    fn delete(&self, name: &str) -> std::result::Result<(), StoreError> {
-        self.inner.delete(name)
-    }
-}
 
 /// Hooks that say exact, or not, and count.
 struct Quiet {
@@ -442,15 +337,15 @@ fn a_block_whose_pack_is_missing_or_cut_is_shipped_again() {
 /// V8: every put's answer is lost once; nothing is doubled, nothing is missing.
 #[test]
 fn lost_answers_and_bad_moments_change_nothing() {
-    for bad in [Mood::LoseAnswer, Mood::Fail] {
+    for bad in [Mood::LoseAnswer, Mood::Fail(StoreErrorKind::Transient)] {
         let mut world = World::new(vec![mixed(6000, 1)]);
         world.checkpoint.bytes = 1 << 20;
         let source = world.cut(world.whole(), false, true);
         let seen: Mutex<std::collections::HashSet<String>> = Mutex::default();
-        let store = Moody::new(&world.store, move |_, name| {
+        let store = Scripted::new(world.store.clone(), move |call| {
             // The claim's own put is the vault's business; an entry is told by its number.
-            let claim = name.ends_with("/log/00000000000000000001");
-            if !claim && seen.lock().unwrap().insert(name.to_owned()) { bad } else { Mood::Good }
+            let put = call.is_put() && !call.name.ends_with("/log/00000000000000000001");
+            if put && seen.lock().unwrap().insert(call.name.to_owned()) { bad } else { Mood::Good }
         });
         let mut hooks = Quiet::new(true);
         let (shipped, _) = world.ship(store, &source, &mut hooks).unwrap();
@@ -466,7 +361,10 @@ fn a_store_that_stays_down_ends_the_cycle_and_leaves_the_log_alone() {
     let mut world = World::new(vec![mixed(500, 1)]);
     let source = world.cut(world.whole(), false, true);
     let store =
-        Moody::new(&world.store, |_, name| if name.ends_with("01") { Mood::Good } else { Mood::Fail });
+        Scripted::new(world.store.clone(), |call| match call.is_put() && !call.name.ends_with("01") {
+            true => Mood::Fail(StoreErrorKind::Transient),
+            false => Mood::Good,
+        });
     let error = world.ship(store, &source, &mut Quiet::new(true)).unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable);
     assert_eq!(world.group().head(0).unwrap(), 1);
@@ -484,7 +382,11 @@ fn a_shipper_killed_at_any_put_is_continued_from_its_last_checkpoint() {
         let mut world = World::new(vec![data.clone()]);
         world.checkpoint.bytes = every;
         let source = world.cut(world.whole(), false, true);
-        let store = Moody::new(&world.store, move |n, _| if n == puts { Mood::Die } else { Mood::Good });
+        let store =
+            Scripted::new(world.store.clone(), move |call| match call.is_put() && call.puts == puts {
+                true => Mood::Die,
+                false => Mood::Good,
+            });
         match world.ship(store.clone(), &source, &mut Quiet::new(true)) {
             Ok((shipped, _)) => {
                 world.check(&shipped.content);
@@ -522,8 +424,8 @@ fn nobody_else_claims_between_our_entries() {
     let source = world.cut(world.whole(), false, true);
     let (inner, attached) = (world.store.clone(), world.attached.clone());
     // While our fifth pack is put, another shipper claims.
-    let store = Moody::new(&world.store, move |n, _| {
-        if n == 6 {
+    let store = Scripted::new(world.store.clone(), move |call| {
+        if call.is_put() && call.puts == 6 {
             let vault = Vault::open(Arc::new(inner.clone())).unwrap();
             let claimant = Claimant { host: "other".into(), target: TargetId([1; 16]), time_ns: 1 };
             let attached = Attached { attach: AttachNumber(2), ..attached.clone() };

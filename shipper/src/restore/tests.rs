@@ -1,8 +1,8 @@
 //! Restores through real files.
 
 use super::*;
-use crate::store::memory::MemoryStore;
-use crate::store::{Listed, Put, Store, StoreError};
+use crate::store::Store;
+use crate::store::scripted::{Mood, Scripted, What};
 use crate::vault::entry::EntryKind;
 use crate::vault::sample::{BLOCK, Change, Cycle, World, disk_id, simple};
 use std::collections::BTreeMap;
@@ -233,51 +233,6 @@ fn a_disk_that_somebody_has_locked_is_not_replaced_even_with_force() {
     quietly(&world, &forced).unwrap();
 }
 
-/// Counts what is read.
-struct Counting {
-    inner: MemoryStore,
-    /// Object, offset and length of each read.
-    reads: Mutex<Vec<(String, u64, usize)>>,
-}
-
-impl Store for Counting {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-
-    fn put(&self, name: &str, data: &[u8]) -> std::result::Result<(), StoreError> {
-        self.inner.put(name, data)
-    }
-
-    fn put_if_absent(&self, name: &str, data: &[u8]) -> std::result::Result<Put, StoreError> {
-        self.inner.put_if_absent(name, data)
-    }
-
-    fn get(&self, name: &str, limit: usize) -> std::result::Result<Vec<u8>, StoreError> {
-        let bytes = self.inner.get(name, limit)?;
-        self.reads.lock().unwrap().push((name.to_owned(), 0, bytes.len()));
-        Ok(bytes)
-    }
-
-    fn get_range(&self, name: &str, offset: u64, length: usize) -> std::result::Result<Vec<u8>, StoreError> {
-        let bytes = self.inner.get_range(name, offset, length)?;
-        self.reads.lock().unwrap().push((name.to_owned(), offset, bytes.len()));
-        Ok(bytes)
-    }
-
-    fn len(&self, name: &str) -> std::result::Result<u64, StoreError> {
-        self.inner.len(name)
-    }
-
-    fn list(&self, prefix: &str, after: &str, limit: usize) -> std::result::Result<Vec<Listed>, StoreError> {
-        self.inner.list(prefix, after, limit)
-    }
-
-    fn delete(&self, name: &str) -> std::result::Result<(), StoreError> {
-        self.inner.delete(name)
-    }
-}
-
 /// Goal: objects and bytes read for point 300 are those of its image, not of its history (V12). Method: 300 points that
 /// write the same hundred blocks over and over, 6 MiB in all, and a store that counts.
 #[test]
@@ -292,15 +247,26 @@ fn what_is_read_for_a_point_is_its_image_and_not_its_history() {
         let header = world.publish(&cycle, CutId::random(), EntryKind::Point, 4);
         world.release(&header);
     }
-    let store = Arc::new(Counting { inner: world.store.clone(), reads: Mutex::default() });
-    let vault = Vault::open(store.clone()).unwrap();
+    // Object and length of each read.
+    let reads: Arc<Mutex<Vec<(String, usize)>>> = Arc::default();
+    let seen = reads.clone();
+    let store = Scripted::new(world.store.clone(), move |call| {
+        let length = match call.what {
+            What::Range { length, .. } => length,
+            What::Get => 0,
+            _ => return Mood::Good,
+        };
+        seen.lock().unwrap().push((call.name.to_owned(), length));
+        Mood::Good
+    });
+    let vault = Vault::open(store).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("disk");
     let wanted = Request { disk: Some("disk0.raw".into()), jobs: 1, ..request(&to) };
-    store.reads.lock().unwrap().clear();
+    reads.lock().unwrap().clear();
     let restored = restore(&vault, &wanted, &|_, _| {}).unwrap();
     assert!(fs::read(&to).unwrap() == world.points.last().unwrap().1[0]);
-    let reads = std::mem::take(&mut *store.reads.lock().unwrap());
+    let reads = std::mem::take(&mut *reads.lock().unwrap());
     // Of packs: each live frame once; a frame lives if one of the hundred blocks is still its own.
     let content = world.base.as_ref().unwrap().content.clone();
     let reader = Arc::new(Reader::new(world.group.clone(), CACHE));
@@ -310,7 +276,7 @@ fn what_is_read_for_a_point_is_its_image_and_not_its_history() {
         window.data().map(|(_, frame, ..)| (image.pack(frame.pack).name, frame.number)).collect();
     let packs: Vec<_> = reads.iter().filter(|(name, ..)| name.ends_with(".pack")).collect();
     assert!(packs.len() <= live.len(), "{} reads of packs for {} live frames", packs.len(), live.len());
-    let bytes: usize = packs.iter().map(|(.., length)| length).sum();
+    let bytes: usize = packs.iter().map(|(_, length)| length).sum();
     assert_eq!(bytes as u64, restored.disks[0].fetched_bytes);
     let written: u64 = 300 * 8 * BLOCK as u64;
     assert!((bytes as u64) < written / 5, "{bytes} of {written} bytes written in all");

@@ -6,8 +6,9 @@ use super::tracker::Tracker;
 use super::{Ended, Options, Stop, Summary};
 use crate::pipeline::tests::{noise, restored};
 use crate::pipeline::{Counters, MEMORY_MIN, Retry};
+use crate::store::StoreErrorKind;
 use crate::store::memory::MemoryStore;
-use crate::store::{Listed, Put, Store, StoreError, StoreErrorKind};
+use crate::store::scripted::{Call, Mood, Scripted};
 use crate::vault::attach::{Claimant, Decision, TakeOver};
 use crate::vault::entry::{Content, EntryKind};
 use crate::vault::{Group, Vault};
@@ -384,17 +385,21 @@ fn a_store_that_is_full_is_waited_for_longer_each_time_and_nothing_is_lost() {
     }
     // The first two attaches put their claims, but none of their packs.
     let claims = Mutex::new(0);
-    let scripted = Scripted::new(&store, move |name| {
+    let full = |call: &Call<'_>, full: bool| match call.is_put() && full {
+        true => Mood::Fail(StoreErrorKind::NoSpace),
+        false => Mood::Good,
+    };
+    let scripted = Scripted::new(store.clone(), move |call| {
         let mut claims = claims.lock().unwrap();
-        *claims += u32::from(name.contains("/log/"));
-        (*claims <= 2 && name.ends_with(".pack")).then_some(StoreErrorKind::NoSpace)
+        *claims += u32::from(call.is_put() && call.name.contains("/log/"));
+        full(call, *claims <= 2 && call.name.ends_with(".pack"))
     });
     let stop = Stop::new();
     let told = Told { summaries: Mutex::default(), stop: Some((&stop, 2)) };
     let minute = Duration::from_millis(40);
     let options = Options { minute, ..options(&fake, Some(Duration::from_millis(1))) };
     let begun = Instant::now();
-    let vault = Vault::open(Arc::new(scripted)).unwrap();
+    let vault = Vault::open(scripted).unwrap();
     assert_eq!(run_into(vault, &options, &stop, &mut &told).unwrap(), Ended::Stopped);
     assert!(begun.elapsed() >= 3 * minute, "one minute, then two");
     let summaries = told.summaries.into_inner().unwrap();
@@ -408,8 +413,8 @@ fn a_store_that_is_full_is_waited_for_longer_each_time_and_nothing_is_lost() {
     assert_eq!(fake.lock().cuts.len(), 3, "the freeze was kept, not cut again");
     // Once is once: no waiting.
     fake.lock().write(1, &noise(1 << 44));
-    let full = Scripted::new(&store, |name| name.contains("/log/").then_some(StoreErrorKind::NoSpace));
-    let vault = Vault::open(Arc::new(full)).unwrap();
+    let scripted = Scripted::new(store.clone(), move |call| full(call, call.name.contains("/log/")));
+    let vault = Vault::open(scripted).unwrap();
     let error = run_into(vault, &self::options(&fake, None), &stop, &mut &Told::nothing()).unwrap_err();
     assert!(matches!(error.kind(), Kind::NoSpace | Kind::Stopped), "{}", error.line());
 }
@@ -423,18 +428,19 @@ fn a_shipper_that_loses_its_group_in_the_middle_of_its_puts_is_fenced_by_the_vau
         let (fake, other, store) = (Fake::new(disk(4000)), Fake::new(disk(4000)), new_vault());
         let (attached, claimed) = (attached(&other), Arc::new(Mutex::new(None)));
         let (inner, slot, packs) = (store.clone(), claimed.clone(), Mutex::new(0));
-        let scripted = Scripted::new(&store, move |name| {
+        let scripted = Scripted::new(store.clone(), move |call| {
+            let pack = call.is_put() && call.name.ends_with(".pack");
             let mut packs = packs.lock().unwrap();
-            *packs += u32::from(name.ends_with(".pack"));
-            if *packs == 12 && name.ends_with(".pack") {
+            *packs += u32::from(pack);
+            if *packs == 12 && pack {
                 let claimant = Claimant { host: "there".into(), target: TargetId([2; 16]), time_ns: 1 };
                 let claim = group(&inner).claim(&attached, &claimant, false).unwrap().claim;
                 *slot.lock().unwrap() = Some(claim);
             }
-            None
+            Mood::Good
         });
         let options = Options { checkpoint_every, ..options(&fake, Some(Duration::from_millis(1))) };
-        let vault = Vault::open(Arc::new(scripted)).unwrap();
+        let vault = Vault::open(scripted).unwrap();
         let error = run_into(vault, &options, &Stop::new(), &mut &Told::nothing()).unwrap_err();
         assert_eq!(error.kind(), Kind::Revoked, "{}", error.line());
         assert!(error.line().contains("in the vault"), "{}", error.line());
@@ -521,64 +527,6 @@ fn what_is_written_again_unchanged_is_not_shipped_again() {
     assert_eq!(told, expected);
     for summary in guest.summaries.iter().filter(|summary| summary.kind == "point") {
         check(&fake, &store, summary.entry);
-    }
-}
-
-/// What becomes of a put, by its name: an error, or nothing special.
-type Script = Box<dyn Fn(&str) -> Option<StoreErrorKind> + Send + Sync>;
-
-/// A store that asks a script before each put.
-struct Scripted {
-    inner: MemoryStore,
-    script: Script,
-}
-
-impl Scripted {
-    fn new(
-        inner: &MemoryStore,
-        script: impl Fn(&str) -> Option<StoreErrorKind> + Send + Sync + 'static,
-    ) -> Self {
-        Self { inner: inner.clone(), script: Box::new(script) }
-    }
-
-    fn ask(&self, name: &str) -> std::result::Result<(), StoreError> {
-        (self.script)(name).map_or(Ok(()), |kind| Err(StoreError::new(kind, name)))
-    }
-}
-
-impl Store for Scripted {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-
-    fn put(&self, name: &str, data: &[u8]) -> std::result::Result<(), StoreError> {
-        self.ask(name)?;
-        self.inner.put(name, data)
-    }
-
-    fn put_if_absent(&self, name: &str, data: &[u8]) -> std::result::Result<Put, StoreError> {
-        self.ask(name)?;
-        self.inner.put_if_absent(name, data)
-    }
-
-    fn get(&self, name: &str, limit: usize) -> std::result::Result<Vec<u8>, StoreError> {
-        self.inner.get(name, limit)
-    }
-
-    fn get_range(&self, name: &str, offset: u64, length: usize) -> std::result::Result<Vec<u8>, StoreError> {
-        self.inner.get_range(name, offset, length)
-    }
-
-    fn len(&self, name: &str) -> std::result::Result<u64, StoreError> {
-        self.inner.len(name)
-    }
-
-    fn list(&self, prefix: &str, after: &str, limit: usize) -> std::result::Result<Vec<Listed>, StoreError> {
-        self.inner.list(prefix, after, limit)
-    }
-
-    fn delete(&self, name: &str) -> std::result::Result<(), StoreError> {
-        self.inner.delete(name)
     }
 }
 

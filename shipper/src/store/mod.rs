@@ -6,6 +6,7 @@
 pub mod conformance;
 pub mod directory;
 pub mod memory;
+pub mod scripted;
 
 use std::fmt;
 use std::sync::Arc;
