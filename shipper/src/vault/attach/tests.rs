@@ -4,6 +4,7 @@ use super::super::entry::EntryKind;
 use super::super::log::Appended;
 use super::super::sample::{Change, World, simple};
 use super::*;
+use crate::store::scripted::{Mood, Scripted};
 use towline_tracker::id::{Anchor, DiskId, VaultId};
 
 fn decide_now(world: &World, take_over: bool) -> Decision {
@@ -273,4 +274,37 @@ fn of_two_claims_one_wins_and_fences_the_other() {
     };
     let appended = world.group.append(head, epoch, &draft).unwrap();
     assert!(matches!(appended, Appended::Theirs(header) if header.kind == EntryKind::Claim), "{appended:?}");
+}
+
+/// V8, for claims: the answer to the put is lost; the claim is looked up and adopted, and no second one is put.
+#[test]
+fn a_claim_whose_answer_was_lost_is_adopted() {
+    let world = shipped(1);
+    let head = world.group.head(0).unwrap();
+    let store = Scripted::new(world.store.clone(), |call| match call.is_put() {
+        true => Mood::LoseAnswer,
+        false => Mood::Good,
+    });
+    let group = Group { store, ..world.group.clone() };
+    let claimed = group.claim(&world.attached, &world.claimant(), false).unwrap();
+    assert_eq!((claimed.claim.seq, world.group.head(0).unwrap()), (head + 1, head + 1));
+}
+
+/// V1, schedule: 1. we look at the log and decide; 2. another shipper claims; 3. our claim finds its place taken: we look
+/// again, and claim behind it.
+#[test]
+fn who_loses_the_race_for_a_claim_decides_anew_behind_the_winner() {
+    let world = shipped(1);
+    let head = world.group.head(0).unwrap();
+    let (group, attached, claimant) = (world.group.clone(), world.attached.clone(), world.claimant());
+    let store = Scripted::new(world.store.clone(), move |call| {
+        if call.is_put() && call.puts == 1 {
+            group.claim(&attached, &claimant, false).unwrap();
+        }
+        Mood::Good
+    });
+    let ours = Group { store, ..world.group.clone() };
+    let claimed = ours.claim(&world.attached, &world.claimant(), false).unwrap();
+    assert_eq!(claimed.claim.seq, head + 2);
+    assert!(matches!(claimed.decision, Decision::Delta(base) if base.header.seq == head));
 }
