@@ -335,7 +335,12 @@ mod tests {
         for missing in ["1999-01-01T00:00:00Z", "0123456789abcdef0123456789abcdef"] {
             assert_eq!(find(missing).unwrap_err().kind(), Kind::PointNotFound);
         }
-        for bad in ["", "yesterday", "2026-11-23", "0123456789abcdef0123456789abcdef0"] {
+        // Of what is shown, also of the point's neighbours.
+        for (point, id) in history.points.iter().zip(&ids) {
+            assert_eq!(find(&crate::cli::time(point.time_ns)).unwrap(), *id);
+        }
+        for bad in ["", "yesterday", "2026-11-23", "2026-11-23T18:30:00", "0123456789abcdef0123456789abcdef0"]
+        {
             assert!(bad.parse::<Wanted>().is_err(), "{bad}");
         }
     }

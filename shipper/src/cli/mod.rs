@@ -148,9 +148,10 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// A time for people and programs: RFC 3339 in UTC, to the millisecond.
+/// A time for people and programs: RFC 3339 in UTC, to the millisecond. Rounded up, so that the newest point at or before
+/// the time that is shown of a point is that point.
 pub fn time(time_ns: u64) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(time_ns) / 1_000_000 * 1_000_000)
+    jiff::Timestamp::from_nanosecond(i128::from(time_ns.div_ceil(1_000_000)) * 1_000_000)
         .map_or_else(|_| format!("{time_ns} ns"), |time| format!("{time:.3}"))
 }
 
@@ -170,6 +171,7 @@ mod tests {
             [bytes(0), bytes(1023), bytes(1024), bytes(1536 << 20)],
             ["0 B", "1023 B", "1.0 KiB", "1.5 GiB"]
         );
-        assert_eq!(time(1_700_000_000_123_456_789), "2023-11-14T22:13:20.123Z");
+        assert_eq!(time(1_700_000_000_123_456_789), "2023-11-14T22:13:20.124Z");
+        assert_eq!(time(1_700_000_000_123_000_000), "2023-11-14T22:13:20.123Z");
     }
 }

@@ -97,7 +97,7 @@ impl World {
             disks,
             points,
             pack_size: 1 << 16,
-            time_ns: 1_700_000_000_000_000_000,
+            time_ns: 1_700_000_000_000_456_789,
         }
     }
 
