@@ -23,7 +23,7 @@ pub(crate) fn ask(room: &Room, options: &Options, report: &mut Report) -> Result
     let attach = control.attach(target)?.attach;
     let (mut wall, mut cpu) = (Vec::new(), Vec::new());
     while wall.len() < wanted {
-        let handed = match control.cut(attach, false, &|| false) {
+        let handed = match control.cut(attach, false) {
             Ok(handed) => handed,
             Err(ClientError::Refused(refusal)) => return Err(format!("a cut is refused: {refusal}").into()),
             Err(error) => return Err(error.into()),

@@ -66,7 +66,7 @@ fn tracker(room: &Room, table: &mut Table, report: &mut Report) -> Result<()> {
     let idle = used(&server)?;
     let mut control = server.control()?;
     let attach = control.attach(TargetId::random())?.attach;
-    let handed = control.cut(attach, true, &|| false)?;
+    let handed = control.cut(attach, true)?;
     touch(&mut client)?;
     let status = control.status()?;
     let frozen = used(&server)?;

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 use towline_tests::live::process::{Outcome, Site, run, same, towline, until};
 
 /// A disk of this many MiB, all of it noise.
@@ -189,6 +190,43 @@ fn a_restore_is_the_same_with_any_number_of_threads_and_onto_a_device() {
     assert!(restored[disk.len()..].iter().all(|byte| *byte == 0xaa), "and nothing behind it was touched");
     let kinds: HashSet<_> = site.points().iter().map(|point| point["id"].to_string()).collect();
     assert_eq!(kinds.len(), 4);
+}
+
+/// Whether a process catches SIGTERM.
+fn catches(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a process has signals");
+    u64::from_str_radix(caught.trim(), 16).unwrap() >> (libc::SIGTERM - 1) & 1 == 1
+}
+
+/// Schedule: 1. the tracker hangs (SIGSTOP); 2. a shipper connects to it, or one that was shipping asks it for the next
+/// cut; 3. SIGTERM: the shipper ends with its documented code, and not by a deadline for an answer (30 s at least).
+#[test]
+fn a_signal_ends_a_shipper_whose_tracker_hangs() {
+    let site = Site::memory();
+    noise(&site, 2);
+    site.init();
+    let tracker = site.start(&[]);
+    for (name, more, code) in [("once", &["--once"][..], 18), ("every", &["--every", "50ms"], 0)] {
+        let mut shipper = None;
+        if name == "every" {
+            shipper = Some(site.shipper(name, more));
+            until("it ships", || fs::read_to_string(site.path("every.err")).unwrap().contains("point "));
+        }
+        tracker.running.signal(libc::SIGSTOP);
+        let mut shipper = shipper.unwrap_or_else(|| site.shipper(name, more));
+        until("it listens to signals", || catches(shipper.pid()));
+        // Long enough for it to be in the middle of a request.
+        std::thread::sleep(Duration::from_millis(300));
+        let begun = Instant::now();
+        shipper.signal(libc::SIGTERM);
+        assert_eq!(shipper.wait().unwrap().code(), Some(code), "{name}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{name}: {:?}", begun.elapsed());
+        tracker.running.signal(libc::SIGCONT);
+        site.once(&[]);
+        site.latest_is_the_disk();
+    }
+    tracker.stop();
 }
 
 struct Detach<'a>(&'a str);

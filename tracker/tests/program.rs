@@ -150,7 +150,7 @@ fn a_freeze_without_memory_for_its_maps_is_refused_and_the_disk_served() {
     let mut child = start_as(at, elsewhere(at, &["--mount", "sh", "-c", &shm], &arguments));
     let mut shipper = Shipper::connect(&at.join("d.raw.towline/control.sock")).unwrap();
     let attach = shipper.attach(Default::default()).unwrap().attach;
-    let refused = shipper.cut(attach, true, &|| false).unwrap_err().to_string();
+    let refused = shipper.cut(attach, true).unwrap_err().to_string();
     assert!(refused.contains("memory"), "{refused}");
     let mut client = Client::connect(&at.join("nbd.sock"), "").unwrap();
     for page in 0..pages {
@@ -185,7 +185,7 @@ fn what_was_written_to_the_disk_before_a_suspend_is_not_taken_for_the_trackers_o
         if round == 0 {
             let target = TargetId::default();
             let attach = shipper.attach(target).unwrap().attach;
-            let cut = shipper.cut(attach, true, &|| false).unwrap().frozen.cut;
+            let cut = shipper.cut(attach, true).unwrap().frozen.cut;
             let anchor = Anchor { vault: VaultId::default(), seq: 1, hash: [1; 32] };
             shipper.release(target, attach, cut, anchor).unwrap();
         }

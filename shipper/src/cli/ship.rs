@@ -1,6 +1,6 @@
 //! `towline ship`: takes a tracker's changes, generation by generation, into a vault.
 
-use super::{background, units};
+use super::{background, exit, units};
 use crate::pipeline::{MEMORY_MIN, Retry};
 use crate::progress::Progress;
 use crate::ship::{self, Ended, Options, Stop};
@@ -8,6 +8,9 @@ use crate::vault::limits::{PACK_SIZE_MAX, PACK_SIZE_MIN};
 use crate::{Error, Kind, Result};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// How long what is under way has to end by itself after a signal.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// `towline ship ...`
 #[derive(Debug, clap::Args)]
@@ -77,6 +80,11 @@ pub fn run(args: Args) -> Result<()> {
         minute: Duration::from_secs(60),
     };
     let stop = Stop::on_signals()?;
+    let code = if args.once { exit::code(Kind::Stopped) } else { 0 };
+    stop.insist(GRACE, move || {
+        eprintln!("towline: stopped; what was under way is given up, the next run goes on from there");
+        std::process::exit(code.into());
+    })?;
     match ship::run(&options, &stop, &mut Progress::new(args.json))? {
         // With --json the object was the last line.
         Ended::Once(summary) if !args.json => super::print(&format!("{}\n", summary.id)),

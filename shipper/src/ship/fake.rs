@@ -52,6 +52,8 @@ pub(super) struct State {
     pub(super) fuzzy_cuts: u32,
     /// The next request of this name breaks the connection, before it is done.
     pub(super) break_at: Option<&'static str>,
+    /// A request of this name is heard and never answered, nor is any after it, on any connection.
+    pub(super) hang_at: Option<&'static str>,
     /// Blocks that the guest overwrites after each cut, while the freeze ships.
     pub(super) overwrite: u64,
     seed: u64,
@@ -90,6 +92,7 @@ impl Fake {
             asked: Vec::new(),
             fuzzy_cuts: 0,
             break_at: None,
+            hang_at: None,
             overwrite: 0,
             seed: 0,
         };
@@ -388,6 +391,16 @@ fn serve(state: &Mutex<State>, over: &AtomicBool, folder: &std::path::Path, stre
             let mut state = state.lock().unwrap();
             let asked = name(&request);
             state.asked.extend(asked);
+            if asked.is_some() && state.hang_at == asked {
+                state.hang_at = Some("hello");
+            }
+            if state.hang_at == Some("hello") {
+                drop(state);
+                // Until the client has gone, or the test is over.
+                let mut gone = [PollFd::new(channel.stream().as_fd(), PollFlags::POLLIN)];
+                while !over.load(Ordering::Relaxed) && poll(&mut gone, 50u8).unwrap() == 0 {}
+                return;
+            }
             if asked.is_some() && state.break_at == asked {
                 state.break_at = None;
                 return;

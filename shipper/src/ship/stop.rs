@@ -4,6 +4,10 @@ use crate::{Error, Kind, Result};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How often it is looked whether somebody asked.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Set by the handler; a process has one.
 static SIGNALLED: AtomicBool = AtomicBool::new(false);
@@ -48,6 +52,25 @@ impl Stop {
         self.asked.load(Ordering::Relaxed) || self.signals && SIGNALLED.load(Ordering::Relaxed)
     }
 
+    /// Calls `end` when the loop was asked to stop and has not ended `grace` later: in the middle of a put into a store
+    /// that is slow or hangs, or of a read. Ending the process there is what a kill does, and as sound: nothing is in
+    /// the vault before it is whole (V1), and the next shipper goes on from there (V2).
+    ///
+    /// # Errors
+    /// If there can be no thread for it.
+    pub fn insist(&self, grace: Duration, end: impl FnOnce() + Send + 'static) -> Result<()> {
+        let stop = self.clone();
+        let watch = move || {
+            while !stop.is_asked() {
+                std::thread::sleep(LOOK);
+            }
+            std::thread::sleep(grace);
+            end();
+        };
+        let watcher = std::thread::Builder::new().name("stop".to_owned()).spawn(watch);
+        watcher.map(drop).map_err(|error| Error::io("signals can't be watched for", error))
+    }
+
     /// # Errors
     /// `Stopped` if it shall stop.
     pub(super) fn check(&self) -> Result<()> {
@@ -57,5 +80,20 @@ impl Stop {
             }
             false => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_stop_when_asked_is_ended_and_nobody_else() {
+        let (ended, end) = std::sync::mpsc::channel();
+        let stop = Stop::new();
+        stop.insist(Duration::from_millis(1), move || ended.send(()).unwrap()).unwrap();
+        assert!(end.recv_timeout(4 * LOOK).is_err(), "nobody asked");
+        stop.ask();
+        end.recv_timeout(Duration::from_secs(60)).unwrap();
     }
 }

@@ -15,6 +15,7 @@ use crate::vault::{Group, Vault};
 use crate::{Kind, Result};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use towline_tracker::control::client::ANSWER_DEADLINE;
 use towline_tracker::control::message::Attached;
 use towline_tracker::id::TargetId;
 
@@ -569,4 +570,47 @@ fn a_missing_tracker_or_vault_is_one_clear_line() {
     let error = run_with(&MemoryStore::new(), &options(&fake, None)).unwrap_err();
     assert_eq!(error.kind(), Kind::NotAVault);
     assert_eq!(fake.lock().asked.len(), 0);
+}
+
+/// Schedule: the tracker hangs (a SIGSTOP) when it is connected to or asked for anything; a signal comes. The shipper
+/// ends long before any deadline of an answer, and its successor goes on.
+#[test]
+fn a_stop_is_heard_whatever_a_hanging_tracker_was_asked() {
+    for at in ["hello", "attach", "resynchronize", "cut", "reopen", "confirm", "release"] {
+        for every in [None, Some(Duration::from_millis(1))] {
+            let (fake, store) = (Fake::new(disk(300)), new_vault());
+            once(&fake, &store).unwrap();
+            fake.lock().write(7, &noise(1 << 40));
+            match at {
+                "resynchronize" => fake.lock().forget(),
+                "reopen" => {
+                    fake.lock().break_at = Some("confirm");
+                    run_with(&store, &options(&fake, None)).unwrap_err();
+                }
+                _ => {}
+            }
+            let before = fake.lock().asked.len();
+            fake.lock().hang_at = Some(at);
+            let (stop, begun) = (Stop::new(), Instant::now());
+            let ended = std::thread::scope(|scope| {
+                let run = scope.spawn(|| {
+                    let vault = Vault::open(Arc::new(store.clone())).unwrap();
+                    run_into(vault, &options(&fake, every), &stop, &mut &Told::nothing())
+                });
+                while at != "hello" && !fake.lock().asked[before..].contains(&at) {
+                    assert!(begun.elapsed() < HANG, "{at} is asked");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                stop.ask();
+                run.join().unwrap()
+            });
+            match every {
+                None => assert_eq!(ended.unwrap_err().kind(), Kind::Stopped, "{at}"),
+                Some(_) => assert_eq!(ended.unwrap(), Ended::Stopped, "{at}"),
+            }
+            assert!(begun.elapsed() < ANSWER_DEADLINE, "a deadline ended it, not the stop, at {at}");
+            fake.lock().hang_at = None;
+            once(&fake, &store).unwrap();
+        }
+    }
 }

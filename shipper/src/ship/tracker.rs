@@ -84,7 +84,9 @@ impl<'a> Tracker<'a> {
     /// Connects. With `mine`, the place that this process had before its connection broke, ends if somebody newer has
     /// attached meanwhile: attaching would take it back.
     pub(super) fn connect(socket: &Path, stop: &'a Stop, mine: Option<Mine>) -> Result<Self> {
-        let client = Client::connect(socket).map_err(|error| refusal(socket, error))?;
+        let wish = stop.clone();
+        let client = Client::connect_until(socket, move || wish.is_asked());
+        let client = client.map_err(|error| refusal(socket, error))?;
         let mut tracker = Self { socket: socket.to_owned(), client, stop, mine, asked: Instant::now() };
         tracker.ask()?;
         Ok(tracker)
@@ -113,13 +115,13 @@ impl<'a> Tracker<'a> {
     }
 
     pub(super) fn cut(&mut self, full: bool) -> Result<Handed> {
-        let (attach, stop) = (self.number(), self.stop);
-        self.call(|client| client.cut(attach, full, &|| stop.is_asked()))
+        let attach = self.number();
+        self.call(|client| client.cut(attach, full))
     }
 
     pub(super) fn reopen(&mut self, cut: CutId) -> Result<Handed> {
-        let (attach, stop) = (self.number(), self.stop);
-        self.call(|client| client.reopen(attach, cut, &|| stop.is_asked()))
+        let attach = self.number();
+        self.call(|client| client.reopen(attach, cut))
     }
 
     pub(super) fn confirm(&mut self, cut: CutId) -> Result<bool> {

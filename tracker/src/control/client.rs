@@ -1,26 +1,31 @@
 //! The shipper's end of the control socket: one call a request, each with a deadline.
 //!
-//! Waiting never blocks for longer than [`TICK`] at a time, so that a caller's own wish to stop is heard while a cut
-//! drains. A call that ended in anything but an answer leaves the connection of no more use: connect again.
+//! Nothing here waits in the kernel for longer than [`TICK`] at a time, from the connection on: whatever a tracker that
+//! hangs is asked for, its caller's wish to stop is heard. A call that ended in anything but an answer leaves the
+//! connection of no more use: connect again.
 
 use super::frame::{ANSWER_MAX, REQUEST_MAX};
 use super::message::{Answer, Attached, DESCRIPTORS_PER_DISK, Frozen, Refusal, Request, Status, VERSION};
 use super::sys::{Channel, ChannelError};
 use crate::id::{Anchor, AttachNumber, CutId, TargetId};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long an answer may take that the tracker gives from memory. A loaded host is slow: this finds the dead.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a message may take from its first byte to its last.
+/// How long the next part of a message may take that has begun to come.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a wait looks whether its caller still wants the answer.
 pub const TICK: Duration = Duration::from_millis(100);
+
+/// Says whether the caller still wants what it asked for.
+type Stop = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// Why a request has no answer of the expected kind.
 #[derive(Debug)]
@@ -62,6 +67,12 @@ impl std::error::Error for ClientError {
     }
 }
 
+impl From<ChannelError> for ClientError {
+    fn from(error: ChannelError) -> Self {
+        Self::Channel(error)
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -98,9 +109,15 @@ pub struct Handed {
 }
 
 /// A connection that has said hello.
-#[derive(Debug)]
 pub struct Client {
     channel: Channel,
+    stop: Stop,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("channel", &self.channel).finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -109,21 +126,26 @@ impl Client {
     /// # Errors
     /// Nobody listens, or whoever does speaks another version.
     pub fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(socket).map_err(ClientError::Connect)?;
-        Self::over(stream)
+        Self::connect_until(socket, || false)
     }
 
-    /// Says hello over a connected stream.
+    /// As [`Self::connect`]; this and every later wait ends with [`ClientError::Stopped`] once `stop` says so.
     ///
     /// # Errors
     /// As [`Self::connect`].
-    pub fn over(stream: UnixStream) -> Result<Self, ClientError> {
-        let timeouts = stream
-            .set_read_timeout(Some(BODY_DEADLINE))
-            .and_then(|()| stream.set_write_timeout(Some(BODY_DEADLINE)));
-        timeouts.map_err(ClientError::Connect)?;
-        let mut client = Self { channel: Channel::new(stream) };
-        match client.ask(&Request::Hello { version: VERSION }, Some(ANSWER_DEADLINE), &|| false)? {
+    pub fn connect_until(
+        socket: &Path,
+        stop: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Result<Self, ClientError> {
+        let stream = dial(socket, &stop)?;
+        Self::over(stream, Box::new(stop))
+    }
+
+    /// Says hello over a connected stream.
+    fn over(stream: UnixStream, stop: Stop) -> Result<Self, ClientError> {
+        stream.set_write_timeout(Some(BODY_DEADLINE)).map_err(ClientError::Connect)?;
+        let mut client = Self { channel: Channel::new(stream), stop };
+        match client.ask(&Request::Hello { version: VERSION }, Some(ANSWER_DEADLINE))? {
             (Answer::Hello { version }, _) if version == VERSION => Ok(client),
             (Answer::Hello { version }, _) => Err(ClientError::Refused(Refusal::Version(version))),
             _ => Err(ClientError::Unexpected),
@@ -135,7 +157,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn attach(&mut self, target: TargetId) -> Result<Attached, ClientError> {
-        match self.ask(&Request::Attach { target }, Some(ANSWER_DEADLINE), &|| false)? {
+        match self.ask(&Request::Attach { target }, Some(ANSWER_DEADLINE))? {
             (Answer::Attached(attached), _) => Ok(attached),
             _ => Err(ClientError::Unexpected),
         }
@@ -144,27 +166,17 @@ impl Client {
     /// Cuts the group and waits, without a deadline of its own, until the freeze is sealed (C2).
     ///
     /// # Errors
-    /// See [`ClientError`]; [`ClientError::Stopped`] once `stop` says so.
-    pub fn cut(
-        &mut self,
-        attach: AttachNumber,
-        full: bool,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Handed, ClientError> {
-        self.handed(&Request::Cut { attach, full }, stop)
+    /// See [`ClientError`].
+    pub fn cut(&mut self, attach: AttachNumber, full: bool) -> Result<Handed, ClientError> {
+        self.handed(&Request::Cut { attach, full })
     }
 
     /// Gets the descriptors of the live freeze again, once it is sealed.
     ///
     /// # Errors
-    /// See [`ClientError`]; [`ClientError::Stopped`] once `stop` says so.
-    pub fn reopen(
-        &mut self,
-        attach: AttachNumber,
-        cut: CutId,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Handed, ClientError> {
-        self.handed(&Request::Reopen { attach, cut }, stop)
+    /// See [`ClientError`].
+    pub fn reopen(&mut self, attach: AttachNumber, cut: CutId) -> Result<Handed, ClientError> {
+        self.handed(&Request::Reopen { attach, cut })
     }
 
     /// Whether the freeze is still exact (R2). To be asked after the last read of all disks.
@@ -172,7 +184,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn confirm(&mut self, attach: AttachNumber, cut: CutId) -> Result<bool, ClientError> {
-        match self.ask(&Request::Confirm { attach, cut }, Some(ANSWER_DEADLINE), &|| false)? {
+        match self.ask(&Request::Confirm { attach, cut }, Some(ANSWER_DEADLINE))? {
             (Answer::Confirmed { exact }, _) => Ok(exact),
             _ => Err(ClientError::Unexpected),
         }
@@ -213,7 +225,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn status(&mut self) -> Result<Status, ClientError> {
-        match self.ask(&Request::Status, Some(ANSWER_DEADLINE), &|| false)? {
+        match self.ask(&Request::Status, Some(ANSWER_DEADLINE))? {
             (Answer::Status(status), _) => Ok(status),
             _ => Err(ClientError::Unexpected),
         }
@@ -227,21 +239,21 @@ impl Client {
         if !self.readable(Duration::ZERO)? {
             return Ok(());
         }
-        match self.receive()? {
+        match self.receive(Some(BODY_DEADLINE))? {
             (Answer::Refused(refusal), _) => Err(ClientError::Refused(refusal)),
             _ => Err(ClientError::Unexpected),
         }
     }
 
     fn done(&mut self, request: &Request) -> Result<(), ClientError> {
-        match self.ask(request, Some(4 * ANSWER_DEADLINE), &|| false)? {
+        match self.ask(request, Some(4 * ANSWER_DEADLINE))? {
             (Answer::Done, _) => Ok(()),
             _ => Err(ClientError::Unexpected),
         }
     }
 
-    fn handed(&mut self, request: &Request, stop: &dyn Fn() -> bool) -> Result<Handed, ClientError> {
-        let (Answer::Frozen(frozen), descriptors) = self.ask(request, None, stop)? else {
+    fn handed(&mut self, request: &Request) -> Result<Handed, ClientError> {
+        let (Answer::Frozen(frozen), descriptors) = self.ask(request, None)? else {
             return Err(ClientError::Unexpected);
         };
         if descriptors.len() != frozen.disks.len() * DESCRIPTORS_PER_DISK {
@@ -262,33 +274,37 @@ impl Client {
         &mut self,
         request: &Request,
         deadline: Option<Duration>,
-        stop: &dyn Fn() -> bool,
     ) -> Result<(Answer, Vec<OwnedFd>), ClientError> {
         // A refusal said unasked explains a broken pipe better than the pipe does.
         if let Err(error) = self.channel.send::<_, REQUEST_MAX>(request, &[]) {
             self.idle()?;
             return Err(ClientError::Channel(error));
         }
-        let begun = Instant::now();
-        while !self.readable(TICK)? {
-            if stop() {
-                return Err(ClientError::Stopped);
-            }
-            if deadline.is_some_and(|deadline| begun.elapsed() >= deadline) {
-                return Err(ClientError::Deadline);
-            }
-        }
-        match self.receive()? {
+        match self.receive(deadline)? {
             (Answer::Refused(refusal), _) => Err(ClientError::Refused(refusal)),
             answer => Ok(answer),
         }
     }
 
-    fn receive(&mut self) -> Result<(Answer, Vec<OwnedFd>), ClientError> {
-        self.channel.receive::<Answer, ANSWER_MAX>().map_err(ClientError::Channel)
+    /// Receives a message that begins to come within `deadline`.
+    fn receive(&self, mut deadline: Option<Duration>) -> Result<(Answer, Vec<OwnedFd>), ClientError> {
+        self.channel.receive_when::<Answer, ClientError, ANSWER_MAX>(|| {
+            self.wait(deadline)?;
+            deadline = Some(BODY_DEADLINE);
+            Ok(())
+        })
     }
 
-    /// Waits at most `wait` for the first byte of a message, or the end of the connection.
+    /// Waits until there is something to read, or the end of the connection.
+    fn wait(&self, deadline: Option<Duration>) -> Result<(), ClientError> {
+        let begun = Instant::now();
+        while !self.readable(TICK)? {
+            go_on(begun, deadline, &self.stop)?;
+        }
+        Ok(())
+    }
+
+    /// Waits at most `wait`.
     fn readable(&self, wait: Duration) -> Result<bool, ClientError> {
         let mut fds = [PollFd::new(self.channel.stream().as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(wait).expect("a short wait fits");
@@ -300,11 +316,47 @@ impl Client {
     }
 }
 
+/// Connects. A tracker that hangs does not take connections from its queue, and who finds that full would wait in the
+/// kernel: it is tried again instead.
+fn dial(path: &Path, stop: &impl Fn() -> bool) -> Result<UnixStream, ClientError> {
+    let failed = |error: nix::Error| ClientError::Connect(error.into());
+    let address =
+        UnixAddr::new(path).map_err(|_| ClientError::Connect(io::ErrorKind::InvalidInput.into()))?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(failed)?;
+    let begun = Instant::now();
+    loop {
+        match connect(fd.as_raw_fd(), &address) {
+            Ok(()) => break,
+            Err(nix::Error::EAGAIN | nix::Error::EINTR) => go_on(begun, Some(ANSWER_DEADLINE), stop)?,
+            Err(error) => return Err(failed(error)),
+        }
+        std::thread::sleep(TICK);
+    }
+    let stream = UnixStream::from(fd);
+    stream.set_nonblocking(false).map_err(ClientError::Connect)?;
+    Ok(stream)
+}
+
+/// Whether a wait that has begun then is to go on.
+fn go_on(begun: Instant, deadline: Option<Duration>, stop: &impl Fn() -> bool) -> Result<(), ClientError> {
+    if stop() {
+        return Err(ClientError::Stopped);
+    }
+    if deadline.is_some_and(|deadline| begun.elapsed() >= deadline) {
+        return Err(ClientError::Deadline);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::id::Session;
+    use std::io::Write;
     use std::os::fd::BorrowedFd;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread::JoinHandle;
 
     /// A tracker that gives the listed answers, whatever it is asked.
@@ -357,33 +409,74 @@ mod tests {
             (Answer::Frozen(frozen(2)), 2 * DESCRIPTORS_PER_DISK),
             (Answer::Frozen(frozen(2)), 2 * DESCRIPTORS_PER_DISK - 1),
         ]);
-        let mut client = Client::over(stream).unwrap();
+        let mut client = Client::over(stream, Box::new(|| false)).unwrap();
         let attach = AttachNumber(3);
-        let handed = client.cut(attach, true, &|| false).unwrap();
+        let handed = client.cut(attach, true).unwrap();
         assert_eq!((handed.frozen.disks.len(), handed.disks.len()), (2, 2));
-        let torn = client.reopen(attach, CutId([1; 16]), &|| false);
+        let torn = client.reopen(attach, CutId([1; 16]));
         assert!(matches!(torn, Err(ClientError::Unexpected)));
         drop(client);
         let asked = thread.join().unwrap();
         assert_eq!(asked[1], Request::Cut { attach, full: true });
     }
 
+    /// Schedule: the tracker hangs (it reads, and answers nothing, or only the first bytes of an answer) with any of our
+    /// requests; the caller wants to stop.
     #[test]
-    fn a_wait_for_a_cut_ends_when_its_caller_stops() {
-        let (here, there) = UnixStream::pair().unwrap();
-        let thread = std::thread::spawn(move || {
-            let channel = Channel::new(there);
-            let _ = channel.receive::<Request, REQUEST_MAX>().unwrap();
-            channel.send::<_, ANSWER_MAX>(&HELLO.0, &[]).unwrap();
-            // Reads the cut and never answers, until the client has gone.
-            let _ = channel.receive::<Request, REQUEST_MAX>().unwrap();
-            assert!(channel.receive::<Request, REQUEST_MAX>().is_err());
-        });
-        let mut client = Client::over(here).unwrap();
-        let asked = client.cut(AttachNumber(1), false, &|| true);
-        assert!(matches!(asked, Err(ClientError::Stopped)));
-        drop(client);
-        thread.join().unwrap();
+    fn every_wait_ends_when_its_caller_stops() {
+        type Call = fn(&mut Client) -> ClientError;
+        let calls: [Call; 8] = [
+            |client| client.attach(TargetId::default()).unwrap_err(),
+            |client| client.cut(AttachNumber(1), false).unwrap_err(),
+            |client| client.reopen(AttachNumber(1), CutId([1; 16])).unwrap_err(),
+            |client| client.confirm(AttachNumber(1), CutId([1; 16])).unwrap_err(),
+            |client| {
+                let anchor = Anchor { vault: Default::default(), seq: 1, hash: [0; 32] };
+                client.release(TargetId::default(), AttachNumber(1), CutId([1; 16]), anchor).unwrap_err()
+            },
+            |client| client.undo(AttachNumber(1), CutId([1; 16])).unwrap_err(),
+            |client| client.resynchronize(AttachNumber(1), "why").unwrap_err(),
+            |client| client.status().unwrap_err(),
+        ];
+        for begins in [false, true] {
+            for call in calls {
+                let (here, there) = UnixStream::pair().unwrap();
+                let thread = std::thread::spawn(move || {
+                    let channel = Channel::new(there);
+                    let _ = channel.receive::<Request, REQUEST_MAX>().unwrap();
+                    channel.send::<_, ANSWER_MAX>(&HELLO.0, &[]).unwrap();
+                    let _ = channel.receive::<Request, REQUEST_MAX>().unwrap();
+                    if begins {
+                        channel.stream().write_all(&[0]).unwrap();
+                    }
+                    assert!(channel.receive::<Request, REQUEST_MAX>().is_err(), "the client has gone");
+                });
+                let stop = Arc::new(AtomicBool::new(false));
+                let asked = stop.clone();
+                let mut client = Client::over(here, Box::new(move || asked.load(Ordering::Relaxed))).unwrap();
+                stop.store(true, Ordering::Relaxed);
+                let begun = Instant::now();
+                assert!(matches!(call(&mut client), ClientError::Stopped));
+                assert!(begun.elapsed() < BODY_DEADLINE, "it was a deadline that ended it");
+                drop(client);
+                thread.join().unwrap();
+            }
+        }
+    }
+
+    /// Schedule: the tracker hangs and takes no connections; its queue is full; the caller wants to stop.
+    #[test]
+    fn connecting_ends_when_its_caller_stops() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let listening = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        nix::sys::socket::bind(listening.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        nix::sys::socket::listen(&listening, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let _queued = UnixStream::connect(&path).unwrap();
+        let begun = Instant::now();
+        assert!(matches!(Client::connect_until(&path, || true), Err(ClientError::Stopped)));
+        assert!(begun.elapsed() < ANSWER_DEADLINE, "it was a deadline that ended it");
     }
 
     #[test]
@@ -399,7 +492,7 @@ mod tests {
             wait.recv().unwrap();
             channel.send::<_, ANSWER_MAX>(&Answer::Refused(said), &[]).unwrap();
         });
-        let mut client = Client::over(here).unwrap();
+        let mut client = Client::over(here, Box::new(|| false)).unwrap();
         client.idle().expect("nothing was said yet");
         go.send(()).unwrap();
         thread.join().unwrap();
@@ -411,7 +504,7 @@ mod tests {
     #[test]
     fn a_tracker_of_another_version_is_refused() {
         let (stream, _thread) = server(vec![(Answer::Hello { version: VERSION + 1 }, 0)]);
-        let refused = Client::over(stream);
+        let refused = Client::over(stream, Box::new(|| false));
         assert!(
             matches!(refused, Err(ClientError::Refused(Refusal::Version(version))) if version == VERSION + 1)
         );
@@ -430,7 +523,7 @@ mod tests {
                 0,
             ),
         ]);
-        let mut client = Client::over(stream).unwrap();
+        let mut client = Client::over(stream, Box::new(|| false)).unwrap();
         assert_eq!(client.attach(TargetId([0; 16])).unwrap().attach, AttachNumber(2));
     }
 }

@@ -477,7 +477,7 @@ mod tests {
         let (server, socket, _directory, _) = start();
         let mut client = Client::connect(&socket).unwrap();
         let attached = client.attach(TargetId::default()).unwrap();
-        let handed = client.cut(attached.attach, false, &|| false).unwrap();
+        let handed = client.cut(attached.attach, false).unwrap();
         assert_eq!((handed.frozen, handed.disks.len()), (frozen(), 2));
         server.stop();
     }
@@ -553,7 +553,7 @@ mod tests {
         let mut clients: Vec<_> = (0..PEERS_MAX).map(|_| Client::connect(&socket).unwrap()).collect();
         let refused = Client::connect(&socket).unwrap_err();
         assert!(matches!(refused, ClientError::Refused(Refusal::Unable(_)) | ClientError::Channel(_)));
-        let stopped = clients[0].cut(AttachNumber(1), true, &|| false).unwrap_err();
+        let stopped = clients[0].cut(AttachNumber(1), true).unwrap_err();
         assert!(matches!(stopped, ClientError::Refused(Refusal::Unable(_))));
         server.stop();
         assert!(clients[1].status().is_err());

@@ -146,35 +146,55 @@ impl Channel {
     /// [`ChannelError::Closed`] if the other side closed between two messages; whatever the socket says, a timeout
     /// included; anything that is not a message.
     pub fn receive<T: Decode<()>, const LIMIT: usize>(&self) -> Result<(T, Vec<OwnedFd>), ChannelError> {
+        self.receive_when::<T, ChannelError, LIMIT>(|| Ok(()))
+    }
+
+    /// As [`Self::receive`], for who must not be held up in the kernel: before each read of the socket `ready` waits
+    /// until there is something to read, or says why not to wait any longer.
+    ///
+    /// # Errors
+    /// As [`Self::receive`]; what `ready` says.
+    pub fn receive_when<T: Decode<()>, E: From<ChannelError>, const LIMIT: usize>(
+        &self,
+        mut ready: impl FnMut() -> Result<(), E>,
+    ) -> Result<(T, Vec<OwnedFd>), E> {
         let mut descriptors = Vec::new();
         let mut head = [0; HEADER_LEN];
-        if !self.fill(&mut head, &mut descriptors)? {
-            return Err(ChannelError::Closed);
+        if !self.fill(&mut head, &mut descriptors, &mut ready)? {
+            return Err(ChannelError::Closed.into());
         }
-        let Header { length, descriptors: expected } = frame::header(&head, LIMIT)?;
+        let Header { length, descriptors: expected } =
+            frame::header(&head, LIMIT).map_err(ChannelError::Frame)?;
         let mut body = vec![0; length];
-        if !self.fill(&mut body, &mut descriptors)? && length > 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        if !self.fill(&mut body, &mut descriptors, &mut ready)? && length > 0 {
+            return Err(ChannelError::Io(io::ErrorKind::UnexpectedEof.into()).into());
         }
         if descriptors.len() != expected {
-            return Err(FrameError::Descriptors(descriptors.len()).into());
+            return Err(ChannelError::Frame(FrameError::Descriptors(descriptors.len())).into());
         }
-        Ok((frame::payload::<T, LIMIT>(&body)?, descriptors))
+        let value = frame::payload::<T, LIMIT>(&body).map_err(ChannelError::Frame)?;
+        Ok((value, descriptors))
     }
 
     /// Fills the buffer whole and collects the descriptors on the way. False: the stream ended before the first byte.
-    fn fill(&self, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> Result<bool, ChannelError> {
+    fn fill<E: From<ChannelError>>(
+        &self,
+        buffer: &mut [u8],
+        descriptors: &mut Vec<OwnedFd>,
+        ready: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<bool, E> {
         let mut filled = 0;
         while filled < buffer.len() {
-            let got = self.receive_once(&mut buffer[filled..], descriptors)?;
+            ready()?;
+            let got = self.receive_once(&mut buffer[filled..], descriptors).map_err(ChannelError::Io)?;
             if got == 0 && filled == 0 {
                 return Ok(false);
             }
             if got == 0 {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                return Err(ChannelError::Io(io::ErrorKind::UnexpectedEof.into()).into());
             }
             if descriptors.len() > frame::DESCRIPTORS_MAX {
-                return Err(FrameError::Descriptors(descriptors.len()).into());
+                return Err(ChannelError::Frame(FrameError::Descriptors(descriptors.len())).into());
             }
             filled += got;
         }
