@@ -9,6 +9,7 @@ pub mod restore;
 pub mod ship;
 pub mod source;
 pub mod store;
+pub mod unfinished;
 pub mod vault;
 pub mod verify;
 

@@ -64,6 +64,9 @@ fn killed_half_way(site: &Site) -> bool {
     // What was put again came after the last checkpoint; what was put before it is not put twice.
     let packs = bytes_below(&group);
     assert!(packs <= (64 << 20) + 4 * step + (8 << 20), "{packs} in the vault: shipped twice");
+    // What the killed one had not finished is gone as well.
+    let unfinished = fs::read_dir(site.vault().join(".unfinished")).unwrap();
+    assert_eq!(unfinished.count(), 0);
     site.latest_is_the_disk();
     tracker.stop();
     true

@@ -1,11 +1,16 @@
-//! A folder of files. Every object is written under a temporary name, synced, moved to its name without replacing
-//! anything, and the folder synced, before the answer is given. A folder counts as durable only after *this* process
+//! A folder of files. Every object is written in the folder `.unfinished`, synced, moved to its name without replacing
+//! anything, and its folder synced, before the answer is given. A folder counts as durable only after *this* process
 //! has synced the folder above it: one made by another process, or by a thread still on its way, may be lost.
 //!
 //! What is assumed of the file system: rename without replacement (or link) is atomic, and an fsync of a file and of
-//! its folder makes both durable. A crash leaves `.tmp-*` files, which no listing shows.
+//! its folder makes both durable. What a killed writer leaves is all in that one folder, which is part of no object's
+//! name and of no listing, and the next writer's first put removes it.
+//!
+//! Not files without a name (`O_TMPFILE`), although a kill would leave none: some file systems (btrfs) make nothing
+//! durable of a file that has no name, so that its sync would count for nothing when it gets one.
 
 use super::{Listed, Put, Store, StoreError, StoreErrorKind, check_name};
+use crate::unfinished;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -13,6 +18,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use towline_tracker::id::CutId;
+
+/// Where objects are written, below the root: no name of an object begins with a dot.
+const UNFINISHED: &str = ".unfinished";
 
 /// A store in a folder. Files are 0600, folders 0700.
 pub struct DirectoryStore {
@@ -31,6 +40,17 @@ impl DirectoryStore {
     fn ensure_folder(&self, folder: &Path) -> io::Result<()> {
         let mut durable = self.durable.lock().expect("no thread panics with the lock");
         self.ensure(&mut durable, folder)
+    }
+
+    /// The folder for what is being written. Whoever comes to it first removes what killed writers left.
+    fn unfinished(&self) -> io::Result<PathBuf> {
+        let folder = self.root.join(UNFINISHED);
+        let mut durable = self.durable.lock().expect("no thread panics with the lock");
+        if !durable.contains(&folder) {
+            self.ensure(&mut durable, &folder)?;
+            unfinished::sweep(&folder, |_| true);
+        }
+        Ok(folder)
     }
 
     fn ensure(&self, durable: &mut HashSet<PathBuf>, folder: &Path) -> io::Result<()> {
@@ -68,12 +88,11 @@ impl DirectoryStore {
         let target = self.root.join(name);
         let folder = target.parent().expect("a name is below the root").to_owned();
         let written = self.ensure_folder(&folder).and_then(|()| {
-            let mut random = [0; 8];
-            getrandom::fill(&mut random).map_err(io::Error::other)?;
-            let temporary = folder.join(format!(".tmp-{:016x}", u64::from_le_bytes(random)));
-            let put = write_and_move(&temporary, &target, data, replace);
+            let unfinished = self.unfinished()?;
+            let (file, path) = unfinished::create(|| unfinished.join(CutId::random().to_string()))?;
+            let put = write_and_move(file, &path, &target, data, replace);
             if !matches!(put, Ok(Put::Created)) {
-                let _ = fs::remove_file(&temporary);
+                let _ = fs::remove_file(&path);
             }
             // Also when somebody else's object was there: what is read now must not be gone after a crash.
             put.and_then(|put| File::open(&folder)?.sync_all().map(|()| put))
@@ -105,11 +124,16 @@ impl DirectoryStore {
     }
 }
 
-fn write_and_move(temporary: &Path, target: &Path, data: &[u8], replace: bool) -> io::Result<Put> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+/// The file stays open, and so locked, until it has its name.
+fn write_and_move(
+    mut file: File,
+    temporary: &Path,
+    target: &Path,
+    data: &[u8],
+    replace: bool,
+) -> io::Result<Put> {
     file.write_all(data)?;
     file.sync_all()?;
-    drop(file);
     if replace {
         fs::rename(temporary, target)?;
         return Ok(Put::Created);
@@ -270,14 +294,40 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_of_a_crash_are_not_listed_and_modes_are_private() {
+    fn files_are_their_owners_alone() {
         let folder = tempfile::tempdir().unwrap();
         let store = DirectoryStore::new(folder.path().join("v"));
         store.put("a/b", b"x").unwrap();
-        fs::write(folder.path().join("v/a/.tmp-1"), b"torn").unwrap();
-        assert_eq!(store.list("", "", 10).unwrap().len(), 1);
         let mode = |path: &str| fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("v"), mode("v/a"), mode("v/a/b")), (0o700, 0o700, 0o600));
+    }
+
+    /// Schedule: 1. a writer is killed in the middle of a put, another one lives; 2. what they have written is no object,
+    /// whoever asks; 3. the next writer's first put removes the dead one's file, and not the living one's.
+    #[test]
+    fn what_a_killed_writer_leaves_is_no_object_and_goes_with_the_next_put() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("v");
+        DirectoryStore::new(&root).put("a/b", b"x").unwrap();
+        let [dead, living] = ["dead", "living"].map(|name| root.join(UNFINISHED).join(name));
+        drop(unfinished::create(|| dead.clone()).unwrap());
+        let held = unfinished::create(|| living.clone()).unwrap();
+        let store = DirectoryStore::new(&root);
+        let names = |prefix| store.list(prefix, "", 10).unwrap().into_iter().map(|object| object.name);
+        assert_eq!(names("").collect::<Vec<_>>(), ["a/b"]);
+        for name in [".unfinished/dead", ".unfinished", "dead"] {
+            assert!(store.get(name, 10).is_err() && store.len(name).is_err(), "{name}");
+        }
+        assert!(dead.exists(), "who reads removes nothing");
+        store.put("a/c", b"y").unwrap();
+        assert_eq!((dead.exists(), living.exists()), (false, true));
+        drop(held);
+        // What is put leaves nothing there, whatever becomes of it.
+        assert_eq!(store.put_if_absent("a/c", b"z").unwrap(), Put::AlreadyExists);
+        fs::create_dir(root.join("full")).unwrap();
+        store.put("full", b"x").unwrap_err();
+        let left: Vec<_> = fs::read_dir(root.join(UNFINISHED)).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(left, [living]);
     }
 
     #[test]
