@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use towline_tests::live::process::{Outcome, Site, run, same, towline, until};
+use towline_tests::live::process::{Outcome, Running, Site, run, same, towline, until};
 
 /// A disk of this many MiB, all of it noise.
 fn noise(site: &Site, mib: usize) {
@@ -171,6 +171,14 @@ fn a_restore_is_the_same_with_any_number_of_threads_and_onto_a_device() {
     same(&one, &many);
     same(&one, &site.first());
 
+    // Standard output, alone there.
+    let mut command = Command::new(site.programs.join("towline"));
+    command.args(["restore", "--group", "disk", "--to", "-", "--vault"]).arg(site.vault());
+    let piped = command.output().unwrap();
+    let told = String::from_utf8_lossy(&piped.stderr);
+    assert!(piped.status.success() && told.contains("restored"), "{told}");
+    assert!(piped.stdout == fs::read(site.first()).unwrap());
+
     // A device, where there may be one (root, and a kernel that has loop devices).
     let backing = site.path("backing");
     fs::write(&backing, vec![0xaa; 26 << 20]).unwrap();
@@ -190,6 +198,49 @@ fn a_restore_is_the_same_with_any_number_of_threads_and_onto_a_device() {
     assert!(restored[disk.len()..].iter().all(|byte| *byte == 0xaa), "and nothing behind it was touched");
     let kinds: HashSet<_> = site.points().iter().map(|point| point["id"].to_string()).collect();
     assert_eq!(kinds.len(), 4);
+}
+
+/// Schedule: a restore over an older file is killed, each time a little later, until one is not killed in time. There is
+/// always the old file or the new one, whole, and after a restore that was left alone nothing beside it.
+#[test]
+fn a_killed_restore_leaves_the_old_file_or_the_new_one_and_the_next_works() {
+    let site = Site::disk();
+    noise(&site, 32);
+    site.init();
+    let tracker = site.start(&[]);
+    site.once(&[]);
+    tracker.stop();
+    let folder = site.path("restored");
+    fs::create_dir(&folder).unwrap();
+    let (to, new) = (folder.join("out"), fs::read(site.first()).unwrap());
+    let names = || fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let (mut killed, mut pause) = (0, Duration::ZERO);
+    loop {
+        fs::write(&to, "old").unwrap();
+        let mut command = Command::new(site.programs.join("towline"));
+        command
+            .args(["restore", "--force", "--group", "disk", "--vault"])
+            .arg(site.vault())
+            .arg("--to")
+            .arg(&to);
+        let mut restore = Running::new(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        std::thread::sleep(pause);
+        pause += Duration::from_millis(3);
+        let ended = restore.ended();
+        restore.kill();
+        let found = fs::read(&to).unwrap();
+        assert!(found == b"old" || found == new, "{} bytes", found.len());
+        // Nothing of it shows; what may be left is a name for what was there before, or for what is there now.
+        let left = names().into_iter().filter(|name| name != "out");
+        assert!(left.into_iter().all(|name| name.to_str().unwrap().starts_with(".out.")));
+        if let Some(status) = ended {
+            assert!(status.success() && found == new);
+            break;
+        }
+        killed += 1;
+    }
+    assert!(killed > 3, "killed only {killed} times");
+    assert_eq!(names(), ["out"]);
 }
 
 /// Whether a process catches SIGTERM.

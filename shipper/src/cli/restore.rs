@@ -2,6 +2,7 @@
 
 use super::{bytes, json, print, time};
 use crate::points::Wanted;
+use crate::restore::output::is_stream;
 use crate::restore::{Request, Restored, restore};
 use crate::vault::Vault;
 use crate::{Result, store};
@@ -24,7 +25,7 @@ pub struct Args {
     /// The point: `latest`, an id or its beginning, or a time (2026-11-23T18:30:00Z: the newest at or before it)
     #[arg(long, value_name = "ID|TIME", default_value = "latest")]
     point: Wanted,
-    /// The file or block device to restore to; a folder if the point has several disks
+    /// The file, block device or pipe to restore to (`-`: standard output); a folder if the point has several disks
     #[arg(long, value_name = "PATH")]
     to: PathBuf,
     /// Replace what exists; write into a block device
@@ -77,7 +78,13 @@ pub fn run(args: Args) -> Result<()> {
     });
     bar.finish_and_clear();
     let restored = restored?;
-    print(&if args.json { json(&done(&restored))? } else { text(&restored) })
+    let told = if args.json { json(&done(&restored))? } else { text(&restored) };
+    if is_stream(&request.to) {
+        // Standard output may be the pipe.
+        eprint!("{told}");
+        return Ok(());
+    }
+    print(&told)
 }
 
 fn done(restored: &Restored) -> Done {

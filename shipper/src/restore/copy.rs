@@ -44,13 +44,18 @@ pub fn copy(
         stop: AtomicBool::new(false),
     };
     let jobs = jobs.clamp(1, JOBS_MAX);
+    let window = output.window().map_or(window, |bytes| window.min(bytes >> image.block_shift()).max(1));
     for window in image.windows(window) {
         let window = window?;
+        let from = window.first() << image.block_shift();
+        let to = ((window.first() + window.count() as u64) << image.block_shift()).min(image.size());
+        output.begin(from, to - from);
         if !output.is_fresh() {
             job.zero(&window)?;
         }
         job.window(&window, jobs)?;
-        tell(((window.first() + window.count() as u64) << image.block_shift()).min(image.size()));
+        output.end()?;
+        tell(to);
     }
     Ok(Copied { data_bytes: job.data.into_inner(), fetched_bytes: job.fetched.into_inner() })
 }

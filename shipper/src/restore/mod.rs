@@ -1,4 +1,4 @@
-//! Restoring a recovery point into files or a block device (V12).
+//! Restoring a recovery point into files, a block device or a pipe (V12).
 //!
 //! A disk is walked in windows of blocks; the data of a window is fetched in *pack order*, each live frame once, by
 //! several threads, every block checked against its hash before it is written. A window holds some 50 bytes a block,
@@ -11,6 +11,7 @@
 pub mod copy;
 pub mod output;
 pub mod plan;
+pub mod stream;
 
 use crate::points::{Point, Wanted, find};
 use crate::vault::access::{CACHE, Reader};
@@ -34,7 +35,7 @@ pub struct Request {
     pub disk: Option<String>,
     /// Which point.
     pub point: Wanted,
-    /// A file or block device; a folder if several disks are restored.
+    /// A file, a block device or a pipe (`-`: standard output); a folder if several disks are restored.
     pub to: PathBuf,
     /// Replace what exists.
     pub force: bool,
@@ -82,6 +83,11 @@ pub fn restore(vault: &Vault, request: &Request, progress: &Progress<'_>) -> Res
     })?;
     let disks = wanted_disks(content, request)?;
     let folder = disks.len() > 1;
+    if folder && output::is_stream(&request.to) {
+        let line =
+            format!("the point has {} disks, and a pipe takes one: choose it with --disk", disks.len());
+        return Err(Error::new(Kind::Usage, line));
+    }
     let paths = paths(&disks, &request.to, folder)?;
     restore_disks(group, point, &disks, &paths, request, folder, progress)
 }

@@ -1,13 +1,29 @@
-//! Where a disk is restored to: a new file that gets its name when it is whole, or a block device, in place.
+//! Where a disk is restored to: a new file that gets its name when it is whole, a block device, in place, or a pipe.
+//!
+//! What a kill leaves, by when it comes:
+//! - while the data come: nothing, since the file has no name yet; where the file system knows no such files, a `.part`
+//!   file, which the next restore to this place removes before it begins;
+//! - while an existing file is replaced: the old one is whole under its name until the new one, which is whole and
+//!   synced, takes the name from it in one step; it is `.replaced` from then on, and removed when the names of all disks
+//!   are durable, or by the next restore to this place when that is done;
+//! - on a device: part of the disk. It is to be restored again.
 
-use crate::{Error, Kind, Result};
+use super::stream::{STREAM_WINDOW, Stream};
+use crate::{Error, Kind, Result, unfinished};
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::statvfs::fstatvfs;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use towline_tracker::id::CutId;
+
+/// The path that means standard output.
+const STDOUT: &str = "-";
+/// The ends of the names beside an output: of what is not whole yet, and of what had its name.
+const PART: &str = ".part";
+const REPLACED: &str = ".replaced";
 
 /// An open output.
 pub struct Output {
@@ -23,6 +39,14 @@ enum OutputKind {
     Temporary { path: Temporary, force: bool },
     /// A block device.
     Device,
+    /// A pipe.
+    Stream(Stream),
+}
+
+/// Whether a path is standard output, or something else that has no positions and keeps nothing.
+pub fn is_stream(target: &Path) -> bool {
+    let flows = |meta: fs::Metadata| meta.file_type().is_fifo() || meta.file_type().is_char_device();
+    target == Path::new(STDOUT) || fs::metadata(target).is_ok_and(flows)
 }
 
 /// Removes the file of this name when dropped, unless it was moved.
@@ -51,6 +75,9 @@ impl Output {
     /// system that can't have such a file; the file system's.
     pub fn create(target: &Path, size: u64, force: bool) -> Result<Self> {
         let at = target.display();
+        if is_stream(target) {
+            return Self::stream(target);
+        }
         match fs::metadata(target) {
             Ok(meta) if meta.is_dir() => {
                 let line = format!("{at} is a folder; give the path of a file, as --to {at}/disk.raw");
@@ -64,7 +91,7 @@ impl Output {
             Ok(meta) if !meta.is_file() => {
                 return Err(Error::new(
                     Kind::OutputExists,
-                    format!("{at} is neither a file nor a block device"),
+                    format!("{at} is neither a file nor a block device nor a pipe"),
                 ));
             }
             Ok(_) => refuse_in_use(target)?,
@@ -72,17 +99,21 @@ impl Output {
             Err(error) => return Err(Error::io(format_args!("{at} can't be looked at"), error)),
         }
         let folder = folder(target);
+        sweep(target, PART);
         let unnamed =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(&folder);
         let (file, kind) = match unnamed {
-            Ok(file) => (file, OutputKind::Unnamed { force }),
+            Ok(file) => {
+                unfinished::hold(&file);
+                (file, OutputKind::Unnamed { force })
+            }
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) =>
             {
-                let path = temporary_name(target);
-                let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
-                let file =
-                    file.map_err(|error| Error::io(format_args!("{} can't be made", path.display()), error))?;
+                let made = unfinished::create(|| beside(target, PART));
+                let (file, path) = made.map_err(|error| {
+                    Error::io(format_args!("no file can be made in {}", folder.display()), error)
+                })?;
                 (file, OutputKind::Temporary { path: Temporary(path), force })
             }
             Err(error) => {
@@ -91,6 +122,17 @@ impl Output {
         };
         file.set_len(size).map_err(|error| Error::io(format_args!("{at} can't be {size} bytes"), error))?;
         Ok(Self { file, target: target.to_owned(), kind })
+    }
+
+    fn stream(target: &Path) -> Result<Self> {
+        let opened = match target == Path::new(STDOUT) {
+            true => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+            false => OpenOptions::new().write(true).open(target),
+        };
+        let failed =
+            |error| Error::io(format_args!("{} can't be opened for writing", target.display()), error);
+        let file = opened.map_err(failed)?;
+        Ok(Self { file, target: target.to_owned(), kind: OutputKind::Stream(Stream::default()) })
     }
 
     fn device(target: &Path, size: u64) -> Result<Self> {
@@ -123,12 +165,40 @@ impl Output {
         !matches!(self.kind, OutputKind::Device)
     }
 
-    /// Free bytes where a new file is made; `None` for a device.
+    /// Whether it is a file that has, or will have, a name of its own.
+    fn is_file(&self) -> bool {
+        matches!(self.kind, OutputKind::Unnamed { .. } | OutputKind::Temporary { .. })
+    }
+
+    /// At most this many bytes of the disk can be written before [`Self::end`], if there is a limit.
+    pub fn window(&self) -> Option<usize> {
+        matches!(self.kind, OutputKind::Stream(_)).then_some(STREAM_WINDOW)
+    }
+
+    /// The range that is written next, in any order.
+    pub fn begin(&self, offset: u64, length: u64) {
+        if let OutputKind::Stream(stream) = &self.kind {
+            stream.begin(offset, usize::try_from(length).expect("a window fits memory"));
+        }
+    }
+
+    /// The range that was begun is whole.
+    ///
+    /// # Errors
+    /// The pipe's.
+    pub fn end(&self) -> Result<()> {
+        match &self.kind {
+            OutputKind::Stream(stream) => stream.flush(&self.file).map_err(|error| self.failed(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Free bytes where a new file is made; `None` for anything else.
     ///
     /// # Errors
     /// The file system's.
     pub fn free_space(&self) -> Result<Option<u64>> {
-        if !self.is_fresh() {
+        if !self.is_file() {
             return Ok(None);
         }
         let stat = fstatvfs(&self.file).map_err(|error| self.failed(error.into()))?;
@@ -140,6 +210,10 @@ impl Output {
     /// # Errors
     /// `NoSpace`, the file system's.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if let OutputKind::Stream(stream) = &self.kind {
+            stream.write(offset, data);
+            return Ok(());
+        }
         self.file.write_all_at(data, offset).map_err(|error| self.failed(error))
     }
 
@@ -170,20 +244,23 @@ impl Output {
     /// # Errors
     /// The file system's: then nothing of the output is to be believed.
     pub fn sync(&self) -> Result<()> {
+        if matches!(self.kind, OutputKind::Stream(_)) {
+            return Ok(());
+        }
         self.file.sync_all().map_err(|error| self.failed(error))
     }
 
     /// Gives the file its name; durable once the folder is synced.
     fn place(&mut self) -> Result<Placed> {
-        let (temporary, force) = match &mut self.kind {
-            OutputKind::Device => return Ok(Placed::Device),
+        let (mut temporary, force) = match &mut self.kind {
+            OutputKind::Device | OutputKind::Stream(_) => return Ok(Placed::Nothing),
             OutputKind::Unnamed { force: false } => {
                 self.link(&self.target)?;
                 return Ok(Placed::New(self.target.clone()));
             }
             OutputKind::Unnamed { force: true } => {
                 // A link never replaces: link beside it, then rename.
-                let path = temporary_name(&self.target);
+                let path = beside(&self.target, PART);
                 self.link(&path)?;
                 (Temporary(path), true)
             }
@@ -194,13 +271,21 @@ impl Output {
         if force && self.target.is_file() {
             // It was free when we began, perhaps long ago.
             refuse_in_use(&self.target)?;
+            let old = File::open(&self.target).map_err(|error| self.failed(error))?;
+            unfinished::hold(&old);
+            let aside = beside(&self.target, REPLACED);
+            fs::rename(&temporary.0, &aside).map_err(|error| self.failed(error))?;
+            temporary.0 = aside;
             match renameat2(AT_FDCWD, &temporary.0, AT_FDCWD, &self.target, RenameFlags::RENAME_EXCHANGE) {
-                Ok(()) => return Ok(Placed::Exchanged { old: temporary, target: self.target.clone() }),
+                Ok(()) => {
+                    let target = self.target.clone();
+                    return Ok(Placed::Exchanged { old: temporary, _held: old, target });
+                }
                 // Not every file system can exchange names: then what is replaced can't come back.
                 Err(nix::Error::EINVAL | nix::Error::ENOSYS) => {
                     fs::rename(&temporary.0, &self.target).map_err(|error| self.failed(error))?;
                     temporary.moved();
-                    return Ok(Placed::Replaced);
+                    return Ok(Placed::Nothing);
                 }
                 Err(nix::Error::ENOENT) => {}
                 Err(error) => return Err(self.failed(error.into())),
@@ -245,34 +330,45 @@ pub fn commit(mut outputs: Vec<Output>) -> Result<()> {
         Ok(())
     });
     let done = done.and_then(|()| {
-        let fresh = outputs.iter().filter(|output| output.is_fresh());
-        fresh.into_iter().try_for_each(|output| sync_folder_of(&output.target))
+        outputs.iter().filter(|output| output.is_file()).try_for_each(|output| {
+            // Again, now that it has a name: some file systems (btrfs) make nothing durable of a file that has none.
+            output.sync()?;
+            sync_folder_of(&output.target)
+        })
     });
-    if done.is_err() {
-        placed.into_iter().rev().for_each(Placed::undo);
+    match done {
+        Ok(()) => {
+            drop(placed);
+            outputs
+                .iter()
+                .filter(|output| output.is_file())
+                .for_each(|output| sweep(&output.target, REPLACED));
+            Ok(())
+        }
+        Err(error) => {
+            placed.into_iter().rev().for_each(Placed::undo);
+            Err(error)
+        }
     }
-    done
 }
 
 /// What became of a name.
 enum Placed {
-    /// Nothing.
-    Device,
+    /// Nothing, or nothing that can be undone.
+    Nothing,
     /// There was none.
     New(PathBuf),
-    /// What had it has ours now, until it is dropped.
-    Exchanged { old: Temporary, target: PathBuf },
-    /// What had it is gone.
-    Replaced,
+    /// What had it has ours now, until it is dropped; it is held, so that nobody takes it for a leftover.
+    Exchanged { old: Temporary, _held: File, target: PathBuf },
 }
 
 impl Placed {
     /// As far as it can be undone: what fails here fails beside the failure that is reported.
     fn undo(self) {
         match self {
-            Self::Device | Self::Replaced => {}
+            Self::Nothing => {}
             Self::New(target) => drop(fs::remove_file(target)),
-            Self::Exchanged { old, target } => {
+            Self::Exchanged { old, target, .. } => {
                 let back = renameat2(AT_FDCWD, &old.0, AT_FDCWD, &target, RenameFlags::RENAME_EXCHANGE);
                 if back.is_err() {
                     // The old file must not be removed.
@@ -327,10 +423,25 @@ fn folder(target: &Path) -> PathBuf {
     }
 }
 
-fn temporary_name(target: &Path) -> PathBuf {
+/// A name of its own beside an output.
+fn beside(target: &Path, end: &str) -> PathBuf {
+    folder(target).join(format!("{}{}{end}", beginning(target), CutId::random()))
+}
+
+/// How all names beside an output begin.
+fn beginning(target: &Path) -> String {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let short: String = name.chars().take(32).collect();
-    folder(target).join(format!(".{short}.{}.part", towline_tracker::id::CutId::random()))
+    format!(".{short}.")
+}
+
+/// Removes what killed restores to this place left beside it.
+fn sweep(target: &Path, end: &str) {
+    let beginning = beginning(target);
+    unfinished::sweep(&folder(target), |name| {
+        let id = name.strip_prefix(&beginning).and_then(|rest| rest.strip_suffix(end));
+        id.is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    });
 }
 
 #[cfg(test)]
@@ -371,6 +482,31 @@ mod tests {
         commit(vec![filled(&a, true), filled(&b, true)]).unwrap();
         assert_eq!(names(folder.path()), ["a", "b"]);
         assert!(fs::read(&a).unwrap().starts_with(b"new") && fs::read(&b).unwrap().starts_with(b"new"));
+    }
+
+    /// Schedule: a restore is killed 1. while its data come, on a file system that knows no files without names; 2.
+    /// between the new file's name and its folder's sync, the old file standing aside. The next restore to this place
+    /// works, and what was left is gone: the part before it begins, what was replaced when it is done. Meanwhile what a
+    /// living restore writes beside it stays, and so does everything that is not ours.
+    #[test]
+    fn the_next_restore_removes_what_killed_ones_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("disk");
+        fs::write(&at, "old").unwrap();
+        for end in [PART, REPLACED] {
+            fs::write(beside(&at, end), "left").unwrap();
+        }
+        for name in [".disk.mine.part", ".disk.00112233445566778899aabbccddeeff", "x.part", ".other.part"] {
+            fs::write(folder.path().join(name), "mine").unwrap();
+        }
+        let (_held, living) = unfinished::create(|| beside(&at, PART)).unwrap();
+        let left = |end: &str| names(folder.path()).iter().filter(|name| name.ends_with(end)).count();
+        let output = filled(&at, true);
+        assert_eq!((left(PART), left(REPLACED)), (4, 1), "the living one's, and three that are not ours");
+        commit(vec![output]).unwrap();
+        assert_eq!((left(PART), left(REPLACED), living.exists()), (4, 0, true));
+        assert_eq!(names(folder.path()).len(), 6);
+        assert!(fs::read(&at).unwrap().starts_with(b"new"));
     }
 
     #[test]

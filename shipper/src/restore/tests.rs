@@ -216,6 +216,51 @@ fn what_was_on_a_device_is_gone_where_the_disk_has_zeros() {
     assert!(found[model.len()..].iter().all(|byte| *byte == 0xaa), "beyond the disk nothing is touched");
 }
 
+/// A pipe gets the disk in block order, whatever windows and threads there are (V12), and of a damaged one what comes
+/// before the damage: nothing that is not verified.
+#[test]
+fn a_pipe_gets_the_disk_in_block_order_and_nothing_unverified() {
+    let world = busy();
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let reader = || {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::read(pipe).unwrap())
+    };
+    for (id, disks) in &world.points {
+        for (n, model) in disks.iter().enumerate() {
+            let read = reader();
+            let (point, disk) = (Wanted::Id(id.to_string()), Some(format!("disk{n}.raw")));
+            quietly(&world, &Request { point, disk, ..request(&pipe) }).unwrap();
+            assert!(read.join().unwrap() == *model, "{id}, disk {n}");
+        }
+    }
+    assert_eq!(quietly(&world, &request(&pipe)).unwrap_err().kind(), Kind::Usage);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing beside the pipe");
+
+    let into_pipe = |window: usize| {
+        let content = world.base.as_ref().unwrap().content.clone();
+        let reader = Arc::new(Reader::new(world.group.clone(), CACHE));
+        let image = Image::open(reader, &content.disks[0]).unwrap();
+        let output = Output::create(&pipe, image.size(), false).unwrap();
+        copy::copy(&image, world.group.hasher(), &output, 3, window, &|_| {})
+    };
+    let model = &world.points.last().unwrap().1[0];
+    let read = reader();
+    into_pipe(7).unwrap();
+    assert!(read.join().unwrap() == *model);
+    let packs = world.store.list("groups/", "", 1000).unwrap();
+    let pack = packs.iter().rfind(|object| object.name.ends_with(".pack")).unwrap();
+    let mut bytes = world.store.get(&pack.name, 1 << 30).unwrap();
+    bytes[100] ^= 4;
+    world.store.overwrite(&pack.name, bytes);
+    let read = reader();
+    assert_eq!(into_pipe(7).unwrap_err().kind(), Kind::Damage);
+    let got = read.join().unwrap();
+    assert!(got.len() < model.len() && model.starts_with(&got), "{} bytes of it", got.len());
+}
+
 #[test]
 fn a_disk_that_somebody_has_locked_is_not_replaced_even_with_force() {
     let mut world = World::new();
