@@ -1,0 +1,44 @@
+//! The images of a group, one below the other.
+
+use crate::Result;
+use crate::vault::entry::{EntryHeader, EntryKind};
+
+/// The images of a group's lineage, the newest first. An entry that can't be read (`None`) is passed over: what is
+/// below it in the log is taken for what is below it in the lineage.
+pub(super) struct Lineage<F> {
+    at: u64,
+    header: F,
+}
+
+impl<F: FnMut(u64) -> Result<Option<EntryHeader>>> Lineage<F> {
+    pub(super) fn new(head: u64, header: F) -> Result<Self> {
+        let mut lineage = Self { at: 0, header };
+        lineage.at = lineage.stands_for(head)?;
+        Ok(lineage)
+    }
+
+    /// The image that the log up to this entry stands for.
+    fn stands_for(&mut self, mut seq: u64) -> Result<u64> {
+        while seq > 0 {
+            match (self.header)(seq)? {
+                Some(header) if header.kind == EntryKind::Claim => return Ok(header.base),
+                Some(header) if header.kind.has_content() => return Ok(seq),
+                _ => seq -= 1,
+            }
+        }
+        Ok(0)
+    }
+
+    pub(super) fn next(&mut self) -> Result<Option<EntryHeader>> {
+        while self.at > 0 {
+            match (self.header)(self.at)? {
+                Some(header) => {
+                    self.at = header.base;
+                    return Ok(Some(header));
+                }
+                None => self.at = self.stands_for(self.at - 1)?,
+            }
+        }
+        Ok(None)
+    }
+}
