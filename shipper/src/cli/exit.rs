@@ -47,3 +47,44 @@ pub fn code(kind: Kind) -> u8 {
         Kind::Stopped => 18,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::collections::BTreeSet;
+
+    /// Every failure's code is told by the help and by the table above, which tell no others, and no two share one.
+    #[test]
+    fn every_code_is_documented_and_says_one_thing() {
+        let kinds = [
+            Kind::Other,
+            Kind::Usage,
+            Kind::NotAVault,
+            Kind::NewerVault,
+            Kind::GroupNotFound,
+            Kind::PointNotFound,
+            Kind::OutputExists,
+            Kind::NoSpace,
+            Kind::Damage,
+            Kind::BrokenLineage,
+            Kind::ForeignOwner,
+            Kind::Revoked,
+            Kind::FuzzyGiveUp,
+            Kind::TrackerNotRunning,
+            Kind::TrackerRefused,
+            Kind::Denied,
+            Kind::Unreachable,
+            Kind::Stopped,
+        ];
+        let mut codes: BTreeSet<u8> = kinds.iter().map(|kind| code(*kind)).collect();
+        assert_eq!(codes.len(), kinds.len());
+        codes.insert(0);
+        let help = crate::cli::Cli::command().get_after_help().unwrap().to_string();
+        let told = help.split([':', ',']).filter_map(|part| part.trim().split(' ').next()?.parse().ok());
+        assert_eq!(told.collect::<BTreeSet<u8>>(), codes, "{help}");
+        let rows = include_str!("exit.rs").lines().filter_map(|line| line.strip_prefix("//! | "));
+        let listed = rows.filter_map(|row| row.split(' ').next()?.parse().ok());
+        assert_eq!(listed.collect::<BTreeSet<u8>>(), codes);
+    }
+}

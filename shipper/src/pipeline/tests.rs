@@ -417,6 +417,27 @@ fn a_shipper_killed_at_any_put_is_continued_from_its_last_checkpoint() {
     }
 }
 
+/// Each of a checkpoint's reasons alone puts one: what was shipped, the time (a slow link), and the memory that the open
+/// index takes. Without any there is none.
+#[test]
+fn a_checkpoint_is_put_after_so_many_bytes_or_so_long_or_before_the_index_outgrows_its_memory() {
+    const NEVER: Checkpoint = Checkpoint { bytes: u64::MAX, age: Duration::from_secs(3600) };
+    let checkpoints = |checkpoint: Checkpoint, index_bytes: u64| {
+        let mut world = World::new(vec![mixed(6000, 1)]);
+        world.checkpoint = checkpoint;
+        world.plan.index_bytes = index_bytes;
+        let source = world.cut(world.whole(), false, true);
+        let mut hooks = Quiet::new(true);
+        let (shipped, _) = world.ship(Arc::new(world.store.clone()), &source, &mut hooks).unwrap();
+        world.check(&shipped.content);
+        hooks.entries.iter().filter(|kind| **kind == EntryKind::Checkpoint).count()
+    };
+    assert_eq!(checkpoints(NEVER, u64::MAX), 0);
+    assert!(checkpoints(Checkpoint { bytes: 1 << 20, ..NEVER }, u64::MAX) > 0);
+    assert!(checkpoints(Checkpoint { age: Duration::ZERO, ..NEVER }, u64::MAX) > 0);
+    assert!(checkpoints(NEVER, 100_000) > 0);
+}
+
 #[test]
 fn nobody_else_claims_between_our_entries() {
     let mut world = World::new(vec![mixed(3000, 1)]);

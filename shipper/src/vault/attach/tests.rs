@@ -4,6 +4,7 @@ use super::super::entry::EntryKind;
 use super::super::log::Appended;
 use super::super::sample::{Change, World, simple};
 use super::*;
+use crate::store::Store;
 use crate::store::scripted::{Mood, Scripted};
 use towline_tracker::id::{Anchor, DiskId, VaultId};
 
@@ -307,4 +308,18 @@ fn who_loses_the_race_for_a_claim_decides_anew_behind_the_winner() {
     let claimed = ours.claim(&world.attached, &world.claimant(), false).unwrap();
     assert_eq!(claimed.claim.seq, head + 2);
     assert!(matches!(claimed.decision, Decision::Delta(base) if base.header.seq == head));
+}
+
+/// V3: an entry in the middle of the log and the last one are lost. The head that is found lies below what a listing
+/// shows: a writer stops, and puts nothing there.
+#[test]
+fn a_log_with_names_beyond_its_head_is_damage_and_gets_no_claim() {
+    let world = shipped(3);
+    for seq in [4, 6] {
+        world.store.delete(&names::entry(world.group.id(), seq)).unwrap();
+    }
+    let before = world.store.list("", "", 1000).unwrap();
+    let error = world.group.claim(&world.attached, &world.claimant(), true).unwrap_err();
+    assert!(error.kind() == Kind::Damage && error.line().contains("entry 5"), "{}", error.line());
+    assert_eq!(world.store.list("", "", 1000).unwrap(), before);
 }
