@@ -419,7 +419,6 @@ impl<'a> Run<'a> {
 
     /// A put of an entry found something, or its answer was lost: look (V8).
     fn read_back(&mut self, seq: u64) -> Result<()> {
-        let (_open, over) = bounded::<()>(0);
         let mut tried = 0;
         loop {
             match self.cycle.group.entry_header(seq) {
@@ -438,8 +437,11 @@ impl<'a> Run<'a> {
                     tried += 1;
                     let pause = self.cycle.retry.pause(tried).filter(|_| error.kind() == Kind::Unreachable);
                     let Some(pause) = pause else { return Err(error) };
-                    self.hooks.tick()?;
-                    let _ = over.recv_timeout(pause);
+                    let until = Instant::now() + pause;
+                    while Instant::now() < until {
+                        self.hooks.tick()?;
+                        std::thread::sleep(TICK.min(until.saturating_duration_since(Instant::now())));
+                    }
                 }
             }
         }

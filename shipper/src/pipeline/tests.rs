@@ -5,7 +5,7 @@
 use super::*;
 use crate::source::{FreezeInfo, MemoryDisk, MemorySource, Source, SourceDisk};
 use crate::store::memory::MemoryStore;
-use crate::store::scripted::{Mood, Scripted};
+use crate::store::scripted::{Mood, Scripted, What};
 use crate::store::{Store, StoreErrorKind};
 use crate::vault::attach::{Claimant, Decision};
 use crate::vault::entry::{Content, EntryHeader, EntryKind, Totals};
@@ -15,7 +15,8 @@ use crate::{Kind, Result};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 use towline_tracker::control::message::{Attached, DiskInfo, LiveFreeze};
 use towline_tracker::id::{Anchor, AttachNumber, CutId, DiskId, Generation, Session, TargetId};
 
@@ -63,6 +64,7 @@ struct World {
     attached: Attached,
     plan: Plan,
     checkpoint: Checkpoint,
+    retry: Retry,
 }
 
 impl World {
@@ -87,7 +89,8 @@ impl World {
         };
         let plan = Plan { pack_size: 512 << 10, ..Plan::new(MEMORY_MIN, 1 << 20, 3) };
         let checkpoint = Checkpoint { bytes: u64::MAX, age: Duration::from_secs(3600) };
-        Self { store, disks, attached, plan, checkpoint }
+        let retry = Retry { first: Duration::from_micros(100), tries: 4 };
+        Self { store, disks, attached, plan, checkpoint, retry }
     }
 
     /// Cuts: these extents of each disk are frozen.
@@ -132,7 +135,7 @@ impl World {
         &mut self,
         store: Arc<dyn Store>,
         source: &MemorySource,
-        hooks: &mut Quiet,
+        hooks: &mut dyn Hooks,
     ) -> Result<(Shipped, Counters)> {
         let vault = Vault::open(store)?;
         let group = vault.group("vm");
@@ -168,7 +171,7 @@ impl World {
             attach: AttachNumber(1),
             plan: self.plan,
             checkpoint: self.checkpoint,
-            retry: Retry { first: Duration::from_micros(100), tries: 4 },
+            retry: self.retry,
             counters: &counters,
         };
         let shipped = ship(&cycle, &mut publisher, hooks)?;
@@ -354,6 +357,52 @@ fn lost_answers_and_bad_moments_change_nothing() {
         assert!(entries >= 2, "{:?}", hooks.entries);
         assert_eq!(world.group().head(0).unwrap(), entries + 1, "no entry was put twice");
     }
+}
+
+/// Schedule: 1. the answer to an entry's put is lost; 2. the store can't be read either, and is to be tried again much
+/// later; 3. the caller stops: it does not wait for that.
+#[test]
+fn a_stop_is_heard_while_a_lost_answer_is_looked_up() {
+    struct Stopping(Arc<AtomicBool>);
+    impl Hooks for Stopping {
+        fn tick(&mut self) -> Result<()> {
+            match self.0.load(Ordering::SeqCst) {
+                true => Err(crate::Error::new(Kind::Stopped, "stopped")),
+                false => Ok(()),
+            }
+        }
+        fn confirm(&mut self) -> Result<bool> {
+            Ok(true)
+        }
+        fn published(&mut self, _: &EntryHeader, _: &Content) {
+            panic!("nobody knows that");
+        }
+    }
+    let mut world = World::new(vec![mixed(300, 1)]);
+    world.retry = Retry { first: Duration::from_secs(60), tries: 4 };
+    let source = world.cut(world.whole(), false, true);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (asked, begun) = (stop.clone(), Instant::now());
+    let store = Scripted::new(world.store.clone(), move |call| {
+        match call.name.ends_with("/log/00000000000000000002") {
+            true if call.is_put() => Mood::LoseAnswer,
+            true if matches!(call.what, What::Range { .. }) => {
+                // The stop comes in the middle of the pause.
+                let asked = asked.clone();
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(20));
+                    asked.store(true, Ordering::SeqCst);
+                });
+                Mood::Fail(StoreErrorKind::Transient)
+            }
+            _ => Mood::Good,
+        }
+    });
+    let error = world.ship(store, &source, &mut Stopping(stop)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Stopped, "{}", error.line());
+    assert!(begun.elapsed() < Duration::from_secs(60), "the pause ended it");
+    // The entry is there, and the next shipper finds it.
+    assert_eq!(world.group().head(0).unwrap(), 2);
 }
 
 #[test]
