@@ -74,10 +74,12 @@ impl Output {
     /// `OutputExists` without `force`, for a folder also with it; `NoSpace` for a device that is too small or a file
     /// system that can't have such a file; the file system's.
     pub fn create(target: &Path, size: u64, force: bool) -> Result<Self> {
-        let at = target.display();
         if is_stream(target) {
             return Self::stream(target);
         }
+        // Through a symbolic link it is the file that is replaced, where it is, not the link.
+        let target = &fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+        let at = target.display();
         match fs::metadata(target) {
             Ok(meta) if meta.is_dir() => {
                 let line = format!("{at} is a folder; give the path of a file, as --to {at}/disk.raw");
@@ -507,6 +509,19 @@ mod tests {
         assert_eq!((left(PART), left(REPLACED), living.exists()), (4, 0, true));
         assert_eq!(names(folder.path()).len(), 6);
         assert!(fs::read(&at).unwrap().starts_with(b"new"));
+    }
+
+    #[test]
+    fn through_a_symbolic_link_the_file_is_replaced_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, link) = (folder.path().join("store"), folder.path().join("link"));
+        fs::create_dir(&store).unwrap();
+        fs::write(store.join("disk"), "old").unwrap();
+        std::os::unix::fs::symlink(store.join("disk"), &link).unwrap();
+        commit(vec![filled(&link, true)]).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(fs::read(store.join("disk")).unwrap().starts_with(b"new"));
+        assert_eq!((names(folder.path()).len(), names(&store).len()), (2, 1));
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! anything, and its folder synced, before the answer is given. A folder counts as durable only after *this* process
 //! has synced the folder above it: one made by another process, or by a thread still on its way, may be lost.
 //!
-//! What is assumed of the file system: rename without replacement (or link) is atomic, and an fsync of a file and of
-//! its folder makes both durable. What a killed writer leaves is all in that one folder, which is part of no object's
-//! name and of no listing, and the next writer's first put removes it.
+//! What is assumed of the file system: it is one for the whole vault, rename without replacement (or link) is atomic,
+//! and an fsync of a file and of its folder makes both durable. What a killed writer leaves is all in that one folder,
+//! which is part of no object's name and of no listing, and the next writer's first put removes it.
 //!
 //! Not files without a name (`O_TMPFILE`), although a kill would leave none: some file systems (btrfs) make nothing
 //! durable of a file that has no name, so that its sync would count for nothing when it gets one.
