@@ -313,9 +313,9 @@ impl Folder for SimFolder {
         self.file(name).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+    fn reader(&self, name: &str) -> io::Result<impl io::Read> {
         self.faults.call(|_| ())?;
-        self.peek(name).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.peek(name).map(io::Cursor::new).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn names(&self) -> io::Result<Vec<String>> {

@@ -75,7 +75,8 @@ pub fn map(file: &OwnedFd, words: usize, write: bool) -> io::Result<Words> {
 /// Maps on a real tmpfs.
 #[derive(Clone, Debug)]
 pub struct Tmpfs {
-    folder: Directory,
+    /// None: nothing is tracked, and nothing is there.
+    folder: Option<Directory>,
     /// Every dense map could be locked.
     locked: Arc<AtomicBool>,
 }
@@ -98,15 +99,17 @@ impl Tmpfs {
         if !found.is_dir() || found.uid() != user.as_raw() || found.mode() & 0o077 != 0 {
             return Err(io::Error::other(format!("{} is not ours alone", home.display())));
         }
-        Ok(Self { folder: Directory::new(&home.join(name))?, locked: Arc::new(AtomicBool::new(true)) })
+        let folder = Some(Directory::new(&home.join(name))?);
+        Ok(Self { folder, locked: Arc::new(AtomicBool::new(true)) })
     }
 
     /// For a group that tracks nothing.
     pub(super) fn nowhere() -> Self {
-        Self {
-            folder: Directory::unchecked("/nonexistent".as_ref()),
-            locked: Arc::new(AtomicBool::new(false)),
-        }
+        Self { folder: None, locked: Arc::new(AtomicBool::new(false)) }
+    }
+
+    fn folder(&self) -> io::Result<&Directory> {
+        self.folder.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Whether every dense map could be locked in memory so far.
@@ -119,7 +122,7 @@ impl Tmpfs {
     /// # Errors
     /// Whatever the file system says.
     pub fn open_read(&self, name: &str) -> io::Result<OwnedFd> {
-        self.folder.open_read(name)
+        self.folder()?.open_read(name)
     }
 
     fn finish(&self, file: std::fs::File, words: usize, dense: bool) -> io::Result<Words> {
@@ -141,7 +144,7 @@ impl Tmpfs {
 
 impl Maps for Tmpfs {
     fn create(&self, name: &str, words: usize, dense: bool) -> io::Result<Words> {
-        let file = self.folder.create(name)?;
+        let file = self.folder()?.create(name)?;
         let bytes = (words * 8) as i64;
         if dense {
             nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, bytes)?;
@@ -152,13 +155,13 @@ impl Maps for Tmpfs {
     }
 
     fn reserve(&self, name: &str) -> io::Result<()> {
-        let file = self.folder.open(name)?;
+        let file = self.folder()?.open(name)?;
         let bytes = i64::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         Ok(nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, bytes)?)
     }
 
     fn open(&self, name: &str, words: usize, dense: bool) -> io::Result<Words> {
-        let file = self.folder.open(name)?;
+        let file = self.folder()?.open(name)?;
         if file.metadata()?.len() != (words * 8) as u64 {
             return Err(io::Error::other("the map has another size"));
         }
@@ -166,11 +169,11 @@ impl Maps for Tmpfs {
     }
 
     fn remove(&self, name: &str) {
-        let _ = self.folder.remove(name);
+        let _ = self.folder().and_then(|folder| folder.remove(name));
     }
 
     fn names(&self) -> Vec<String> {
-        self.folder.names().unwrap_or_default()
+        self.folder().and_then(Folder::names).unwrap_or_default()
     }
 }
 
@@ -186,7 +189,8 @@ mod tests {
         let root = tempfile::tempdir_in("/dev/shm").unwrap();
         let maps = Tmpfs::new(root.path(), "maps").unwrap();
         let words = maps.create("preserved", 8192, false).unwrap();
-        let allocated = || std::fs::metadata(maps.folder.path().join("preserved")).unwrap().blocks() * 512;
+        let allocated =
+            || std::fs::metadata(maps.folder().unwrap().path().join("preserved")).unwrap().blocks() * 512;
         assert_eq!(allocated(), 0);
         words[7].store(9, Relaxed);
         maps.reserve("preserved").unwrap();
