@@ -3,9 +3,11 @@
 
 use crate::lineage::wipe_maps;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use towline_tests::live::process::{Outcome, Site, WANDERING, run, same, towline};
+use towline_tests::live::room::{Room, as_root};
 use towline_tests::live::stamp::BLOCK;
 use towline_tests::live::writer::first_content;
 
@@ -59,6 +61,83 @@ fn disks_that_can_not_be_tracked_are_refused() {
     }
     site.disks.clear();
     tracker_refuses(&site, &[], 2, &["--disk"]);
+}
+
+#[test]
+fn one_disk_under_two_names_is_refused() {
+    let mut site = Site::disk();
+    fs::write(site.path("a.raw"), vec![7; 1 << 20]).unwrap();
+    std::os::unix::fs::symlink("a.raw", site.path("soft.raw")).unwrap();
+    fs::hard_link(site.path("a.raw"), site.path("hard.raw")).unwrap();
+    fs::create_dir(site.path("folder")).unwrap();
+    for other in ["soft.raw", "hard.raw", "folder/../a.raw"] {
+        site.disks = vec!["a.raw".into(), other.into()];
+        for more in [&["--group", "g"][..], &["--group", "g", "--read-only"]] {
+            let mut command = Command::new(site.programs.join("towline-tracker"));
+            command.arg("--disk").arg(site.path("a.raw")).arg("--disk");
+            command.arg(format!("other={}", site.path(other).display()));
+            command.arg("--nbd").arg(format!("unix:{}", site.nbd().display())).args(more);
+            refused(&run(&mut command), 2, &["a.raw and", "the same disk", "once"]);
+        }
+    }
+    assert_eq!(fs::read(site.path("a.raw")).unwrap(), vec![7; 1 << 20]);
+    site.disks = vec!["a.raw".into()];
+    site.start(&[]).stop();
+}
+
+/// Two folders that are one, as containers make them, with a file of its own mounted over a disk: two disks, one sidecar.
+#[test]
+fn two_disks_with_one_sidecar_are_refused() {
+    let room = Room::memory(16);
+    let mut site = Site::disk();
+    site.disks.clear();
+    let at = |name: &str| room.path().join(name);
+    for folder in ["a", "b"] {
+        fs::create_dir(at(folder)).unwrap();
+    }
+    fs::write(at("a/disk.raw"), vec![7; 1 << 20]).unwrap();
+    fs::write(at("other.raw"), vec![8; 1 << 20]).unwrap();
+    for (from, to) in [("a", "b"), ("other.raw", "b/disk.raw")] {
+        run(as_root("mount").arg("--bind").arg(at(from)).arg(at(to))).good();
+    }
+    let mut command = site.tracker_command(&["--group", "g"]);
+    for disk in ["a", "b"] {
+        command.arg("--disk").arg(format!("{disk}={}", at(disk).join("disk.raw").display()));
+    }
+    refused(&run(&mut command), 2, &["share the sidecar", "--log-dir"]);
+    command.arg("--log-dir").arg(at("logs"));
+    fs::create_dir(at("logs")).unwrap();
+    let tracker = site.start_command(&mut command);
+    assert_eq!(tracker.client("b").unwrap().read(0, 512).unwrap(), [8; 512]);
+    tracker.stop();
+}
+
+/// FAILURES F50, T14: whoever may write beside the disk has us write nowhere else, and believe nothing of theirs.
+#[test]
+fn a_sidecar_of_links_or_of_somebody_else_is_refused() {
+    let site = Site::disk();
+    site.start(&["--create", "1MiB"]).stop();
+    let (sidecar, away) = (site.path("disk.raw.towline"), site.path("away"));
+    let meta = sidecar.join("disk.meta");
+    fs::rename(&sidecar, &away).unwrap();
+    std::os::unix::fs::symlink(&away, &sidecar).unwrap();
+    tracker_refuses(&site, &[], 5, &["disk.raw.towline", "a link", "--log-dir"]);
+    fs::remove_file(&sidecar).unwrap();
+    fs::rename(&away, &sidecar).unwrap();
+    fs::hard_link(&meta, &away).unwrap();
+    tracker_refuses(&site, &[], 5, &["disk.meta", "2 names"]);
+    fs::remove_file(&meta).unwrap();
+    std::os::unix::fs::symlink(&away, &meta).unwrap();
+    tracker_refuses(&site, &[], 5, &["disk.meta", "a link"]);
+    fs::rename(&away, &meta).unwrap();
+    site.start(&[]).stop();
+    let owner = fs::metadata(&meta).unwrap().uid().to_string();
+    for path in [&sidecar, &meta] {
+        run(as_root("chown").arg("4321").arg(path)).good();
+        tracker_refuses(&site, &[], 5, &["4321"]);
+        run(as_root("chown").arg(&owner).arg(path)).good();
+    }
+    site.start(&[]).stop();
 }
 
 #[test]

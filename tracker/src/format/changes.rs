@@ -23,6 +23,8 @@ pub const HEADER: usize = 128;
 pub const RECORD: usize = 40;
 /// Bytes of the payload of a seal.
 pub const SEAL: usize = 96;
+/// Bytes of the record that ends a sealed log.
+pub const SEALED_END: usize = RECORD + SEAL;
 /// First bytes of a record.
 pub const RECORD_MAGIC: u32 = 0x9c52_4c54;
 /// The most payload of a record: the bits of 2^20 blocks.
@@ -297,6 +299,21 @@ pub fn read(mut input: impl Read, mut each: impl FnMut(Record)) -> Result<Conten
     }
 }
 
+/// The header of a log and the seal that ends it, from the file's first [`HEADER`] and its last [`SEALED_END`] bytes: what
+/// identifies a sealed log of any size. That its records are whole is for [`read`] to say.
+///
+/// # Errors
+/// A bad header.
+pub fn sealed(first: &[u8; HEADER], last: &[u8; SEALED_END]) -> Result<(Header, Option<Seal>), BadLog> {
+    let header = Header::decode(first)?;
+    let (head, payload) = last.split_at(RECORD);
+    let good = u32_at(head, 0) == RECORD_MAGIC
+        && head[4] == KIND_SEAL
+        && u32_at(head, 24) as usize == SEAL
+        && record_sum(header.seed(), &head[..32], payload) == u64_at(head, 32);
+    Ok((header, if good { decode_seal(payload) } else { None }))
+}
+
 /// Fills `buffer`; false at the end of the input.
 fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<bool, BadLog> {
     match input.read_exact(buffer) {
@@ -429,6 +446,24 @@ mod tests {
             let load = |index: usize| words[index].load(Ordering::Relaxed);
             prop_assert_eq!(extents, bits::runs(0..blocks, load).collect::<Vec<_>>());
             prop_assert_eq!(contents.length, log.len() as u64);
+        }
+
+        /// A sealed log says by its two ends what it is, and one that is cut off or changed there says that it is not.
+        #[test]
+        fn a_sealed_log_is_known_by_its_ends(at in 0..HEADER + SEALED_END, bit in 0u8..8) {
+            let words = Words::private(bits::words_for(4096));
+            bits::set(&words, 5..77);
+            let log = sealed_log(&words, 4096);
+            let ends = |log: &[u8]| {
+                let (first, last) = (log.first_chunk().unwrap(), log.last_chunk().unwrap());
+                sealed(first, last).ok().and_then(|(header, seal)| Some((header, seal?)))
+            };
+            prop_assert_eq!(ends(&log), Some((header(), seal(72))));
+            prop_assert_eq!(ends(&log[..log.len() - 1]), None);
+            let mut bad = log.clone();
+            let place = if at < HEADER { at } else { log.len() - HEADER - SEALED_END + at };
+            bad[place] ^= 1 << bit;
+            prop_assert_eq!(ends(&bad), None);
         }
 
         /// Any flipped bit and any cut is found: the log is refused as a freeze's, and what is still read is true.

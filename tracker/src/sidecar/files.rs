@@ -6,7 +6,7 @@ use crate::format::intents::{IntentSet, LogMark, slot_size, slot_stride};
 use crate::format::meta::{Meta, PendingLog};
 use crate::id::{CutId, DiskId, Generation, Session};
 use crate::mutant;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 
 /// The name of the meta.
@@ -127,8 +127,6 @@ pub fn append_map(
 /// What a folder holds of change logs.
 #[derive(Debug, Default)]
 pub struct Logs {
-    /// Blocks of every record of every unreleased log.
-    pub ranges: Vec<Range<u64>>,
     /// Sealed ones: generation, first generation, cut.
     pub seals: Vec<changes::Seal>,
     /// Logs that must still be found, or something that contains them: what was known of them before, for the next meta.
@@ -142,7 +140,8 @@ pub struct Logs {
 
 /// Reads every log of a later generation than `released`. `known` says which must be there, and at least how long,
 /// unless a later sealed one contains them (C6): those were deleted on purpose, and what is left of them is of no
-/// importance.
+/// importance. `each` is given the blocks of every record, in no order, and some more than once: the logs of a fragmented
+/// disk may be larger than memory, and are never in it as a whole.
 ///
 /// # Errors
 /// The folder can't be read; what is wrong with a log is in [`Logs::bad`].
@@ -151,6 +150,7 @@ pub fn read_logs(
     disk: DiskId,
     released: Generation,
     known: &[PendingLog],
+    mut each: impl FnMut(Range<u64>),
 ) -> io::Result<Logs> {
     let mut logs = Logs { pending: still_pending(known, released), ..Logs::default() };
     let mut bad = Vec::new();
@@ -164,8 +164,8 @@ pub fn read_logs(
         let of = (generation, session);
         let least = logs.pending.iter().find(|log| (log.generation, log.session) == of);
         let least = least.map_or(0, |log| log.length);
-        match read_log(folder, &name, disk, generation, session, least) {
-            Ok((contents, mut ranges)) => {
+        match read_log(folder, &name, disk, of, least, &mut each) {
+            Ok(contents) => {
                 found.push(of);
                 if contents.seal.is_some() {
                     sealed = sealed.max(Some(of));
@@ -173,7 +173,6 @@ pub fn read_logs(
                 let first = contents.seal.map_or(generation, |seal| seal.first);
                 logs.first = Some(logs.first.map_or(first, |other| other.min(first)));
                 logs.seals.extend(contents.seal);
-                logs.ranges.append(&mut ranges);
             }
             // Made, but never durable: nothing was ever appended to it.
             Err(BadFile::Unborn) if least == 0 => found.push(of),
@@ -236,20 +235,22 @@ fn read_log(
     folder: &impl Folder,
     name: &str,
     disk: DiskId,
-    generation: Generation,
-    session: Session,
+    (generation, session): (Generation, Session),
     least: u64,
-) -> Result<(changes::Contents, Vec<Range<u64>>), BadFile> {
-    let bytes = folder.read(name).map_err(|error| BadFile::Bad(error.to_string()))?;
-    let mut ranges = Vec::new();
-    let contents = changes::read(&bytes[..], |record| match record {
-        changes::Record::Evicted(mut blocks) | changes::Record::Sealed(mut blocks) => {
-            ranges.append(&mut blocks)
+    each: impl FnMut(Range<u64>),
+) -> Result<changes::Contents, BadFile> {
+    let file = folder.reader(name).map_err(|error| BadFile::Bad(error.to_string()))?;
+    let (mut file, mut each) = (BufReader::new(file), each);
+    let contents = changes::read(&mut file, |record| match record {
+        changes::Record::Evicted(blocks) | changes::Record::Sealed(blocks) => {
+            blocks.into_iter().for_each(&mut each)
         }
         changes::Record::Seal(_) => {}
-    })
-    .map_err(|error| {
-        if bytes.len() <= changes::HEADER { BadFile::Unborn } else { BadFile::Bad(error.to_string()) }
+    });
+    let contents = contents.map_err(|error| match error {
+        // Nothing behind what should be a header.
+        changes::BadLog::Header(_) if file.fill_buf().is_ok_and(<[u8]>::is_empty) => BadFile::Unborn,
+        error => BadFile::Bad(error.to_string()),
     })?;
     let header = contents.header;
     if header.disk != disk || header.generation != generation || header.session != session {
@@ -259,7 +260,7 @@ fn read_log(
     if contents.seal.is_none() && contents.length < least {
         return Err(BadFile::Bad(format!("it is damaged at byte {} of at least {least}", contents.length)));
     }
-    Ok((contents, ranges))
+    Ok(contents)
 }
 
 #[cfg(test)]
@@ -299,7 +300,7 @@ mod tests {
         let old = log(&folder, 5, 1, 64, false);
         let name = log_name(old.generation, old.session);
         let check = |released, known: &[PendingLog]| {
-            let logs = read_logs(&folder, DISK, Generation(released), known).unwrap();
+            let logs = read_logs(&folder, DISK, Generation(released), known, |_| ()).unwrap();
             (logs.bad.is_some(), logs.pending)
         };
         assert_eq!(check(4, &[old]), (false, vec![old]));

@@ -6,7 +6,6 @@ use super::folder::Folder;
 use super::jobs::{DiskFacts, map_name, preserved_name};
 use super::maps::Maps;
 use super::start::{Candidate, Now};
-use crate::disk::geometry::Geometry;
 use crate::error::{Error, Kind};
 use crate::format::envelope::BadFile;
 use crate::format::intents;
@@ -16,6 +15,7 @@ use crate::map::header::{GroupHeader, Road, State};
 use crate::map::{Words, bits};
 use crate::recover::{Evidence, Stop, Times, Verdict, changed, decide};
 use std::io;
+use std::ops::Range;
 
 /// The stamp in the meta is at most this old while a tracker lives.
 const STAMP_NS: i128 = 62_000_000_000;
@@ -27,6 +27,8 @@ pub(super) struct Look {
     pub(super) fresh: bool,
     pub(super) intents: intents::IntentSet,
     pub(super) logs: files::Logs,
+    /// Logs up to this generation are done with.
+    released: Generation,
     pub(super) verdict: Verdict,
 }
 
@@ -127,6 +129,7 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
                 fresh: *fresh,
                 intents: intents::IntentSet::default(),
                 logs: files::Logs::default(),
+                released: Generation(0),
                 verdict: Verdict::Resync(why.into()),
             });
             continue;
@@ -158,9 +161,10 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
             Some(holder) if holder.members.contains(id) => holder.released,
             _ => meta.released,
         };
-        let logs = read_logs(&candidate.folder, *id, released, &known).map_err(complain)?;
-        let blocks = candidate.geometry.blocks();
-        if logs.ranges.iter().any(|range| range.end > blocks.next_multiple_of(64)) {
+        let mut end = 0;
+        let each = |blocks: Range<u64>| end = end.max(blocks.end);
+        let logs = read_logs(&candidate.folder, *id, released, &known, each).map_err(complain)?;
+        if end > candidate.geometry.blocks().next_multiple_of(64) {
             damaged = Some("a log speaks of blocks beyond the disk's end".into());
         }
         if set.regions.iter().any(|region| u64::from(*region) >= candidate.geometry.regions()) {
@@ -197,25 +201,35 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
             changed: changed(stop, &meta.stamp, meta.clean.as_ref(), &found_now, times),
             damaged: damaged.or(logs.bad.clone()),
         });
-        looks.push(Look { id: *id, meta: Some(meta.clone()), fresh: false, intents: set, logs, verdict });
+        let meta = Some(meta.clone());
+        looks.push(Look { id: *id, meta, fresh: false, intents: set, logs, released, verdict });
     }
     Ok(looks)
 }
 
-/// Fills a fresh open map (DESIGN 3.5): intents and unreleased logs.
-pub(super) fn rebuild(map: &Words, geometry: Geometry, look: &Look) {
+/// Fills a fresh open map (DESIGN 3.5): intents and unreleased logs. The logs are read once more, straight into the map:
+/// which blocks are in them is nowhere else in memory.
+///
+/// # Errors
+/// A log can't be read any more.
+pub(super) fn rebuild<F: Folder, D>(candidate: &Candidate<F, D>, map: &Words, look: &Look) -> io::Result<()> {
     if !matches!(look.verdict, Verdict::Rebuild { .. }) {
-        return;
+        return Ok(());
     }
-    let blocks = geometry.blocks();
-    for range in &look.logs.ranges {
+    let blocks = candidate.geometry.blocks();
+    let each = |range: Range<u64>| {
         bits::set(map, range.start.min(blocks)..range.end.min(blocks));
+    };
+    let logs = read_logs(&candidate.folder, look.id, look.released, &look.logs.pending, each)?;
+    if let Some(why) = logs.bad {
+        return Err(io::Error::other(why));
     }
     if look.meta.as_ref().is_some_and(|meta| meta.clean.is_none()) {
         for region in &look.intents.regions {
-            bits::set(map, geometry.region_blocks(*region));
+            bits::set(map, candidate.geometry.region_blocks(*region));
         }
     }
+    Ok(())
 }
 
 /// The sealed freeze's log must be there for the shipper.

@@ -23,10 +23,11 @@ use folder::{Directory, Folder};
 use jobs::Jobs;
 use maps::Tmpfs;
 use start::Candidate;
-use std::fs::OpenOptions;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,15 +183,26 @@ impl Handout {
     }
 }
 
-/// The log of the generation that is sealed for this cut; a successor may have made a second one.
+/// The log of the generation that is sealed for this cut; a successor may have made a second one. Of each only what
+/// identifies it is read.
 fn sealed_log(folder: &Directory, generation: Generation, cut: CutId) -> io::Result<OwnedFd> {
     for name in folder.names()? {
         if files::parse_log_name(&name).is_none_or(|(of, _)| of != generation) {
             continue;
         }
-        let bytes = folder.read(&name)?;
-        if changes::read(&bytes[..], |_| ()).is_ok_and(|log| log.seal.is_some_and(|seal| seal.cut == cut)) {
-            return folder.open_read(&name);
+        let file = File::from(folder.open_read(&name)?);
+        let (mut first, mut last) = ([0; changes::HEADER], [0; changes::SEALED_END]);
+        let length = file.metadata()?.len();
+        if length < (changes::HEADER + changes::SEALED_END) as u64 {
+            continue;
+        }
+        file.read_exact_at(&mut first, 0)?;
+        file.read_exact_at(&mut last, length - changes::SEALED_END as u64)?;
+        let sealed = changes::sealed(&first, &last);
+        if sealed.is_ok_and(|(header, seal)| {
+            header.generation == generation && seal.is_some_and(|seal| seal.cut == cut)
+        }) {
+            return Ok(file.into());
         }
     }
     Err(io::Error::other("the change log of the freeze is gone"))
@@ -209,7 +221,9 @@ pub fn open(config: &Config) -> Result<Opening, Error> {
     let mut candidates = Vec::new();
     let mut opens = Vec::new();
     let mut handout = Handout { maps: None, disks: Vec::new() };
+    let mut places = Places::default();
     for disk in &config.disks {
+        places.take_disk(&disk.path)?;
         let (mut file, probe) = disk_file::open(disk, config.create, config.read_only, config.direct)?;
         file.lock(config.read_only)?;
         let shown = disk.path.display();
@@ -252,9 +266,10 @@ pub fn open(config: &Config) -> Result<Opening, Error> {
         };
         if !config.read_only {
             let folder = Directory::new(&home).map_err(|error| {
-                let what = format!("the sidecar {} can't be made; see --log-dir", home.display());
+                let what = format!("the sidecar {} can't be used; see --log-dir", home.display());
                 Error::caused(Kind::Sidecar, what, error)
             })?;
+            places.take_sidecar(&disk.path, &folder)?;
             let kind = nix::sys::statfs::statfs(&home).map(|found| found.filesystem_type());
             open.sidecar_in_memory = kind == Ok(nix::sys::statfs::TMPFS_MAGIC);
             let file = Arc::new(file);
@@ -308,6 +323,43 @@ pub fn open(config: &Config) -> Result<Opening, Error> {
     let worker = Worker::start(jobs)
         .map_err(|error| Error::caused(Kind::Other, "the sidecar's thread can't be started", error))?;
     Ok(Opening { group, worker, disks: opens, opened, sidecar, handout, actions })
+}
+
+/// What the disks of a command line stand on: each file or device, and each sidecar, belongs to one of them. The disk's lock
+/// does not tell our own hands apart from somebody else's, and paths don't tell one file from another.
+#[derive(Default)]
+struct Places(HashMap<(u64, u64), PathBuf>);
+
+impl Places {
+    fn take_disk(&mut self, path: &Path) -> Result<(), Error> {
+        // One that is missing is complained of when it is opened.
+        let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
+        let of =
+            if found.file_type().is_block_device() { (0, found.rdev()) } else { (found.dev(), found.ino()) };
+        self.take(of, path, |other, this| format!("{other} and {this} are the same disk: give it once"))
+    }
+
+    fn take_sidecar(&mut self, disk: &Path, sidecar: &Directory) -> Result<(), Error> {
+        let identity = sidecar.identity();
+        let of =
+            identity.map_err(|error| Error::caused(Kind::Sidecar, "a sidecar can't be looked at", error))?;
+        let place = sidecar.path().display();
+        self.take(of, disk, |other, this| {
+            format!("{other} and {this} would share the sidecar {place}: use --log-dir")
+        })
+    }
+
+    fn take(
+        &mut self,
+        of: (u64, u64),
+        path: &Path,
+        told: impl Fn(std::path::Display<'_>, std::path::Display<'_>) -> String,
+    ) -> Result<(), Error> {
+        match self.0.insert(of, path.to_path_buf()) {
+            Some(other) => Err(Error::new(Kind::Usage, told(other.display(), path.display()))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Serving reads only: nothing is looked at, made or changed beside the disks.

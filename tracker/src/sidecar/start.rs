@@ -214,7 +214,8 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             let map = maps
                 .create(&map_name(open_generation, index), words(candidate), true)
                 .map_err(|error| sidecar(&candidate.name, "the map in memory", error))?;
-            rebuild(&map, candidate.geometry, look);
+            rebuild(candidate, &map, look)
+                .map_err(|error| sidecar(&candidate.name, "a change log", error))?;
             open.push(map);
         }
     }
