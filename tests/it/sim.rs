@@ -67,6 +67,7 @@ fn random_seeds_break_no_promise() {
         "maps wiped",
         "logs damaged",
         "returns to a host with old maps",
+        "starts with other maps",
         "crashes inside a job",
         "crashes inside the start",
         "Process crash: none",

@@ -125,6 +125,19 @@ number! {
     AttachNumber
 }
 
+number! {
+    /// The random name of one attempt to start a session. Two attempts may use one session number, if the first failed;
+    /// what stands in memory and what stands beside the disk are of the same attempt only if their names are equal (S1).
+    StartId
+}
+
+impl StartId {
+    /// Draws a new one from the kernel.
+    pub fn random() -> Self {
+        Self(getrandom::u64().expect("the kernel gives random bytes"))
+    }
+}
+
 impl Generation {
     /// The first generation of a session that starts with fresh maps.
     pub fn first_of(session: Session) -> Self {

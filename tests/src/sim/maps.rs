@@ -48,6 +48,12 @@ impl SimMaps {
         *self.reserved.borrow_mut() = by.reserved.borrow().clone();
     }
 
+    /// These are there now, and those are the other's.
+    pub fn swap(&self, other: &Self) {
+        self.files.swap(&other.files);
+        self.reserved.swap(&other.reserved);
+    }
+
     /// Words for reading (R1).
     pub fn get(&self, name: &str) -> Option<Words> {
         self.files.borrow().get(name).cloned()

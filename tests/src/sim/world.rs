@@ -27,7 +27,7 @@ use towline_tracker::group::job::{Job, JobDone};
 use towline_tracker::group::{
     Action, Change, Errno, Group, GroupConfig, OpId, Question, Request, RequestId, SidecarFile, Ticket, Token,
 };
-use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session};
+use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session, StartId};
 use towline_tracker::limits::Bounds;
 use towline_tracker::map::header::{GroupHeader, Road, State};
 use towline_tracker::sidecar::jobs::{Jobs, Outcome};
@@ -102,6 +102,11 @@ fn name() -> [u8; 16] {
 
 fn cut_name() -> CutId {
     CutId(name())
+}
+
+fn start_name() -> StartId {
+    let name = name();
+    StartId(u64::from_le_bytes(name[8..].try_into().expect("8 bytes")))
 }
 
 fn disk_name() -> DiskId {
@@ -211,6 +216,8 @@ pub struct World {
     starts_failed: u64,
     /// Sessions that began.
     sessions: u64,
+    /// The maps of whoever else runs the tracker in this boot: another user, or with the disks in another order.
+    other_maps: SimMaps,
     /// Another host, which the disk left: its maps, boot, clocks, and the sessions so far.
     other_host: Option<OtherHost>,
 }
@@ -329,6 +336,7 @@ impl World {
             touched: false,
             starts_failed: 0,
             sessions: 0,
+            other_maps: SimMaps::default(),
             other_host: None,
             plan,
         }
@@ -541,6 +549,7 @@ impl World {
         let mut boot = [0; 16];
         boot[..8].copy_from_slice(&self.boot.to_le_bytes());
         let now = Now {
+            start: start_name(),
             boot: BootId(boot),
             boot_ns: self.boot_ns,
             wall_ns: self.wall,

@@ -246,6 +246,7 @@ impl Disk {
                 block_shift: geometry.block_shift,
                 region_shift: geometry.region_shift,
                 session: Default::default(),
+                start: Default::default(),
                 boot: Default::default(),
                 intents: String::new(),
                 clean: None,

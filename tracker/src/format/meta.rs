@@ -2,7 +2,7 @@
 
 use super::envelope::{self, BadFile};
 use crate::codec;
-use crate::id::{Anchor, BootId, CutId, DiskId, Generation, Session, TargetId};
+use crate::id::{Anchor, BootId, CutId, DiskId, Generation, Session, StartId, TargetId};
 use bincode::{Decode, Encode};
 
 /// First bytes of the file.
@@ -86,6 +86,8 @@ pub struct Meta {
     pub region_shift: u8,
     /// The session that serves, or served last.
     pub session: Session,
+    /// The start that made it: the maps that continue this session name it too (S1).
+    pub start: StartId,
     /// The boot in which it served.
     pub boot: BootId,
     /// The name of the intents file in force.
@@ -170,6 +172,7 @@ mod tests {
             block_shift: 12,
             region_shift: 22,
             session: Session(4),
+            start: StartId(7),
             boot: BootId([2; 16]),
             intents: "4.intents".into(),
             clean: None,

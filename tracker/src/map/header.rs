@@ -9,7 +9,7 @@
 //! | 0 | magic; written last when the file is made, zero again when it is void |
 //! | 1 | format version |
 //! | 2, 3 | boot id |
-//! | 4 | session that stamped the maps |
+//! | 4 | session that stamped the maps last, in force or not |
 //! | 5 | **the state word**: open generation << 8, fuzzy << 7, road |
 //! | 6 | heartbeat: nanoseconds since boot, suspend included |
 //! | 7 | newest attach number |
@@ -17,10 +17,16 @@
 //! | 16 | disks |
 //! | 17 | one bit a disk: a sync failed, and no guest's flush has begun since (W6) |
 //! | 18 | one bit a disk: it is doubtful (W6), and its meta may not say so yet |
-//! | 64 + 64 d .. | disk d: id (2), size, failed extents (count; all ones: too many), 30 x (first block, count) |
+//! | 64 + 64 d .. | disk d: id (2), size, failed extents (count; all ones: too many), 29 x (first block, count), starts (2) |
+//!
+//! **Starts.** The maps continue what a sidecar says if its meta names a start that they name too (S1): the one that it
+//! named when they were last found good, or the one that stamped them then and was about to store the metas. A session's
+//! number can't tell that: a start that fails behind the stamp leaves it to the next, which may have other maps (another
+//! first disk, another user: another folder), and then these here would seem to be of that session. Each disk has its
+//! pair, for a start may die with the metas of some disks stored.
 
 use super::Words;
-use crate::id::{AttachNumber, BootId, CutId, DiskId, Generation, Nanos, Session};
+use crate::id::{AttachNumber, BootId, CutId, DiskId, Generation, Nanos, Session, StartId};
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -29,7 +35,11 @@ const VERSION: u64 = 1;
 const DISK_WORDS: usize = 64;
 
 /// Failed extents that fit (W5); more of them are "too many", which a successor answers with a resynchronization.
-pub const FAILED_MAX: usize = 30;
+pub const FAILED_MAX: usize = 29;
+/// Where a disk's starts are among its words.
+const STARTS: usize = 4 + 2 * FAILED_MAX;
+
+const _: () = assert!(STARTS + 2 == DISK_WORDS);
 
 /// How far a freeze has come. The order is the only road (C2); fuzzy is beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,7 +133,7 @@ impl GroupHeader {
     pub fn create(
         words: Words,
         boot: BootId,
-        session: Session,
+        (session, start): (Session, StartId),
         open: Generation,
         disks: &[(DiskId, u64)],
     ) -> Self {
@@ -136,6 +146,7 @@ impl GroupHeader {
             header.put_pair(Self::disk(index), disk.words());
             header.set_size(index, *size);
         }
+        header.settle(start);
         header.store(State { open, road: Road::None, fuzzy: false });
         header.0[0].store(MAGIC, Release);
         header
@@ -146,13 +157,17 @@ impl GroupHeader {
         Session(self.get(4))
     }
 
-    /// Whether it was made in this boot for these disks, in this order, by this session or the one above (S1).
-    pub fn fits(&self, boot: BootId, session: Session, disks: &[(DiskId, u64)]) -> bool {
-        let stamped = self.get(4);
+    /// Whether it is valid, and was made in this boot for these disks, in this order (S1). Whether it continues what their
+    /// sidecars say is for [`Self::knows`].
+    pub fn fits(&self, boot: BootId, disks: &[(DiskId, u64)]) -> bool {
         self.0.len() >= Self::words(disks.len())
             && self.0[0].load(Acquire) == MAGIC
-            && (stamped == session.0 || stamped == session.0 + 1)
             && self.is_of(boot, disks)
+    }
+
+    /// Whether this start of the disk's is one that the maps continue (S1).
+    pub fn knows(&self, disk: usize, start: StartId) -> bool {
+        start != StartId::default() && self.pair(Self::disk(disk) + STARTS).contains(&start.0)
     }
 
     /// Whether it was made in this boot for these disks: void or not, what it says of failed syncs counts (W6).
@@ -168,9 +183,22 @@ impl GroupHeader {
             })
     }
 
-    /// A successor goes on with these maps: stamped before its number becomes durable in the sidecar (S1).
-    pub fn stamp(&self, session: Session) {
+    /// A successor is about to go on with these maps: stamped before the sidecar names its start (S1). Until then what
+    /// each sidecar names now, `found`, counts as well: dying in between costs nothing.
+    pub fn stamp(&self, session: Session, start: StartId, found: &[StartId]) {
+        for (disk, found) in found.iter().enumerate() {
+            let at = Self::disk(disk) + STARTS;
+            let free = if self.get(at) == found.0 { at + 1 } else { at };
+            self.put(free, start.0);
+        }
         self.0[4].store(session.0, Release);
+    }
+
+    /// Every sidecar names this start now, durably: no other counts any more.
+    pub fn settle(&self, start: StartId) {
+        for disk in 0..self.get(16) as usize {
+            self.put_pair(Self::disk(disk) + STARTS, [start.0; 2]);
+        }
     }
 
     /// The maps are worth nothing from now on.
@@ -307,17 +335,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_fits_only_its_own_disks_boot_and_sessions() {
+    fn a_header_fits_only_its_own_disks_and_boot() {
         let disks = [(DiskId([1; 16]), 4096), (DiskId([2; 16]), 8192)];
         let words = Words::private(GroupHeader::words(2));
-        let header = GroupHeader::create(words, BootId([3; 16]), Session(5), Generation(9), &disks);
-        assert!(
-            header.fits(BootId([3; 16]), Session(5), &disks)
-                && header.fits(BootId([3; 16]), Session(4), &disks)
-        );
-        assert!(!header.fits(BootId([3; 16]), Session(6), &disks), "stale maps of an older session");
-        assert!(!header.fits(BootId([4; 16]), Session(5), &disks));
-        assert!(!header.fits(BootId([3; 16]), Session(5), &disks[..1]));
+        let of = (Session(5), StartId(7));
+        let header = GroupHeader::create(words, BootId([3; 16]), of, Generation(9), &disks);
+        assert!(header.fits(BootId([3; 16]), &disks));
+        assert!(!header.fits(BootId([4; 16]), &disks));
+        assert!(!header.fits(BootId([3; 16]), &disks[..1]));
         header.set_failed(1, &[3..5]);
         assert_eq!(header.failed(1), Some(vec![3..5]));
         header.set_failed(1, &vec![0..1; FAILED_MAX + 1]);
@@ -335,6 +360,28 @@ mod tests {
         header.set_doubtful(0);
         assert!(!header.latched(1) && header.doubtful(0) && !header.doubtful(1));
         header.void();
-        assert!(!header.fits(BootId([3; 16]), Session(5), &disks));
+        assert!(!header.fits(BootId([3; 16]), &disks));
+    }
+
+    /// S1: a start that dies between the stamp and the last meta leaves maps that the next start, and the one after it, can
+    /// go on with; one that another start has overtaken leaves maps that nobody believes.
+    #[test]
+    fn maps_are_known_to_the_starts_that_may_be_in_the_metas_and_to_no_other() {
+        let disks = [(DiskId([1; 16]), 4096), (DiskId([2; 16]), 8192)];
+        let words = Words::private(GroupHeader::words(2));
+        let [first, second, third] = [StartId(11), StartId(12), StartId(13)];
+        let of = (Session(5), first);
+        let header = GroupHeader::create(words, BootId([3; 16]), of, Generation(9), &disks);
+        let known = |start| [header.knows(0, start), header.knows(1, start)];
+        header.set_failed(1, &vec![3..5; FAILED_MAX]);
+        assert_eq!((known(first), known(StartId::default())), ([true; 2], [false; 2]));
+        header.stamp(Session(6), second, &[first; 2]);
+        assert_eq!((known(first), known(second)), ([true; 2], [true; 2]));
+        // It died with one meta stored. The next one:
+        header.stamp(Session(7), third, &[second, first]);
+        assert_eq!((known(first), known(second), known(third)), ([false, true], [true, false], [true; 2]));
+        header.settle(third);
+        assert_eq!((known(first), known(second), known(third)), ([false; 2], [false; 2], [true; 2]));
+        assert_eq!(header.failed(1), Some(vec![3..5; FAILED_MAX]), "a place of their own");
     }
 }

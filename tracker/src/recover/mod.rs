@@ -16,8 +16,8 @@
 //! | clean | not good | | open map = unreleased logs |
 //! | process died, host died | not good | | open map = intents ∪ unreleased logs, to be compared |
 //!
-//! Maps are good if their header is of this boot, of these disks, and stamped with the sidecar's session or the one
-//! above (S1); a host that died has none. A freeze survives only with the maps:
+//! Maps are good if their header is of this boot, of these disks, and names the start that the sidecar of each names (S1,
+//! [`crate::map::header`]); a host that died has none. A freeze survives only with the maps:
 //!
 //! | freeze, maps good | what the successor does |
 //! |---|---|

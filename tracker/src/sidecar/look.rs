@@ -119,7 +119,7 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
         header.map(|header| now.wall_ns - i128::from(now.since_boot.0.saturating_sub(header.heartbeat().0)));
     let stamped = header.map(GroupHeader::session);
     let mut looks = Vec::new();
-    for (candidate, (id, meta, fresh)) in candidates.iter().zip(found) {
+    for (index, (candidate, (id, meta, fresh))) in candidates.iter().zip(found).enumerate() {
         let complain = |error| (candidate.name.clone(), error);
         let Some(meta) = meta else {
             let why = if *fresh { "the disk is new" } else { "its sidecar is missing or damaged" };
@@ -177,10 +177,12 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
         }
         let found_now = candidate.facts.fingerprint().map_err(complain)?;
         let times = Times {
-            // A session that came no further than its metas never served: its stamp is its last sign of life.
-            heartbeat_ns: match stamped {
-                Some(stamped) if stamped < meta.session => meta.stamped_ns,
-                _ => heartbeat.unwrap_or(meta.stamped_ns + STAMP_NS),
+            heartbeat_ns: match (heartbeat, stamped) {
+                // Another start's heartbeat says nothing of this one's end.
+                (Some(beat), _) if header.is_some_and(|header| header.knows(index, meta.start)) => beat,
+                // A session that came no further than its metas never served: its stamp is its last sign of life.
+                (_, Some(stamped)) if stamped < meta.session => meta.stamped_ns,
+                _ => meta.stamped_ns + STAMP_NS,
             },
             boot_ns: now.boot_ns,
             same_boot: meta.boot == now.boot,

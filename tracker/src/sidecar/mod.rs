@@ -15,7 +15,7 @@ use crate::format::changes;
 use crate::format::checksum::checksum;
 use crate::group::job::JobDone;
 use crate::group::{Action, Group, GroupConfig, SidecarFile, Start};
-use crate::id::{CutId, DiskId, DiskIndex, Generation, Nanos, Session};
+use crate::id::{CutId, DiskId, DiskIndex, Generation, Nanos, Session, StartId};
 use crate::map::Words;
 use crate::map::header::GroupHeader;
 use disk_file::DiskFile;
@@ -384,7 +384,7 @@ fn read_only(
         header: GroupHeader::create(
             Words::private(GroupHeader::words(0)),
             Default::default(),
-            Session(0),
+            Default::default(),
             Generation(1),
             &[],
         ),
@@ -437,6 +437,7 @@ fn now() -> io::Result<start::Now> {
     let since_boot = clock(nix::time::ClockId::CLOCK_BOOTTIME)?.as_nanos() as u64;
     let wall_ns = wall.as_nanos() as i128;
     Ok(start::Now {
+        start: StartId::random(),
         boot,
         boot_ns: wall_ns - i128::from(since_boot),
         wall_ns,

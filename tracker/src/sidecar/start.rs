@@ -1,10 +1,11 @@
 //! The start of a session, over any folder and any maps: look, decide (the table in [`crate::recover`]), and make the
 //! new session durable in an order that a crash at any point survives.
 //!
-//! 1. Fresh maps are made and filled, or a good header is stamped with the new session: before the sidecar says so (S1).
+//! 1. Fresh maps are made and filled, or a good header is stamped with the new start: before the sidecar names it (S1).
 //! 2. Intents of the new session, a fresh inode with all regions of the dead one (I3), and fresh logs: durable.
 //! 3. The metas name them: the new session is in force. A crash before leaves the old session's files untouched.
-//! 4. Fresh maps become valid; the untracked mark is cleared; what nobody needs any more is deleted.
+//! 4. Fresh maps become valid, stamped ones forget the start before; the untracked mark is cleared; what nobody needs any
+//!    more is deleted.
 
 use super::files::{META, create_intents, create_log, intents_name, store_meta, store_name};
 use super::folder::Folder;
@@ -19,7 +20,7 @@ use crate::format::changes::Header;
 use crate::format::intents;
 use crate::format::meta::{Mark, Meta, Recheck};
 use crate::group::{Action, Group, GroupConfig, SidecarFile, Start};
-use crate::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session};
+use crate::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session, StartId};
 use crate::map::header::{CutRecord, GroupHeader, Road, State};
 use crate::map::{Words, bits};
 use crate::recover::Verdict;
@@ -50,6 +51,8 @@ pub struct Candidate<F, D> {
 /// The world at the start.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
+    /// The random name of this start.
+    pub start: StartId,
     /// This boot.
     pub boot: BootId,
     /// When it began, nanoseconds since 1970.
@@ -129,19 +132,20 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     config.session = Session(last.unwrap_or_default().0 + 1);
     let session = config.session;
     // The maps are good only if they are so for every disk.
-    let fits = |meta: &Meta| {
-        header.as_ref().is_some_and(|header| {
-            header.fits(now.boot, meta.session, &sizes) || crate::mutant::active("stale-maps-believed")
-        })
-    };
-    let metas = || found.iter().map(|(_, meta, _)| meta.as_ref());
+    let starts: Vec<_> =
+        found.iter().map(|(_, meta, _)| meta.as_ref().map(|meta| meta.start).unwrap_or_default()).collect();
+    let knows =
+        |header: &GroupHeader| starts.iter().enumerate().all(|(disk, start)| header.knows(disk, *start));
+    let fit = header.as_ref().is_some_and(|header| {
+        header.fits(now.boot, &sizes) && knows(header) || crate::mutant::active("stale-maps-believed")
+    });
     // W6: what the dead process knew of failed syncs counts, whatever becomes of the maps. Per disk: nobody may have been
     // told; it is doubtful.
     let errors = header.as_ref().filter(|header| header.is_of(now.boot, &sizes));
     let errors = errors.map(|header| {
         (0..ids.len()).map(|disk| (header.latched(disk), header.doubtful(disk))).collect::<Vec<_>>()
     });
-    let mut good = !config.off && metas().all(|meta| meta.is_some_and(fits));
+    let mut good = !config.off && fit && found.iter().all(|(_, meta, _)| meta.is_some());
     good = good && open_maps(&candidates, maps, header.as_ref()).is_some();
     let mut looks = look(&candidates, &found, holder.as_ref(), header.as_ref(), good, now)
         .map_err(|(name, error)| sidecar(&name, "the sidecar", error))?;
@@ -187,7 +191,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         _ => Generation::first_of(session),
     };
     match &header {
-        Some(header) if good => header.stamp(session),
+        Some(header) if good => header.stamp(session, now.start, &starts),
         Some(header) => header.void(),
         // Void too: with the metas of this session, it says that this session has not served.
         None => drop(
@@ -360,6 +364,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             block_shift: candidate.geometry.block_shift,
             region_shift: candidate.geometry.region_shift,
             session,
+            start: now.start,
             boot: now.boot,
             intents: intents_name(session),
             clean: None,
@@ -429,12 +434,15 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
 
     // 4. Valid from here on.
     let header = match header.filter(|_| good) {
-        Some(header) => header,
+        Some(header) => {
+            header.settle(now.start);
+            header
+        }
         None => {
             let words = maps
                 .create(HEADER, GroupHeader::words(ids.len()), false)
                 .map_err(|error| Error::caused(Kind::Other, "the maps' header can't be made", error))?;
-            let header = GroupHeader::create(words, now.boot, session, open_generation, &sizes);
+            let header = GroupHeader::create(words, now.boot, (session, now.start), open_generation, &sizes);
             header.set_attach(crate::id::AttachNumber(session.0 << 32));
             header
         }

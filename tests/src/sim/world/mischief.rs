@@ -40,9 +40,17 @@ impl World {
                 self.counts.add("sidecars wiped");
                 self.note(4, || format!("the sidecar of disk {disk} is deleted"));
             }
-            3 => self.host_crash(),
-            4 | 5 => self.travel(),
+            // What others did before the host went down is not told from what the tracker did (S3).
+            3 if !self.touched => self.host_crash(),
+            4 | 5 if !self.touched => self.travel(),
             6 | 7 => self.damage_a_log(),
+            // What the maps say of a sync that has just failed is the other's to tell, too.
+            8..12 if !self.touched && self.settings.sync_errors == 0 => {
+                self.maps.swap(&self.other_maps);
+                self.touched = true;
+                self.counts.add("starts with other maps");
+                self.note(39, || "somebody else is to start the tracker".into());
+            }
             _ => {}
         }
     }
@@ -172,6 +180,7 @@ impl World {
         }
         self.shippers = vec![Shipper::default()];
         self.maps.wipe();
+        self.other_maps.wipe();
         for (disk, folder) in self.disks.iter().zip(&self.folders) {
             disk.borrow_mut().host_crash(&mut self.rng);
             folder.host_crash(&mut self.rng);
