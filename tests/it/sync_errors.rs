@@ -1,7 +1,7 @@
 //! W6: whoever's sync meets an error of the disk, the guest is told and the disk is doubtful. The product's machine, jobs
 //! and start over a simulated disk; the test decides how each sync ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use towline_tests::sim::rng::Rng;
 use towline_tracker::disk::geometry::Geometry;
 use towline_tracker::format::meta::{Mark, Meta};
 use towline_tracker::group::{Action, Change, Errno, Group, GroupConfig, Request, SidecarFile, Token};
-use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Nanos, Session};
+use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Nanos, Session, StartId};
 use towline_tracker::limits::Bounds;
 use towline_tracker::sidecar::files::store_meta;
 use towline_tracker::sidecar::jobs::{DiskFacts, Jobs};
@@ -30,6 +30,7 @@ struct Host {
     /// Of the disk's own calls.
     faults: Faults,
     direct: bool,
+    starts: Cell<u64>,
 }
 
 /// A session, its engine the test itself.
@@ -54,6 +55,7 @@ impl Host {
             maps: SimMaps::default(),
             faults: Faults::new(rng()),
             direct,
+            starts: Cell::new(1),
         }
     }
 
@@ -87,7 +89,14 @@ impl Host {
         };
         let wall_ns = self.disk.borrow().wall;
         let (monotonic, boot) = (Nanos(1), BootId([1; 16]));
-        let now = Now { boot, boot_ns: 0, wall_ns, monotonic, since_boot: Nanos(wall_ns as u64) };
+        let now = Now {
+            boot,
+            boot_ns: 0,
+            wall_ns,
+            monotonic,
+            since_boot: Nanos(wall_ns as u64),
+            start: StartId(self.starts.replace(self.starts.get() + 1)),
+        };
         let id = || DiskId([3; 16]);
         let started = start(vec![candidate], &self.maps, config, 4 << 20, now, id).expect("it starts");
         let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), || CutId([4; 16]));

@@ -30,7 +30,7 @@ use towline_tracker::group::{
 use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session, StartId};
 use towline_tracker::limits::Bounds;
 use towline_tracker::map::header::{GroupHeader, Road, State};
-use towline_tracker::sidecar::jobs::{Jobs, Outcome};
+use towline_tracker::sidecar::jobs::{DiskFacts, Jobs, Outcome};
 use towline_tracker::sidecar::start::{Candidate, HEADER, Now, Running, start};
 
 /// What dies.
@@ -168,6 +168,7 @@ struct Settings {
     write_errors: u64,
     sync_errors: u64,
     call_errors: u64,
+    mark_errors: u64,
     persist_errors: u64,
     preserve_errors: u64,
     direct: bool,
@@ -290,6 +291,7 @@ impl World {
                 fold_slice: 1 + rng.below(2),
             },
             hot: 4 + rng.below(24),
+            mark_errors: if mischief && rng.chance(150) { 400 } else { 0 },
         };
         let folders: Vec<_> = disks.iter().map(|_| SimFolder::new(faults.clone())).collect();
         let dice = Rc::new(RefCell::new(Rng::new(plan.seed ^ 0xd15c)));
@@ -498,11 +500,20 @@ impl World {
         let state = self.state().map_or("none", |state| state.road.name());
         self.counts.add(&format!("clean stop: {state}"));
         self.counts.add("clean stops");
+        if self.faults.injected() == 0 && self.is_marked() {
+            self.wrong
+                .get_or_insert("a clean stop leaves a mark that says that writes went untracked".into());
+        }
         self.tracker = None;
         self.lose_connections();
         if self.plan.mischief && !self.finishing && self.rng.chance(250) {
             self.travel();
         }
+    }
+
+    /// Whether a disk says that it was written untracked.
+    fn is_marked(&self) -> bool {
+        self.facts.iter().any(|facts| matches!(facts.mark(), Ok(Some(mark)) if mark.untracked))
     }
 
     /// Why each disk is to be compared as a whole, if it is.

@@ -193,6 +193,10 @@ pub(crate) struct Disk {
     pub(crate) intent_mode: IntentMode,
     /// The mark could not be made durable: it is tried again.
     pub(crate) mark_again: bool,
+    /// The mark is left over from what has healed, and could not be cleared: it is tried again.
+    pub(crate) unmark_again: bool,
+    /// Jobs that set or clear the mark and have not ended.
+    pub(crate) marking: u32,
     /// How far healing has come.
     pub(crate) healing: Healing,
     /// Why intents are not kept.
@@ -271,6 +275,8 @@ impl Disk {
             intent_write: None,
             intent_mode: IntentMode::Kept,
             mark_again: false,
+            unmark_again: false,
+            marking: 0,
             healing: Healing::None,
             degraded: None,
             cleaning_parts: 0,

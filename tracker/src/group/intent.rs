@@ -239,12 +239,21 @@ impl Group {
         tracing::error!(disk = %disk.name, reason = why, "tracking fails; the guest goes on, resynchronization required");
         disk.intent_mode = IntentMode::Marking;
         disk.degraded = Some(why.to_string());
-        self.post(Job::Mark { disk: DiskIndex(index as u16) }, actions);
+        disk.unmark_again = false;
+        self.mark(index, true, actions);
+    }
+
+    /// Sets or clears the mark. The last one asked for wins, whatever the order in which they end.
+    fn mark(&mut self, index: usize, untracked: bool, actions: &mut Vec<Action>) {
+        self.disks[index].marking += 1;
+        let disk = DiskIndex(index as u16);
+        self.post(if untracked { Job::Mark { disk } } else { Job::Unmark { disk } }, actions);
     }
 
     /// The mark on the disk is durable: who waited may go on untracked by intents. Not before (S4).
     pub(super) fn marked(&mut self, index: usize, result: Result<(), JobError>) {
         let disk = &mut self.disks[index];
+        disk.marking -= 1;
         if let Err(error) = result {
             tracing::error!(disk = %disk.name, error = error.0, "the disk can't be marked either: its writes wait");
             disk.mark_again = true;
@@ -256,12 +265,25 @@ impl Group {
         }
     }
 
+    /// The mark is cleared, or could not be. Left over it would cost a resynchronization, so it is tried again; but not if
+    /// tracking has failed since, and the mark says so until that is healed too.
+    pub(super) fn unmarked(&mut self, index: usize, result: Result<(), JobError>) {
+        let disk = &mut self.disks[index];
+        disk.marking -= 1;
+        if let Err(error) = result {
+            tracing::warn!(disk = %disk.name, error = error.0, "the mark can't be cleared; trying again");
+            disk.unmark_again = disk.degraded.is_none();
+        }
+    }
+
     /// S4: begins to heal, by a fresh intents file. Who waits on the old one still hangs in the sidecar's file system?
     /// Then the worker does too, or the file is made and all is well.
     pub(super) fn try_heal(&mut self, actions: &mut Vec<Action>) {
         for index in 0..self.disks.len() {
             if std::mem::take(&mut self.disks[index].mark_again) {
-                self.post(Job::Mark { disk: DiskIndex(index as u16) }, actions);
+                self.mark(index, true, actions);
+            } else if std::mem::take(&mut self.disks[index].unmark_again) {
+                self.mark(index, false, actions);
             }
             let disk = &mut self.disks[index];
             let broken = matches!(disk.intent_mode, IntentMode::Bypassed | IntentMode::Strict);
@@ -368,7 +390,7 @@ impl Group {
                 disk.intent_mode = IntentMode::Kept;
                 self.ready.extend(disk.intent_queue.drain(..));
             } else {
-                self.post(Job::Unmark { disk: DiskIndex(index as u16) }, actions);
+                self.mark(index, false, actions);
             }
         }
     }

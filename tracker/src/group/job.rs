@@ -132,8 +132,12 @@ pub struct StopDisk {
     pub encoder: Encoder,
     /// Where the next record goes.
     pub end: u64,
+    /// As in [`SealDisk`].
+    pub dead: bool,
     /// Blocks of the disk.
     pub blocks: u64,
+    /// The disk is marked, or may be: the log that is about to be written holds all that went untracked (S4).
+    pub marked: bool,
     /// The meta to be stored, with the clean flag still to be filled in.
     pub meta: Meta,
 }
@@ -208,7 +212,12 @@ pub enum JobDone {
     /// [`Job::StoreStamps`].
     StampsStored,
     /// [`Job::Stop`].
-    Stopped(Result<(), JobError>),
+    Stopped {
+        /// How it ended.
+        result: Result<(), JobError>,
+        /// Disks whose sync failed (W6).
+        unsynced: Vec<DiskIndex>,
+    },
 }
 
 /// A job failed; for people.

@@ -137,8 +137,6 @@ pub(crate) struct Start {
     pub(crate) first_pending: Generation,
     /// Disks whose open map must be filled because all of it is to be compared.
     pub(crate) fill: Vec<usize>,
-    /// Disks whose mark is to be cleared: what it asked for is in their metas.
-    pub(crate) unmark: Vec<usize>,
     pub(crate) now: Nanos,
 }
 
@@ -253,9 +251,6 @@ impl Group {
         };
         for index in start.fill {
             group.disks[index].fold = Some(Fold { source: None, next: 0 });
-        }
-        for index in start.unmark {
-            group.post(Job::Unmark { disk: DiskIndex(index as u16) }, actions);
         }
         if group.tracking {
             group.go_on(actions);
@@ -416,14 +411,10 @@ impl Group {
                     Err(_) => Healing::None,
                 };
             }
-            JobDone::Unmarked { result: Ok(true), .. } => {}
             JobDone::Unmarked { disk, result: Ok(false) } => {
                 self.want_sync(disk.index(), SyncWaiter::Mark { untracked: false }, actions);
             }
-            JobDone::Unmarked { disk, result: Err(error) } => {
-                let name = &self.disks[disk.index()].name;
-                tracing::warn!(disk = %name, error = error.0, "the mark can't be cleared; the next start does");
-            }
+            JobDone::Unmarked { disk, result } => self.unmarked(disk.index(), result.map(drop)),
             JobDone::Watched { low } => {
                 self.watching = false;
                 if low && self.exact() {
@@ -432,7 +423,12 @@ impl Group {
             }
             JobDone::Stamped(stamps) => self.stamped(stamps, actions),
             JobDone::StampsStored => {}
-            JobDone::Stopped(result) => {
+            JobDone::Stopped { result, unsynced } => {
+                // W6: the next session's guest is told.
+                for disk in unsynced {
+                    self.header.set_latched(disk.index(), true);
+                    self.header.set_doubtful(disk.index());
+                }
                 if let Err(error) = result {
                     self.stop_failure.get_or_insert(error.0);
                 }

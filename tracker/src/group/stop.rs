@@ -71,6 +71,8 @@ impl Group {
             || self.persists.iter().any(Option::is_some)
             || self.preserves.iter().any(Option::is_some)
             || self.stamping > 0
+            // A mark that is cleared halfway would be left over, and one that is set would land on a clean stop.
+            || self.disks.iter().any(|disk| disk.marking > 0)
             // S2: whatever the worker still does, a successor's files must not meet it.
             || self.jobs > 0;
         if !self.stopping || self.stop_posted || moving {
@@ -88,7 +90,9 @@ impl Group {
             header: disk.log.header,
             encoder: disk.log.encoder.clone(),
             end: disk.log.end,
+            dead: disk.log.dead,
             blocks: disk.geometry.blocks(),
+            marked: disk.degraded.is_some() || disk.unmark_again,
             meta: disk.meta.clone(),
         });
         let disks = if self.stop_failure.is_none() { disks.collect() } else { Vec::new() };

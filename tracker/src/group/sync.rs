@@ -86,13 +86,13 @@ impl Group {
                 }
                 SyncWaiter::Cleaning => self.cleaning_part_done(index, result.is_ok()),
                 SyncWaiter::Stamp => self.stamp_durable(index, result.is_ok(), actions),
-                SyncWaiter::Mark { untracked: true } => {
-                    let failed = result
-                        .map_err(|errno| JobError(format!("the disk's sync fails (error {})", errno.0)));
-                    self.marked(index, failed);
+                SyncWaiter::Mark { untracked } => {
+                    let why = |errno: Errno| JobError(format!("the disk's sync fails (error {})", errno.0));
+                    match untracked {
+                        true => self.marked(index, result.map_err(why)),
+                        false => self.unmarked(index, result.map_err(why)),
+                    }
                 }
-                // If it failed, the next start finds the mark and compares the disk.
-                SyncWaiter::Mark { untracked: false } => {}
                 SyncWaiter::Stop => self.stop_synced(index, result.is_ok()),
             }
         }

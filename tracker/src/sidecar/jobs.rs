@@ -189,7 +189,11 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
                 }
                 JobDone::StampsStored
             }
-            Job::Stop { disks, keep_maps } => JobDone::Stopped(self.stop(disks, keep_maps).map_err(failed)),
+            Job::Stop { disks, keep_maps } => {
+                let mut unsynced = Vec::new();
+                let result = self.stop(disks, keep_maps, &mut unsynced).map_err(failed);
+                JobDone::Stopped { result, unsynced }
+            }
         };
         Outcome { opened, closed, done }
     }
@@ -246,15 +250,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
         for (home, disk) in self.homes.iter().zip(disks) {
             let SealDisk { frozen, header, mut encoder, mut end, blocks, dead, seal, meta } = disk;
             let name = log_name(header.generation, header.session);
-            let new = format!("{name}.new");
-            let file = if dead {
-                let file = home.folder.create(&new)?;
-                file.write_at(&header.encode(), 0)?;
-                (encoder, end) = (changes::Encoder::new(&header), changes::HEADER as u64);
-                file
-            } else {
-                home.folder.open(&name)?
-            };
+            let file = open_log(&home.folder, &name, &header, dead, &mut encoder, &mut end)?;
             let load = |word: usize| frozen[word].load(Relaxed);
             let (end, count) = append_map(&file, &mut encoder, end, false, blocks, load)?;
             let mut bytes = Vec::new();
@@ -264,8 +260,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
                 file.sync()?;
             }
             if dead {
-                home.folder.rename(&new, &name)?;
-                home.folder.sync()?;
+                replace_log(&home.folder, &name)?;
             }
             let (length, cut) = (end + bytes.len() as u64, Some(seal.cut));
             sealed.push((PendingLog { generation, session: header.session, length, cut }, meta));
@@ -333,15 +328,37 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
     }
 
     /// The clean stop of disks that are synced: what is open becomes durable in the logs, and only then the meta says clean.
-    fn stop(&mut self, disks: Vec<StopDisk>, keep_maps: bool) -> io::Result<()> {
-        for (home, disk) in self.homes.iter().zip(disks) {
-            let StopDisk { open, unsealed, header, mut encoder, end, blocks, mut meta } = disk;
-            let file = home.folder.open(&log_name(header.generation, header.session))?;
+    /// A disk that was written without intents is whole again then.
+    fn stop(
+        &mut self,
+        disks: Vec<StopDisk>,
+        keep_maps: bool,
+        unsynced: &mut Vec<DiskIndex>,
+    ) -> io::Result<()> {
+        for (place, (home, disk)) in self.homes.iter().zip(disks).enumerate() {
+            let StopDisk { open, unsealed, header, mut encoder, mut end, dead, blocks, marked, mut meta } =
+                disk;
+            let name = log_name(header.generation, header.session);
+            let file = open_log(&home.folder, &name, &header, dead, &mut encoder, &mut end)?;
             let load = |word: usize| {
                 open[word].load(Relaxed) | unsealed.as_ref().map_or(0, |map| map[word].load(Relaxed))
             };
             let (end, _) = append_map(&file, &mut encoder, end, true, blocks, load)?;
             file.sync()?;
+            if dead {
+                replace_log(&home.folder, &name)?;
+            }
+            // S4: the log holds all that went untracked, and it is durable; a start reads it with or without the meta below.
+            // Not later: setting the mark changes the times that the meta is about to swear to (S3).
+            if marked {
+                match home.facts.set_mark(&Mark { disk: home.id, untracked: false }) {
+                    Ok(true) => {}
+                    Ok(false) => home.facts.fsync().inspect_err(|_| unsynced.push(index(place)))?,
+                    Err(error) => {
+                        tracing::warn!(%error, "the mark can't be cleared: the next start compares the disk")
+                    }
+                }
+            }
             let Stamp { fingerprint, wall_ns } = home.stamp()?;
             (meta.stamp, meta.stamped_ns) = (fingerprint, wall_ns);
             meta.clean =
@@ -354,6 +371,30 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
         }
         Ok(())
     }
+}
+
+/// The log to append to. A dead one (F6) is left as it is: all goes to a fresh inode, which [`replace_log`] puts in its
+/// place when it is durable.
+fn open_log<F: Folder>(
+    folder: &F,
+    name: &str,
+    header: &Header,
+    dead: bool,
+    encoder: &mut changes::Encoder,
+    end: &mut u64,
+) -> io::Result<F::File> {
+    if !dead {
+        return folder.open(name);
+    }
+    let file = folder.create(&format!("{name}.new"))?;
+    file.write_at(&header.encode(), 0)?;
+    (*encoder, *end) = (changes::Encoder::new(header), changes::HEADER as u64);
+    Ok(file)
+}
+
+fn replace_log(folder: &impl Folder, name: &str) -> io::Result<()> {
+    folder.rename(&format!("{name}.new"), name)?;
+    folder.sync()
 }
 
 /// Deletes the logs that need not be kept. Nothing waits for it to be durable: a log that comes back is only more work.

@@ -394,7 +394,6 @@ fn read_only(
         vouched: Vec::new(),
         first_pending: Generation(1),
         fill: Vec::new(),
-        unmark: Vec::new(),
         now: Nanos(0),
     };
     let maps = Tmpfs::nowhere();

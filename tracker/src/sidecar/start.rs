@@ -456,29 +456,18 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     }
     header.beat(now.since_boot);
     let live_cut = frozen_generation.map(|generation| header.read_cut(generation).cut);
-    let mut unmark = Vec::new();
-    for (index, (home, disk)) in homes.iter().zip(&disks).enumerate() {
+    for (home, disk) in homes.iter().zip(&mut disks) {
         let mark = Mark { disk: home.id, untracked: false };
         if !config.off && !matches!(home.facts.mark(), Ok(Some(found)) if found == mark) {
-            // What it asked for is in the meta, durably.
-            unmark.push(index);
+            // What it asked for is in the meta, durably. Left over it would ask the next start again.
+            disk.unmark_again = true;
         }
         clean_up(home, &disk.meta, session, live_cut);
     }
     let anchor = disks.iter().find_map(|disk| disk.meta.anchor);
     let target = disks.iter().find_map(|disk| disk.meta.target);
-    let start = Start {
-        config,
-        header,
-        disks,
-        target,
-        anchor,
-        vouched,
-        first_pending,
-        fill,
-        unmark,
-        now: now.monotonic,
-    };
+    let start =
+        Start { config, header, disks, target, anchor, vouched, first_pending, fill, now: now.monotonic };
     Ok(Started { start, opened, homes, session })
 }
 

@@ -220,6 +220,9 @@ impl World {
         let list = if mark { &mut tracker.marks } else { &mut tracker.queue };
         let job = list.pop_front().expect("weighed");
         let what = self.plan.trace.then(|| format!("{job:?}").chars().take(40).collect::<String>());
+        if mark && !self.finishing {
+            self.faults.set_errors(self.settings.call_errors.max(self.settings.mark_errors));
+        }
         match catch_unwind(AssertUnwindSafe(|| tracker.jobs.run(job))) {
             Ok(outcome) => {
                 tracker.reports.push_back(outcome);
@@ -231,6 +234,9 @@ impl World {
                 self.struck = true;
             }
             Err(panic) => resume_unwind(panic),
+        }
+        if mark && !self.finishing {
+            self.faults.set_errors(self.settings.call_errors);
         }
     }
 
