@@ -499,14 +499,16 @@ impl World {
         self.note(33, || "stopped".into());
         let state = self.state().map_or("none", |state| state.road.name());
         self.counts.add(&format!("clean stop: {state}"));
-        self.counts.add("clean stops");
-        if self.faults.injected() == 0 && self.is_marked() {
+        // W6: the last sync failed.
+        let clean = self.tracker.as_ref().is_some_and(|tracker| tracker.group.stop_failure().is_none());
+        self.counts.add(if clean { "clean stops" } else { "stops that are not clean" });
+        if clean && self.faults.injected() == 0 && self.is_marked() {
             self.wrong
                 .get_or_insert("a clean stop leaves a mark that says that writes went untracked".into());
         }
         self.tracker = None;
         self.lose_connections();
-        if self.plan.mischief && !self.finishing && self.rng.chance(250) {
+        if clean && self.plan.mischief && !self.finishing && self.rng.chance(250) {
             self.travel();
         }
     }
