@@ -12,8 +12,14 @@ use towline_tests::live::process::{Outcome, Site, Tracker, WANDERING, run, until
 use towline_tests::live::room::Room;
 use towline_tests::live::stamp::BLOCK;
 use towline_tests::live::writer::first_content;
+use towline_tracker::control::client::{Client as Shipper, Handed};
 use towline_tracker::format::meta::Mark;
 use towline_tracker::frontend::nbd::client::Operation;
+use towline_tracker::id::{Anchor, AttachNumber, TargetId, VaultId};
+
+/// A shipper's, and an entry of it.
+const TARGET: TargetId = TargetId([3; 16]);
+const ANCHOR: Anchor = Anchor { vault: VaultId([3; 16]), seq: 1, hash: [1; 32] };
 
 /// Of the disks that are shipped whole.
 const BLOCKS: u64 = (16 << 20) / BLOCK as u64;
@@ -187,6 +193,71 @@ fn in_strict_a_full_sidecar_makes_writes_wait_until_there_is_space() {
         assert!(site.status()["disks"][0]["resync"].is_null(), "{}", site.status());
         site.once(&[]);
         site.latest_is_the_disk();
+        tracker.stop();
+    }
+}
+
+/// Attaches, as a shipper does, and cuts the whole disk.
+fn frozen(site: &Site) -> (Shipper, AttachNumber, Handed) {
+    let mut shipper = Shipper::connect(&site.control()).unwrap();
+    let attach = shipper.attach(TARGET).unwrap().attach;
+    let handed = shipper.cut(attach, true, &|| false).unwrap();
+    (shipper, attach, handed)
+}
+
+/// A filled disk whose sidecar is in a room of its own.
+fn filled_with_sidecar_in(room: &Room) -> (Site, Tracker) {
+    let mut site = Site::disk();
+    first_content(&site.first(), 0, BLOCKS).unwrap();
+    site.arguments.extend(["--log-dir".into(), room.path().to_str().unwrap().into()]);
+    let tracker = site.start(&[]);
+    (site, tracker)
+}
+
+/// V9, C5: what fills the sidecar is what the release would give back, and whoever asks for it still holds it open.
+#[test]
+fn a_release_on_a_full_sidecar_gets_its_room_from_the_preserved_data() {
+    for room in [Room::memory(24), Room::disk(28)] {
+        let (site, tracker) = filled_with_sidecar_in(&room);
+        let (mut shipper, attach, handed) = frozen(&site);
+        let mut client = tracker.client("").unwrap();
+        (0..64).for_each(|n| client.write(n << 17, &[9; 1 << 17]).unwrap());
+        room.fill();
+        let guest = Guest::start(&tracker, BLOCKS);
+        guest.goes_on();
+        shipper.release(TARGET, attach, handed.frozen.cut, ANCHOR).unwrap();
+        guest.goes_on();
+        // All of it is free again, with the reader's descriptors still open.
+        let free = nix::sys::statvfs::statvfs(room.path()).unwrap();
+        let free = free.blocks_available() as u64 * free.fragment_size() as u64;
+        assert!(free > 7 << 20, "{free} bytes are free");
+        drop(handed);
+        let next = shipper.cut(attach, false, &|| false).unwrap();
+        shipper.undo(attach, next.frozen.cut).unwrap();
+        guest.finish();
+        assert!(!degraded(&site), "nothing but the preserved data was in want of room");
+        tracker.stop();
+    }
+}
+
+#[test]
+fn a_release_on_a_sidecar_that_others_fill_is_tried_again_until_there_is_space() {
+    for room in [Room::memory(24), Room::disk(28)] {
+        let (site, tracker) = filled_with_sidecar_in(&room);
+        let (mut shipper, attach, handed) = frozen(&site);
+        room.fill();
+        let cut = handed.frozen.cut;
+        let release = std::thread::spawn(move || shipper.release(TARGET, attach, cut, ANCHOR));
+        let told = || fs::read_to_string(site.path("tracker.log")).unwrap();
+        until("it is tried again", || told().matches("a release can't be stored; trying again").count() > 1);
+        // The guest does not notice, and neither is anything said to be done that is not.
+        let guest = Guest::start(&tracker, BLOCKS);
+        guest.goes_on();
+        assert!(!release.is_finished());
+        room.free();
+        release.join().unwrap().unwrap();
+        guest.goes_on();
+        guest.finish();
         tracker.stop();
     }
 }

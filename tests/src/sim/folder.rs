@@ -280,8 +280,13 @@ impl FolderFile for SimFile {
         Ok(())
     }
 
-    fn set_len(&self, _length: u64) -> io::Result<()> {
-        self.faults.call(|_| ())
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.faults.call(|_| ())?;
+        // Of stores only: what is cut off is gone, what comes in its place is nothing.
+        if length == 0 {
+            self.tree.borrow_mut().inodes[self.inode].preserved.clear();
+        }
+        Ok(())
     }
 }
 

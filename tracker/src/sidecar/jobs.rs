@@ -87,6 +87,13 @@ impl<F: Folder, D> Home<F, D> {
         let logs = if crate::mutant::active("logs-not-listed") { Vec::new() } else { self.logs.clone() };
         store_meta(&self.folder, &Meta { logs, ..meta.clone() })
     }
+
+    /// Gives back the space of a freeze's preserved data.
+    fn empty_store(&self, cut: CutId) -> io::Result<()> {
+        let store = self.folder.open(&store_name(cut))?;
+        store.set_len(0)?;
+        store.set_len(self.size)
+    }
 }
 
 /// Does the jobs of a group.
@@ -279,12 +286,18 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
         Ok(())
     }
 
-    /// V9: the anchor first, on every disk; then what it makes superfluous goes.
+    /// V9: the anchor first, on every disk; then what it makes superfluous goes. If there is no room for the metas, the
+    /// preserved data may be what took it, and it goes first: from *releasing* on nothing is preserved any more, so whoever
+    /// still reads, or reads again after a crash that leaves no meta with the anchor, is told that the freeze is fuzzy, and
+    /// a fuzzy one is read from the disk (C5). The file stays, empty: a successor looks for it.
     fn release(&mut self, generation: Generation, cut: CutId, metas: &[Meta]) -> io::Result<()> {
-        for (home, meta) in self.homes.iter_mut().zip(metas) {
-            home.logs.retain(|log| log.generation > generation);
-            home.store(meta)?;
-        }
+        self.homes.iter_mut().for_each(|home| home.logs.retain(|log| log.generation > generation));
+        let store = || self.homes.iter().zip(metas).try_for_each(|(home, meta)| home.store(meta));
+        store().or_else(|error| {
+            tracing::warn!(%error, %cut, "a release can't be stored; its preserved data goes first");
+            self.homes.iter().for_each(|home| drop(home.empty_store(cut)));
+            store()
+        })?;
         for home in &self.homes {
             remove_logs(&home.folder, |of, _| of > generation)?;
         }
