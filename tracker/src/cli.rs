@@ -23,10 +23,10 @@ requests in flight are finished and the state is sealed. Log lines go to standar
 Exit codes:
   0  stopped cleanly
   1  anything not listed here
-  2  the command line makes no sense
+  2  the command line makes no sense, or gives one disk or one sidecar twice (also by a link)
   3  a disk is missing, a folder, of a bad size, or can't be opened
   4  somebody else has a disk open
-  5  a sidecar belongs to another disk, is newer than this program, or can't be used
+  5  a sidecar belongs to another disk or user, is newer than this program, is a link, or can't be used
   6  a socket can't be made: its path is too long, or somebody listens there
   7  asked to stop, but a disk or its sidecar did not answer for 10 seconds: what was not sealed is recovered by the
      next start, as after kill -9. A file system that holds a thread in the kernel keeps process and disk until it answers";
