@@ -85,7 +85,7 @@ impl Tmpfs {
     /// The folder of this user's group under `root`, which must be a tmpfs: maps that outlive the page cache would lie.
     ///
     /// # Errors
-    /// No tmpfs; not ours.
+    /// No tmpfs; not writable; not ours alone. Each names the folder.
     pub fn new(root: &Path, name: &str) -> io::Result<Self> {
         let kind = nix::sys::statfs::statfs(root)?.filesystem_type();
         if kind != nix::sys::statfs::TMPFS_MAGIC {
@@ -93,7 +93,9 @@ impl Tmpfs {
         }
         let user = nix::unistd::geteuid();
         let home = root.join(format!("towline-{user}"));
-        Directory::new(&home)?;
+        Directory::new(&home).map_err(|error| {
+            io::Error::new(error.kind(), format!("{} can't be made: {error}", home.display()))
+        })?;
         use std::os::unix::fs::MetadataExt;
         let found = std::fs::symlink_metadata(&home)?;
         if !found.is_dir() || found.uid() != user.as_raw() || found.mode() & 0o077 != 0 {
@@ -182,6 +184,70 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
     use std::sync::atomic::Ordering::Relaxed;
+
+    /// S1: maps that outlive the page cache would be believed after a host's death.
+    #[test]
+    fn a_folder_that_is_no_tmpfs_is_refused_and_named() {
+        let root = tempfile::tempdir().unwrap();
+        let refused = Tmpfs::new(root.path(), "maps").unwrap_err().to_string();
+        assert!(
+            refused.contains("is no tmpfs") && refused.contains(root.path().to_str().unwrap()),
+            "{refused}"
+        );
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "nothing is made there");
+        let missing = Tmpfs::new(Path::new("/dev/shm/towline-nowhere"), "maps").unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_tmpfs_that_can_not_be_written_is_refused_and_the_folder_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o555)).unwrap();
+        let path = root.path().to_owned();
+        // For root every folder can be written: nobody asks, on a thread of his own.
+        let asked = std::thread::spawn(move || {
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+            Tmpfs::new(&path, "maps").unwrap_err()
+        });
+        let refused = asked.join().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        assert!(refused.to_string().contains(&format!("{}/towline-", root.path().display())), "{refused}");
+    }
+
+    /// F50: whoever could write a map, or put his own in its place, could make a change unseen.
+    #[test]
+    fn a_folder_of_maps_that_is_not_ours_alone_is_refused_and_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir_in("/dev/shm").unwrap();
+        let home = root.path().join(format!("towline-{}", nix::unistd::geteuid()));
+        let refused = |why: &str| {
+            let error = Tmpfs::new(root.path(), "maps").unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        };
+        std::fs::create_dir(&home).unwrap();
+        for mode in [0o750, 0o701, 0o777] {
+            std::fs::set_permissions(&home, std::fs::Permissions::from_mode(mode)).unwrap();
+            refused(&format!("{} is not ours alone", home.display()));
+        }
+        assert_eq!(std::fs::read_dir(&home).unwrap().count(), 0, "nothing is made there");
+        std::fs::remove_dir(&home).unwrap();
+        // A link to a folder that is ours alone is somebody else's choice of a folder.
+        let elsewhere = root.path().join("elsewhere");
+        Directory::new(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &home).unwrap();
+        refused("is not ours alone");
+        std::fs::remove_file(&home).unwrap();
+        std::fs::write(&home, "").unwrap();
+        assert!(Tmpfs::new(root.path(), "maps").is_err(), "a file is no folder");
+        std::fs::remove_file(&home).unwrap();
+        Tmpfs::new(root.path(), "maps").unwrap();
+        // Somebody else's, whatever its mode: only root can make that.
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&home, Some(65534), None).unwrap();
+            refused("is not ours alone");
+        }
+    }
 
     /// A page that is not there when it is touched needs memory that may not be there either: SIGBUS.
     #[test]

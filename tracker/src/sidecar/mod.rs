@@ -309,8 +309,9 @@ pub fn open(config: &Config) -> Result<Opening, Error> {
         });
     }
     let name = maps_name(&config.disks);
-    let maps = Tmpfs::new(Path::new("/dev/shm"), &name)
-        .map_err(|error| Error::caused(Kind::Other, "the maps need a tmpfs at /dev/shm: mount one", error))?;
+    let maps = Tmpfs::new(Path::new("/dev/shm"), &name).map_err(|error| {
+        Error::caused(Kind::Other, "the maps need a tmpfs at /dev/shm with a folder of ours", error)
+    })?;
     handout.maps = Some(maps.clone());
     let now = now().map_err(|error| Error::caused(Kind::Other, "the clocks can't be read", error))?;
     let started = start::start(candidates, &maps, group_config, config.intent_budget, now, DiskId::random)?;
@@ -420,7 +421,7 @@ pub fn sidecar_path(config: &Config, disk: &DiskConfig) -> PathBuf {
 }
 
 /// The name of the group's folder of maps: by its first disk's place. Whose maps they are is in the header.
-fn maps_name(disks: &[DiskConfig]) -> String {
+pub(crate) fn maps_name(disks: &[DiskConfig]) -> String {
     let path = std::fs::canonicalize(&disks[0].path).unwrap_or_else(|_| disks[0].path.clone());
     format!("{:016x}", checksum(0, path.as_os_str().as_encoded_bytes()))
 }
@@ -443,4 +444,35 @@ fn now() -> io::Result<start::Now> {
         monotonic: Nanos(monotonic),
         since_boot: Nanos(since_boot),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// C5, at the edges of each of the two limits, of small file systems and of large ones.
+    #[test]
+    fn space_is_low_below_a_twentieth_and_below_the_smaller_of_two_gib_and_a_fifth() {
+        const GIB: u64 = 1 << 30;
+        let rows = [
+            // Small: a twentieth is below a fifth, so it alone counts.
+            (0, GIB, true),
+            (GIB / 20 - 1, GIB, true),
+            (GIB / 20, GIB, false),
+            (GIB / 5 - 1, GIB, false),
+            (GIB, GIB, false),
+            // At 40 GiB a twentieth is 2 GiB.
+            (2 * GIB - 1, 40 * GIB, true),
+            (2 * GIB, 40 * GIB, false),
+            // Large: 2 GiB are enough however small a part they are.
+            (2 * GIB - 1, 1000 * GIB, true),
+            (2 * GIB, 1000 * GIB, false),
+            (49 * GIB, 1000 * GIB, false),
+            // Nothing there: nothing to preserve into, and nothing that could be less.
+            (0, 0, false),
+        ];
+        for (free, all, low) in rows {
+            assert_eq!(low_on_space(free, all), low, "{free} of {all}");
+        }
+    }
 }
