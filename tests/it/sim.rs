@@ -18,8 +18,8 @@ fn fail(plan: &Plan, failure: &Failure) -> ! {
     panic!("seed {}: {}", failure.seed, failure.what);
 }
 
-/// Every published point is the instant of its cut, whatever crashed, failed, landed late or was lost; and once the
-/// faults stop, replication catches up by itself.
+/// F3, F4, F6, F9, F10, F19, F20: every published point is the instant of its cut, whatever crashed, failed, landed late or
+/// was lost; and once the faults stop, replication catches up by itself.
 #[test]
 fn random_seeds_break_no_promise() {
     let seeds = match number("TOWLINE_SEED") {
@@ -62,6 +62,7 @@ fn random_seeds_break_no_promise() {
         "orphaned sidecar writes",
         "marks",
         "heals",
+        "grown logs compacted",
         "clean stops",
         "foreign writes",
         "maps wiped",
@@ -93,7 +94,7 @@ fn a_seed_lives_the_same_life_twice() {
     }
 }
 
-/// A crash at each single step of some small lives, of the process and of the host.
+/// F1, F2, F7, F8, F23: a crash at each single step of some small lives, of the process and of the host.
 #[test]
 fn a_crash_at_every_step_breaks_no_promise() {
     for seed in 0..number("TOWLINE_LIVES").unwrap_or(3) {

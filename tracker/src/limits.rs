@@ -8,6 +8,9 @@ pub const WRITE_MAX: u64 = 64 << 20;
 /// The most that one discard or zero request preserves, in bytes (W3).
 pub const ZERO_PRESERVE_MAX: u64 = 16 << 20;
 
+/// A change log that eviction has grown to this size, or to twice its map's, is replaced by an internal cut, in bytes.
+pub const LOG_MAX: u64 = 16 << 20;
+
 /// The bounds that decide how work is divided. A simulator makes them small, so that a small disk meets them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -19,6 +22,8 @@ pub struct Bounds {
     pub copy_max: u64,
     /// Words of a map that one slice of folding handles: by default 64 KiB of map, some microseconds.
     pub fold_slice: u64,
+    /// [`LOG_MAX`].
+    pub log_max: u64,
 }
 
 impl Bounds {
@@ -37,6 +42,7 @@ impl Default for Bounds {
             zero_preserve_max: ZERO_PRESERVE_MAX,
             copy_max: 1 << 20,
             fold_slice: 8192,
+            log_max: LOG_MAX,
         }
     }
 }

@@ -132,6 +132,7 @@ struct Tracker {
     handles: Vec<BTreeMap<SidecarFile, SimFile>>,
     operations: Vec<Operation>,
     cuts: u64,
+    compactions: u64,
     stopping: bool,
     stop_begun: bool,
 }
@@ -289,6 +290,7 @@ impl World {
                 zero_preserve_max: *[64 << 10, 16 << 10, 1 << 20].get(rng.index(3)).expect("below 3"),
                 copy_max: *[8 << 10, 1 << 20].get(rng.index(2)).expect("below 2"),
                 fold_slice: 1 + rng.below(2),
+                log_max: *[200, 1 << 20].get(rng.index(2)).expect("below 2"),
             },
             hot: 4 + rng.below(24),
             mark_errors: if mischief && rng.chance(150) { 400 } else { 0 },
@@ -616,6 +618,7 @@ impl World {
         }
         self.tracker = Some(Tracker {
             cuts: group.cuts(),
+            compactions: group.compactions(),
             group,
             jobs,
             queue: VecDeque::new(),

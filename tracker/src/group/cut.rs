@@ -17,10 +17,7 @@ use std::time::Duration;
 /// Undone cuts that a meta remembers.
 const VOUCHED_MAX: usize = 64;
 
-/// A change log that eviction has grown to this size, or to twice its map's, is replaced by an internal cut.
-const LOG_MAX: u64 = 16 << 20;
-
-/// So are more pending logs of dead sessions than these.
+/// More pending logs of dead sessions than these are replaced by one, by an internal cut.
 const OLDER_MAX: usize = 16;
 
 /// A release that failed (the sidecar's file system) is tried again after this.
@@ -56,12 +53,15 @@ impl Group {
     /// Keeps the open log small while nobody cuts (promise 5): a cut that is undone as soon as it is sealed leaves one
     /// log that contains all, however often regions left the intents before.
     pub(super) fn compact_log(&mut self) {
-        let large = |disk: &crate::disk::Disk| {
-            disk.log.end > LOG_MAX.max(disk.geometry.blocks() / 4) || disk.meta.logs.len() > OLDER_MAX
-        };
-        if self.freeze.is_none() && self.disks.iter().any(large) {
+        let many = self.disks.iter().any(|disk| disk.meta.logs.len() > OLDER_MAX);
+        if self.freeze.is_none() && (many || self.log_has_grown()) {
             self.cut_unasked();
         }
+    }
+
+    fn log_has_grown(&self) -> bool {
+        let least = self.config.bounds.log_max;
+        self.disks.iter().any(|disk| disk.log.end > least.max(disk.geometry.blocks() / 4))
     }
 
     /// A cut that no shipper asked for, unless one is coming already.
@@ -111,6 +111,7 @@ impl Group {
     fn cut(&mut self, pending: PendingCut, actions: &mut Vec<Action>) {
         let Spare { generation: open, cut, disks: spares, .. } = self.spare.take().expect("checked");
         let generation = self.state.open;
+        self.counts.compactions += u64::from(pending.ticket.is_none() && self.log_has_grown());
         assert_eq!(open, generation.next(), "the spare is for the next generation");
         let waited = self.now.0.saturating_sub(pending.asked.0);
         let time_ns = pending.asked_ns + waited;
@@ -325,7 +326,8 @@ impl Group {
         }
     }
 
-    /// V9: the entry of the freeze is published. Refused unless target and cut id match; the attach number is checked.
+    /// V9: the entry of the freeze is published. Refused unless target and cut id match and the entry is a new one; the
+    /// attach number is checked.
     pub(super) fn ask_release(
         &mut self,
         ticket: Ticket,
@@ -337,6 +339,12 @@ impl Group {
         let answer = match &mut self.freeze {
             _ if Some(target) != self.target => Refusal::Mismatch("it is for another target".into()).into(),
             Some(freeze) if freeze.cut == cut && self.state.road == Road::Sealed => {
+                if self.anchor == Some(anchor) {
+                    // No entry is two cuts': with it, blocks that no entry has would no longer be pending.
+                    let why = "the entry is that of an earlier cut".to_string();
+                    actions.push(Action::answer(ticket, Refusal::Mismatch(why).into()));
+                    return;
+                }
                 freeze.release = Some(anchor);
                 freeze.tickets.push(ticket);
                 self.state.road = Road::Releasing;
@@ -348,8 +356,8 @@ impl Group {
                 freeze.tickets.push(ticket);
                 return;
             }
-            // The answer to an earlier release was lost.
-            _ if self.anchor == Some(anchor) => Answer::Done,
+            // The answer to an earlier release was lost. Of an earlier session's only the entry is known.
+            _ if self.anchor == Some(anchor) && self.released.is_none_or(|last| last == cut) => Answer::Done,
             _ => Refusal::NoSuchFreeze.into(),
         };
         actions.push(Action::answer(ticket, answer));
@@ -394,6 +402,7 @@ impl Group {
             return;
         }
         self.anchor = freeze.release;
+        self.released = Some(freeze.cut);
         let tickets = std::mem::take(&mut freeze.tickets);
         self.vouched.clear();
         self.first_pending = self.state.open;

@@ -19,6 +19,8 @@ mod slots;
 mod status;
 mod stop;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use crate::control::message::{Answer, Refusal};
@@ -122,6 +124,7 @@ struct Counts {
     preserved_blocks: u64,
     in_flight_at_cuts: u64,
     fuzzy_freezes: u64,
+    compactions: u64,
 }
 
 /// What recovery found of a group: where the machine begins.
@@ -173,6 +176,8 @@ pub struct Group {
     target: Option<TargetId>,
     attach: AttachNumber,
     anchor: Option<Anchor>,
+    /// The cut that this session released last.
+    released: Option<CutId>,
     vouched: Vec<CutId>,
     first_pending: Generation,
     /// The number of the newest job that stores metas.
@@ -231,6 +236,7 @@ impl Group {
             release_retry: None,
             target: start.target,
             anchor: start.anchor,
+            released: None,
             vouched: start.vouched,
             first_pending: start.first_pending,
             meta_number: 0,
@@ -557,6 +563,11 @@ impl Group {
     /// Cuts since the start: rises with each, so that the engine can measure how long one held the writes.
     pub fn cuts(&self) -> u64 {
         self.counts.cuts
+    }
+
+    /// Cuts that nobody asked for, of logs that eviction had grown, since the start; for tests.
+    pub fn compactions(&self) -> u64 {
+        self.counts.compactions
     }
 
     /// The engine measured how long a cut held the writes, by the clock on the wall and by the thread's own.

@@ -19,6 +19,9 @@ impl World {
         let cuts = tracker.group.cuts();
         if cuts != tracker.cuts {
             tracker.cuts = cuts;
+            let compactions = tracker.group.compactions();
+            self.counts.more("grown logs compacted", compactions - tracker.compactions);
+            tracker.compactions = compactions;
             self.snapshot(&actions);
         }
         let mut actions = VecDeque::from(actions);
