@@ -103,6 +103,7 @@ fn with_sidecar_in(room: &Room, more: &[&str]) -> (Site, Tracker) {
     (site, tracker)
 }
 
+/// F25: no space beside the disk.
 #[test]
 fn a_full_sidecar_lets_the_guest_go_on_and_costs_a_comparison() {
     for room in [Room::memory(16), Room::disk(16)] {
@@ -136,6 +137,7 @@ fn a_full_sidecar_lets_the_guest_go_on_and_costs_a_comparison() {
     }
 }
 
+/// F25: no space beside the disk.
 #[test]
 fn a_tracker_that_dies_while_its_sidecar_is_full_leaves_a_disk_that_is_compared() {
     for room in [Room::memory(16), Room::disk(16)] {
@@ -201,7 +203,7 @@ fn in_strict_a_full_sidecar_makes_writes_wait_until_there_is_space() {
 fn frozen(site: &Site) -> (Shipper, AttachNumber, Handed) {
     let mut shipper = Shipper::connect(&site.control()).unwrap();
     let attach = shipper.attach(TARGET).unwrap().attach;
-    let handed = shipper.cut(attach, true, &|| false).unwrap();
+    let handed = shipper.cut(attach, true).unwrap();
     (shipper, attach, handed)
 }
 
@@ -232,7 +234,7 @@ fn a_release_on_a_full_sidecar_gets_its_room_from_the_preserved_data() {
         let free = free.blocks_available() as u64 * free.fragment_size() as u64;
         assert!(free > 7 << 20, "{free} bytes are free");
         drop(handed);
-        let next = shipper.cut(attach, false, &|| false).unwrap();
+        let next = shipper.cut(attach, false).unwrap();
         shipper.undo(attach, next.frozen.cut).unwrap();
         guest.finish();
         assert!(!degraded(&site), "nothing but the preserved data was in want of room");
@@ -262,7 +264,7 @@ fn a_release_on_a_sidecar_that_others_fill_is_tried_again_until_there_is_space()
     }
 }
 
-/// S4, S5: a sidecar whose file system stalls, as while somebody takes a snapshot of it. The guest goes on, a stop is cut
+/// S4, S5, F29: a sidecar whose file system stalls, as while somebody takes a snapshot of it. The guest goes on, a stop is cut
 /// short and says so, and nothing that was not sealed is believed.
 #[test]
 fn a_sidecar_that_does_not_answer_stops_neither_the_guest_nor_the_stop() {
@@ -271,16 +273,17 @@ fn a_sidecar_that_does_not_answer_stops_neither_the_guest_nor_the_stop() {
         let (site, mut tracker) = with_sidecar_in(&room, &[]);
         let guest = Guest::start(&tracker, LARGE);
         guest.goes_on();
-        if !writes {
-            guest.finish();
-            room.freeze();
-        } else {
-            room.freeze();
+        let stalled = if writes {
+            let stalled = room.stall();
             until("tracking fails", || degraded(&site));
             guest.goes_on();
             assert!(marked(&site), "the disk itself says that it was written untracked");
             guest.finish();
-        }
+            stalled
+        } else {
+            guest.finish();
+            room.stall()
+        };
         tracker.running.signal(libc::SIGTERM);
         let told = || fs::read_to_string(site.path("tracker.log")).unwrap();
         until("the stop is cut short", || told().contains("towline-tracker: the clean stop is cut short"));
@@ -289,7 +292,7 @@ fn a_sidecar_that_does_not_answer_stops_neither_the_guest_nor_the_stop() {
         assert!(line.contains("the sidecar of disk.raw (") && line.contains("does not answer"), "{line}");
         assert_eq!(line.contains("all of disk.raw"), writes, "{line}");
         // What hangs in the kernel keeps the process and its lock: nobody serves the disk meanwhile.
-        room.thaw();
+        drop(stalled);
         let ended = tracker.running.wait().expect("it ends when the file system answers");
         assert_eq!(ended.code(), Some(7));
         let tracker = site.start(&[]);
@@ -299,6 +302,35 @@ fn a_sidecar_that_does_not_answer_stops_neither_the_guest_nor_the_stop() {
         site.latest_is_the_disk();
         tracker.stop();
     }
+}
+
+/// F27: the guest is told of it as of any file system, by the errno that it is; what has its space is served on.
+#[test]
+fn a_full_file_system_under_the_disk_is_told_to_the_guest_and_costs_nothing_else() {
+    let room = Room::disk(24);
+    let mut site = Site::disk();
+    site.disks = vec![room.path().join("disk.raw").to_str().unwrap().to_owned()];
+    site.arguments = vec!["--log-dir".into(), site.path(".").to_str().unwrap().into()];
+    site.init();
+    let tracker = site.start(&["--create", "128MiB"]);
+    let mut guest = tracker.client("").unwrap();
+    guest.write(0, &[1; BLOCK]).unwrap();
+    site.once(&[]);
+    room.fill();
+    let told = (1..128).find_map(|mib| guest.write(mib << 20, &vec![2; 1 << 20]).err());
+    assert_eq!(told.expect("it does not fit").raw_os_error(), Some(libc::ENOSPC));
+    guest.write(0, &[3; BLOCK]).unwrap();
+    guest.flush().unwrap();
+    room.free();
+    guest.write(64 << 20, &[4; BLOCK]).unwrap();
+    let status = site.status();
+    let disk = &status["disks"][0];
+    assert_eq!((&disk["degraded"], &disk["doubtful"]), (&false.into(), &false.into()), "{disk}");
+    assert!(disk["resync"].is_null(), "{disk}");
+    // What was half written is shipped as it is.
+    assert_eq!(site.once(&[])["kind"], "point");
+    site.latest_is_the_disk();
+    tracker.stop();
 }
 
 #[test]
@@ -380,6 +412,7 @@ fn a_full_vault_is_told_and_shipping_goes_on_when_there_is_space() {
     }
 }
 
+/// F30: the target is full.
 #[test]
 fn a_running_shipper_waits_for_space_and_says_how_long() {
     let room = Room::memory(24);

@@ -7,6 +7,7 @@ mod crash;
 mod cycle;
 mod demo;
 mod devices;
+mod freeze;
 mod full;
 mod guard;
 mod in_process;

@@ -82,17 +82,17 @@ impl Room {
         &self.at
     }
 
-    /// Stalls it: whoever writes waits in the kernel until [`Self::thaw`]. Not for [`Self::memory`].
+    /// Stalls it: whoever writes waits in the kernel until what this gives is dropped. Not for [`Self::memory`].
     ///
     /// # Panics
     /// If it can't be frozen.
     #[track_caller]
-    pub fn freeze(&self) {
+    pub fn stall(&self) -> Stalled<'_> {
         root("fsfreeze", &["--freeze"], &self.at);
+        Stalled(self)
     }
 
-    /// Lets it go on.
-    pub fn thaw(&self) {
+    fn thaw(&self) {
         // It may not be frozen.
         let _ = run(as_root("fsfreeze").arg("--unfreeze").arg(&self.at));
     }
@@ -128,6 +128,18 @@ impl Room {
 
     fn filler(&self) -> PathBuf {
         self.at.join("filler")
+    }
+}
+
+/// A file system that does not answer. To be declared after whoever may hang in it: a test that fails drops this first, and
+/// can then wait for their end.
+#[must_use = "it answers as soon as this is dropped"]
+#[derive(Debug)]
+pub struct Stalled<'a>(&'a Room);
+
+impl Drop for Stalled<'_> {
+    fn drop(&mut self) {
+        self.0.thaw();
     }
 }
 

@@ -78,15 +78,19 @@ impl Disk {
         }
     }
 
-    /// A sidecar file was opened.
-    pub(super) fn install(&mut self, name: SidecarFile, fd: OwnedFd) {
-        self.close(name);
+    /// A sidecar file was opened. Gives the one that it replaces.
+    #[must_use = "the loop closes no sidecar file"]
+    pub(super) fn install(&mut self, name: SidecarFile, fd: OwnedFd) -> Option<Rc<File>> {
+        let before = self.close(name);
         self.sidecar.push((name, Rc::new(File::plain(fd))));
+        before
     }
 
-    /// A sidecar file is no longer needed; it closes when no operation uses it.
-    pub(super) fn close(&mut self, name: SidecarFile) {
-        self.sidecar.retain(|(held, _)| *held != name);
+    /// A sidecar file is no longer needed, but by operations that use it.
+    #[must_use = "the loop closes no sidecar file"]
+    pub(super) fn close(&mut self, name: SidecarFile) -> Option<Rc<File>> {
+        let place = self.sidecar.iter().position(|(held, _)| *held == name)?;
+        Some(self.sidecar.swap_remove(place).1)
     }
 
     /// A sidecar file, if it is open.
@@ -158,7 +162,7 @@ mod tests {
     use crate::id::DiskId;
     use std::fs::File as Plain;
 
-    /// W6 and S2 for hours: each failed sync opens the disk afresh, with the lock, and leaves no descriptor behind.
+    /// W6, F6 and S2 for hours: each failed sync opens the disk afresh, with the lock, and leaves no descriptor behind.
     #[test]
     fn a_disk_that_is_opened_afresh_again_and_again_keeps_the_lock_and_two_descriptors() {
         let folder = tempfile::tempdir().unwrap();

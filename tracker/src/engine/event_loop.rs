@@ -37,6 +37,11 @@ const TIMER_SLACK_NS: u64 = 1000;
 /// How long the loop may be held by calls of other threads in one round.
 const CALLS_PER_ROUND: usize = 256;
 
+/// Files of a disk's sidecar that writes may hang in, one each, for the kernel does those to one file one after another:
+/// intents, two change logs, the stores of the freeze and of the one before. With the kernel's own limit those of a few
+/// disks would keep the guests' syncs and writes from being done (promise 3, C5).
+const SIDECAR_FILES_MAX: usize = 5;
+
 /// What an operation of the ring is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tag {
@@ -120,6 +125,8 @@ pub(super) struct Engine<M, J> {
     pub(super) ended: VecDeque<(OpId, Result<(), Errno>)>,
     /// Inline operations that go on by slices, so that they don't hold the loop.
     pub(super) slices: VecDeque<u64>,
+    /// Sidecar files that are to be closed, as soon as no operation uses them.
+    closing: Vec<Rc<File>>,
     pub(super) zeros: Option<Rc<Buffer>>,
     pub(super) tickets: Slab<Sender<Answer>>,
     /// Requests taken in this round.
@@ -164,6 +171,10 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             let text = format!("io_uring can't be used ({error}): {remedy}");
             Error::caused(Kind::Other, text, error)
         })?;
+        #[cfg(test)]
+        ring.faults.clone_from(&parts.faults);
+        let files = parts.disks.len() * SIDECAR_FILES_MAX;
+        ring.allow_waiting(u32::try_from(files).expect("disks are bounded"));
         let read_only = options.read_only;
         let disks: Vec<Disk> =
             parts.disks.into_iter().map(|disk| Disk::new(disk, read_only, |fd| ring.register(fd))).collect();
@@ -197,6 +208,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             actions: parts.actions,
             ended: VecDeque::with_capacity(64),
             slices: VecDeque::new(),
+            closing: Vec::new(),
             zeros: None,
             tickets: Slab::with_capacity(16),
             served: 0,
@@ -215,7 +227,8 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             gives_up: None,
         };
         for opened in parts.opened {
-            engine.disks[opened.disk.index()].install(opened.file, opened.fd);
+            let before = engine.disks[opened.disk.index()].install(opened.file, opened.fd);
+            debug_assert!(before.is_none(), "a file is opened once");
         }
         Ok(engine)
     }
@@ -239,6 +252,9 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             for _ in 0..self.slices.len() {
                 let key = self.slices.pop_front().expect("counted");
                 self.slice(key);
+            }
+            if !self.closing.is_empty() {
+                self.close_unused();
             }
             // The machine's time to go on by itself: after what waited was served.
             self.serve_listed();
@@ -373,14 +389,22 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         let _ = nix::unistd::read(self.jobs.wakeup(), &mut count);
         while let Some(report) = self.jobs.poll() {
             for opened in report.opened {
-                self.disks[opened.disk.index()].install(opened.file, opened.fd);
+                let before = self.disks[opened.disk.index()].install(opened.file, opened.fd);
+                self.closing.extend(before);
             }
             self.measured(|machine, now, actions| machine.job_done(report.done, now, actions));
             self.settle();
             for (disk, file) in report.closed {
-                self.disks[disk.index()].close(file);
+                self.closing.extend(self.disks[disk.index()].close(file));
             }
         }
+    }
+
+    /// S5: sidecar files are closed by the worker. The last descriptor of one that was deleted frees all its space, which
+    /// takes long for much preserved data, and for ever on a file system that does not answer.
+    fn close_unused(&mut self) {
+        let unused = self.closing.extract_if(.., |file| Rc::strong_count(file) == 1);
+        unused.filter_map(Rc::into_inner).for_each(|file| self.jobs.close(file.into_plain()));
     }
 
     /// What only the loop knows of the state.

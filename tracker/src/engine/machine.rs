@@ -5,7 +5,7 @@ use crate::group::job::{Job, JobDone};
 use crate::group::{Action, Errno, Group, OpId, Question, Request, RequestId, Ticket, Token};
 use crate::id::{DiskIndex, Nanos};
 use crate::sidecar::{Report, Worker};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Events in, actions out; see [`Group`], whose methods these are.
 pub trait Machine {
@@ -125,6 +125,8 @@ impl Machine for Group {
 pub trait Jobs {
     /// See [`Worker::post`].
     fn post(&self, job: Job);
+    /// See [`Worker::close`].
+    fn close(&self, file: OwnedFd);
     /// See [`Worker::wakeup`].
     fn wakeup(&self) -> BorrowedFd<'_>;
     /// See [`Worker::poll`].
@@ -136,6 +138,10 @@ pub trait Jobs {
 impl Jobs for Worker {
     fn post(&self, job: Job) {
         self.post(job);
+    }
+
+    fn close(&self, file: OwnedFd) {
+        self.close(file);
     }
 
     fn wakeup(&self) -> BorrowedFd<'_> {

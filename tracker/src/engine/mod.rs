@@ -158,6 +158,9 @@ pub(crate) struct Parts<M, J> {
     pub(crate) opened: Vec<Opened>,
     /// To be executed before anything else.
     pub(crate) actions: Vec<Action>,
+    /// What goes wrong with its transfers.
+    #[cfg(test)]
+    pub(crate) faults: crate::io::uring::Faults,
 }
 
 /// Serves a group on a thread of its own.
@@ -166,7 +169,16 @@ pub(crate) struct Parts<M, J> {
 /// The kernel has no io_uring for us.
 pub fn spawn(opening: Opening, options: Options) -> Result<EngineHandle, Error> {
     let Opening { group, worker, disks, opened, actions, .. } = opening;
-    spawn_parts(Parts { machine: group, jobs: worker, disks, opened, actions }, options)
+    let parts = Parts {
+        machine: group,
+        jobs: worker,
+        disks,
+        opened,
+        actions,
+        #[cfg(test)]
+        faults: Default::default(),
+    };
+    spawn_parts(parts, options)
 }
 
 /// [`spawn`] with any machine.

@@ -8,9 +8,9 @@ use crate::id::{DiskIndex, Nanos};
 use crate::sidecar::Report;
 use nix::sys::eventfd::EventFd;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 /// What becomes of an operation.
 #[derive(Clone, Copy, Debug)]
@@ -137,25 +137,34 @@ impl Machine for PassThrough {
     fn note_cut_hold(&mut self, _: u64, _: u64) {}
 }
 
-/// A worker without work.
+/// A worker without work; it says what a test has it say, and keeps what it should close.
 #[derive(Debug)]
-pub(crate) struct NoJobs(EventFd);
+pub(crate) struct NoJobs {
+    wakeup: EventFd,
+    says: Mutex<Option<Report>>,
+    pub(crate) closed: Arc<Mutex<Vec<OwnedFd>>>,
+}
 
 impl NoJobs {
-    pub(crate) fn new() -> Self {
-        Self(EventFd::new().expect("an eventfd"))
+    pub(crate) fn new(says: Option<Report>) -> Self {
+        let wakeup = EventFd::from_value(u32::from(says.is_some())).expect("an eventfd");
+        Self { wakeup, says: Mutex::new(says), closed: Arc::default() }
     }
 }
 
 impl Jobs for NoJobs {
     fn post(&self, _: Job) {}
 
+    fn close(&self, file: OwnedFd) {
+        self.closed.lock().unwrap().push(file);
+    }
+
     fn wakeup(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.wakeup.as_fd()
     }
 
     fn poll(&self) -> Option<Report> {
-        None
+        self.says.lock().unwrap().take()
     }
 
     fn memory_locked(&self) -> bool {

@@ -5,10 +5,12 @@ use super::{EngineHandle, Operation, Options, Parts, spawn_parts};
 use crate::control::message::Answer;
 use crate::frontend::nbd::client::{Client, Operation as Ask};
 use crate::frontend::nbd::serve::REQUESTS_MAX;
-use crate::group::{Errno, Question};
-use crate::id::{Anchor, DiskId, DiskIndex, TargetId, VaultId};
+use crate::group::job::JobDone;
+use crate::group::{Errno, Question, SidecarFile};
+use crate::id::{Anchor, DiskId, DiskIndex, Generation, TargetId, VaultId};
 use crate::io::probe;
-use crate::sidecar::{self, Config, DiskConfig, OpenDisk, Tracking};
+use crate::io::uring::{Fault, Faults};
+use crate::sidecar::{self, Config, DiskConfig, OpenDisk, Opened, Report, Tracking};
 use nix::fcntl::{FcntlArg, fcntl};
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use std::io::Write;
@@ -29,12 +31,17 @@ struct Server {
     holding: Arc<AtomicBool>,
     stuck: Arc<AtomicBool>,
     waiting: Arc<AtomicUsize>,
+    faults: Faults,
     directory: tempfile::TempDir,
 }
 
 impl Server {
     /// Serves an empty disk in a new folder under `parent`.
     fn new(parent: &Path, direct: bool, read_only: bool) -> Self {
+        Self::with(parent, direct, read_only, NoJobs::new(None), Vec::new())
+    }
+
+    fn with(parent: &Path, direct: bool, read_only: bool, jobs: NoJobs, opened: Vec<Opened>) -> Self {
         let directory = tempfile::tempdir_in(parent).unwrap();
         let path = directory.path().join("disk.raw");
         let file = std::fs::OpenOptions::new()
@@ -71,15 +78,17 @@ impl Server {
             names: Vec::new(),
             stop_limit: Duration::from_secs(3),
         };
+        let faults = Faults::default();
         let parts = Parts {
             machine,
-            jobs: NoJobs::new(),
+            jobs,
             disks: vec![disk],
-            opened: Vec::new(),
+            opened,
             actions: Vec::new(),
+            faults: Arc::clone(&faults),
         };
         let engine = Some(spawn_parts(parts, options).unwrap());
-        Self { engine, socket, holding, stuck, waiting, directory }
+        Self { engine, socket, holding, stuck, waiting, faults, directory }
     }
 
     fn client(&self) -> Client {
@@ -140,6 +149,7 @@ fn random() -> impl FnMut(u64) -> u64 {
     move |below| random.next_u64() % below
 }
 
+/// F19: every kind of request.
 #[test]
 fn a_disk_reads_as_what_was_done_to_it() {
     for server in servers() {
@@ -403,6 +413,7 @@ fn a_user_in_the_same_process_can_have_only_so_many_requests_in_flight() {
     server.stop();
 }
 
+/// F47: hostile clients.
 #[test]
 fn foreign_bytes_and_idle_clients_hurt_nobody_else() {
     let server = servers().remove(0);
@@ -480,6 +491,58 @@ fn a_user_in_the_same_process_sees_what_clients_see() {
     }
 }
 
+/// W5: whatever part of a transfer the kernel does, the rest follows, and its request is answered once, when all is done.
+/// Method: each transfer of the ring is cut short or interrupted some times; the machine panics at a second completion.
+#[test]
+fn short_and_interrupted_transfers_are_continued_to_their_end() {
+    use Fault::{Fails, None, Short};
+    const LENGTH: usize = 96 << 10;
+    let plans: [&[Fault]; 5] = [
+        &[Short(512), Short(4096)],
+        &[Fails(libc::EINTR), Fails(libc::EAGAIN)],
+        &[Short(1024), Fails(libc::EINTR), Short(512), Fails(libc::EAGAIN), None],
+        &[Fails(libc::EAGAIN), Short((LENGTH - 512) as u32), Short(512)],
+        &[Short(LENGTH as u32)],
+    ];
+    for server in servers().into_iter().skip(1) {
+        let mut client = server.client();
+        for (round, plan) in plans.iter().enumerate() {
+            for fua in [false, true] {
+                let data: Vec<u8> = (0..LENGTH).map(|at| (at / 512 + 7 * round) as u8 ^ fua as u8).collect();
+                let offset = (round * LENGTH) as u64;
+                let meddle = || server.faults.lock().unwrap().extend(plan.iter());
+                meddle();
+                client.call(&Ask::Write { offset, data: &data, fua }).unwrap();
+                assert!(server.faults.lock().unwrap().is_empty(), "all of it went wrong as planned");
+                assert!(server.content()[offset as usize..][..LENGTH] == data, "write {round}");
+                meddle();
+                assert!(client.read(offset, LENGTH as u32).unwrap() == data, "read {round}");
+                assert!(server.faults.lock().unwrap().is_empty());
+            }
+        }
+        server.stop();
+    }
+}
+
+/// W5: a transfer that comes to nothing, or fails, is the request's error, and ends neither the connection nor others.
+#[test]
+fn a_transfer_that_moves_nothing_or_fails_is_told_to_its_client() {
+    for server in servers().into_iter().skip(1) {
+        let mut client = server.client();
+        for (fault, told) in [(Fault::Short(0), libc::EIO), (Fault::Fails(libc::ENOSPC), libc::ENOSPC)] {
+            let parts = [Fault::Short(512), fault];
+            server.faults.lock().unwrap().extend(parts);
+            let refused = client.write(0, &[1; 4096]).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(told));
+            server.faults.lock().unwrap().extend(parts);
+            assert!(client.read(0, 4096).is_err());
+            client.write(0, &[2; 4096]).unwrap();
+            assert_eq!(client.read(0, 4096).unwrap(), [2; 4096]);
+        }
+        server.stop();
+    }
+}
+
 fn config(folder: &Path, tracking: Tracking) -> Config {
     Config {
         group: "g".into(),
@@ -543,6 +606,65 @@ fn a_group_is_written_cut_preserved_released_and_stopped() {
             engine.join().unwrap();
         }
     }
+}
+
+/// W3, W5: a before-image is in the store as a whole before the block is overwritten, also if the kernel copies it in
+/// parts.
+#[test]
+fn a_before_image_that_is_copied_in_parts_is_whole() {
+    use Fault::{Fails, None, Short};
+    let folder = tempfile::tempdir().unwrap();
+    let opening = sidecar::open(&config(folder.path(), Tracking::Availability)).unwrap();
+    let (handout, socket, faults) =
+        (opening.handout.clone(), folder.path().join("nbd.sock"), Faults::default());
+    let options = Options { nbd: vec![UnixListener::bind(&socket).unwrap()], ..Options::default() };
+    let sidecar::Opening { group, worker, disks, opened, actions, .. } = opening;
+    let parts = Parts { machine: group, jobs: worker, disks, opened, actions, faults: Arc::clone(&faults) };
+    let engine = spawn_parts(parts, options).unwrap();
+    let asker = engine.asker();
+    let ask = |question| asker.ask(question).unwrap().recv_timeout(PATIENCE).unwrap();
+    let mut client = Client::connect(&socket, "a").unwrap();
+    let before: Vec<u8> = (0..8192).map(|at| (at / 64) as u8).collect();
+    client.write(65536, &before).unwrap();
+    let Answer::Attached(attached) = ask(Question::Attach { target: TargetId([1; 16]) }) else {
+        panic!("attached")
+    };
+    let attach = attached.attach;
+    let Answer::Frozen(frozen) = ask(Question::Cut { attach, full: false }) else { panic!("frozen") };
+    let of_disk = [Short(512), Fails(libc::EINTR), Short(1024), None];
+    let of_store = [Short(100), Fails(libc::EAGAIN), Short(5000), None];
+    faults.lock().unwrap().extend(of_disk.iter().chain(&of_store));
+    client.write(65536, &[200; 8192]).unwrap();
+    assert!(faults.lock().unwrap().is_empty());
+    let mut handed = handout.open(frozen.generation, frozen.cut).unwrap();
+    let store = std::fs::File::from(handed.swap_remove(3));
+    let mut kept = vec![0; 8192];
+    std::os::unix::fs::FileExt::read_exact_at(&store, &mut kept, 65536).unwrap();
+    assert!(kept == before);
+    assert_eq!(ask(Question::Confirm { attach, cut: frozen.cut }), Answer::Confirmed { exact: true });
+    engine.stop();
+    engine.join().unwrap();
+}
+
+/// S5: what the worker lets go of, the worker closes: the last descriptor of a deleted file frees its space, in whichever
+/// thread.
+#[test]
+fn the_loop_closes_no_file_of_the_sidecar() {
+    let (disk, file) = (DiskIndex(0), SidecarFile::Store(Generation(1)));
+    let store = tempfile::tempfile().unwrap();
+    let report =
+        Report { opened: Vec::new(), closed: vec![(disk, file)], done: JobDone::Watched { low: false } };
+    let jobs = NoJobs::new(Some(report));
+    let closed = Arc::clone(&jobs.closed);
+    let opened = vec![Opened { disk, file, fd: store.try_clone().unwrap().into() }];
+    let server = Server::with(&std::env::temp_dir(), false, false, jobs, opened);
+    server.client().flush().unwrap();
+    let begun = Instant::now();
+    while closed.lock().unwrap().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "it is closed elsewhere");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    server.stop();
 }
 
 /// S2: who waits for the lock makes its sockets under the same names as soon as it has it.

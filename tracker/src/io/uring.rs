@@ -66,6 +66,12 @@ impl File {
     pub fn plain(fd: OwnedFd) -> Self {
         Self { fd, place: None }
     }
+
+    /// The descriptor of a file that is not registered, and that no operation uses.
+    pub fn into_plain(self) -> OwnedFd {
+        debug_assert!(self.place.is_none(), "the ring still has it");
+        self.fd
+    }
 }
 
 impl AsFd for File {
@@ -93,6 +99,25 @@ pub struct Place(u32);
 struct InFlight<T> {
     tag: T,
     memory: Memory,
+    /// A test says that it ended so.
+    #[cfg(test)]
+    fails: Option<i32>,
+}
+
+/// What becomes of the next transfers of files, for tests; the rest goes as usual.
+#[cfg(test)]
+pub(crate) type Faults = std::sync::Arc<std::sync::Mutex<std::collections::VecDeque<Fault>>>;
+
+/// What becomes of a transfer.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// It goes as usual.
+    None,
+    /// At most so many bytes are moved.
+    Short(u32),
+    /// Nothing is done, and this errno comes back.
+    Fails(i32),
 }
 
 /// The ring. One thread makes it and uses it.
@@ -105,6 +130,11 @@ pub struct Ring<T> {
     buffers_registered: bool,
     /// The kernel can let completions gather (6.12).
     can_gather: bool,
+    #[cfg(test)]
+    pub(crate) faults: Faults,
+    /// The next operation fails so.
+    #[cfg(test)]
+    next_fails: Option<i32>,
 }
 
 impl<T> std::fmt::Debug for Ring<T> {
@@ -156,7 +186,26 @@ impl<T> Ring<T> {
             count: 0,
             file_places,
             buffers_registered,
+            #[cfg(test)]
+            faults: Faults::default(),
+            #[cfg(test)]
+            next_fails: None,
         })
+    }
+
+    /// Lets this many more operations wait in the kernel beside those that it lets wait by itself, four a processor:
+    /// files that hang take no thread from others. Where the kernel does not let us, it stays at that.
+    pub fn allow_waiting(&self, more: u32) {
+        // Zeros change nothing and say what there is: for files, and for all else.
+        let mut most = [0; 2];
+        let submitter = self.ring.submitter();
+        let allowed = submitter.register_iowq_max_workers(&mut most).and_then(|()| {
+            most = [most[0] + more, 0];
+            submitter.register_iowq_max_workers(&mut most)
+        });
+        if let Err(error) = allowed {
+            tracing::debug!(%error, "files that hang may hold up others");
+        }
     }
 
     /// I/O buffers are registered with the kernel.
@@ -200,6 +249,7 @@ impl<T> Ring<T> {
     pub fn read(&mut self, tag: T, file: &File, buffer: Buffer, range: Range<usize>, offset: u64) {
         let fixed = self.buffers_registered && buffer.in_arena();
         let (start, length) = place_in(&buffer, &range);
+        let length = self.transfer(length);
         let entry = on!(file, |fd| if fixed {
             opcode::ReadFixed::new(fd, start, length, 0).offset(offset).build()
         } else {
@@ -221,6 +271,7 @@ impl<T> Ring<T> {
         let fixed = self.buffers_registered && memory.registered();
         let bytes = &memory.bytes()[range];
         let (start, length) = (bytes.as_ptr(), u32::try_from(bytes.len()).expect("writes are bounded"));
+        let length = self.transfer(length);
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
         let entry = on!(file, |fd| if fixed {
             opcode::WriteFixed::new(fd, start, length, 0).offset(offset).rw_flags(flags).build()
@@ -284,8 +335,36 @@ impl<T> Ring<T> {
         self.push(tag, Memory::None, entry);
     }
 
+    /// How many of these bytes the kernel is asked for: all, unless a test meddles.
+    #[cfg(not(test))]
+    #[inline]
+    fn transfer(&self, length: u32) -> u32 {
+        length
+    }
+
+    #[cfg(test)]
+    fn transfer(&mut self, length: u32) -> u32 {
+        match self.faults.lock().unwrap().pop_front() {
+            Some(Fault::Short(most)) => length.min(most),
+            Some(Fault::Fails(errno)) => {
+                self.next_fails = Some(errno);
+                length
+            }
+            Some(Fault::None) | None => length,
+        }
+    }
+
     fn push(&mut self, tag: T, memory: Memory, entry: Entry) -> Place {
-        let operation = Some(InFlight { tag, memory });
+        #[cfg(test)]
+        let fails = self.next_fails.take();
+        #[cfg(test)]
+        let entry = if fails.is_some() { opcode::Nop::new().build() } else { entry };
+        let operation = Some(InFlight {
+            tag,
+            memory,
+            #[cfg(test)]
+            fails,
+        });
         let place = match self.free.pop() {
             Some(place) => {
                 self.in_flight[place as usize] = operation;
@@ -340,12 +419,13 @@ impl<T> Ring<T> {
     pub fn take(&mut self) -> Option<Completion<T>> {
         let entry = self.ring.completion().next()?;
         let place = u32::try_from(entry.user_data()).expect("our own number");
-        let InFlight { tag, memory } =
-            self.in_flight[place as usize].take().expect("an operation completes once");
+        let operation = self.in_flight[place as usize].take().expect("an operation completes once");
         self.free.push(place);
         self.count -= 1;
         let result = u32::try_from(entry.result()).map_err(|_| -entry.result());
-        Some(Completion { tag, result, memory })
+        #[cfg(test)]
+        let result = operation.fails.map_or(result, Err);
+        Some(Completion { tag: operation.tag, result, memory: operation.memory })
     }
 }
 

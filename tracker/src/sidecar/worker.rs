@@ -10,14 +10,14 @@ use crate::group::job::{Job, JobDone, JobError};
 use crate::id::DiskId;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The worker of a group. Dropping it ends its thread once the queue is empty.
 #[derive(Debug)]
 pub struct Worker {
-    jobs: Sender<Job>,
+    orders: Sender<Order>,
     reports: Receiver<Report>,
     report: Sender<Report>,
     wakeup: Arc<EventFd>,
@@ -26,6 +26,13 @@ pub struct Worker {
     maps: Tmpfs,
     /// Marks asked for.
     marks: AtomicU64,
+}
+
+/// What the thread does, in order.
+#[derive(Debug)]
+enum Order {
+    Job(Job),
+    Close(OwnedFd),
 }
 
 /// Sets the mark of a disk. The last one asked for wins, whatever the order in which threads come.
@@ -50,7 +57,7 @@ impl Marker {
 impl Worker {
     /// Starts the thread.
     pub(super) fn start(mut jobs: Jobs<Directory, Arc<DiskFile>, Tmpfs>) -> std::io::Result<Self> {
-        let (send_job, receive_job) = unbounded::<Job>();
+        let (orders, received) = unbounded::<Order>();
         let (send_report, receive_report) = unbounded();
         let wakeup = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let marker = |home: &super::jobs::Home<_, Arc<DiskFile>>| Marker {
@@ -62,14 +69,21 @@ impl Worker {
         let maps = jobs.maps.clone();
         let (report, wake) = (send_report.clone(), wakeup.clone());
         std::thread::Builder::new().name("sidecar".into()).spawn(move || {
-            for job in receive_job {
-                if tell(&report, &wake, jobs.run(job)).is_err() {
+            for order in received {
+                let told = match order {
+                    Order::Job(job) => tell(&report, &wake, jobs.run(job)),
+                    Order::Close(file) => {
+                        drop(file);
+                        Ok(())
+                    }
+                };
+                if told.is_err() {
                     return;
                 }
             }
         })?;
         Ok(Self {
-            jobs: send_job,
+            orders,
             reports: receive_report,
             report: send_report,
             wakeup,
@@ -86,7 +100,7 @@ impl Worker {
             Job::Unmark { disk } => (disk, false),
             job => {
                 // The thread only ends with us.
-                let _ = self.jobs.send(job);
+                let _ = self.orders.send(Order::Job(job));
                 return;
             }
         };
@@ -104,6 +118,12 @@ impl Worker {
         if let Err(error) = thread.spawn(move || done(marker.set(number, untracked))) {
             failed(Err(error));
         }
+    }
+
+    /// Closes a file of the sidecar; never blocks.
+    pub fn close(&self, file: OwnedFd) {
+        // As above; without it the file is closed here.
+        let _ = self.orders.send(Order::Close(file));
     }
 
     /// Whether every map could be locked in memory (S5); if not, `RLIMIT_MEMLOCK` is too low.
