@@ -271,6 +271,7 @@ fn damages(bytes: &[u8]) -> Vec<Vec<u8>> {
     all
 }
 
+/// F34: damaged objects.
 #[test]
 fn a_damaged_vault_never_hands_out_wrong_bytes() {
     let site = shipped(512);
@@ -317,6 +318,7 @@ fn make_writable(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
 }
 
+/// F5: rot.
 #[test]
 fn a_damaged_sidecar_costs_a_comparison_never_a_block() {
     let site = Site::memory();

@@ -102,6 +102,7 @@ fn qemu_io(uri: &str, commands: &[&str]) {
     assert!(!said.stdout.contains("failed"), "{}", said.stdout);
 }
 
+/// F19: every kind of request.
 #[test]
 fn qemu_io_finds_every_pattern_again() {
     for site in sites() {
@@ -214,6 +215,7 @@ fn nbdsh(uri: &str, script: &str) {
     run(&mut shell).good();
 }
 
+/// F2: the tracker dies under a client.
 #[test]
 fn a_client_that_reconnects_survives_the_trackers_death() {
     for site in sites() {

@@ -73,6 +73,7 @@ fn killed_half_way(site: &Site) -> bool {
     true
 }
 
+/// F39: killed while shipping.
 #[test]
 fn an_initial_replication_killed_half_way_is_continued() {
     for site in [Site::memory, Site::disk] {
@@ -91,6 +92,7 @@ fn bytes_below(folder: &std::path::Path) -> u64 {
     bytes.sum()
 }
 
+/// F2: the tracker dies under a client.
 #[test]
 fn a_killed_tracker_has_lost_nothing_and_reads_nothing_again() {
     for site in [Site::memory(), Site::disk()] {
@@ -179,6 +181,7 @@ fn a_start_that_failed_between_two_kills_costs_nothing() {
     }
 }
 
+/// F3: a power cut keeps any part of what was not synced.
 #[test]
 fn after_the_hosts_death_the_intents_and_the_logs_say_all_that_changed() {
     for site in [Site::memory(), Site::disk()] {

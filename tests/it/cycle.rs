@@ -121,6 +121,7 @@ fn a_generation_is_published_every_interval_with_changes_or_without() {
     tracker.stop();
 }
 
+/// F21: no room to preserve.
 #[test]
 fn without_room_to_preserve_once_gives_up_and_says_the_rate() {
     let site = Site::disk();

@@ -129,6 +129,7 @@ fn restore(site: &Site, to: &Path, more: &[&str]) -> Outcome {
     run(&mut command)
 }
 
+/// F18: a second opener.
 #[test]
 fn a_block_device_in_use_is_refused_both_ways() {
     let (device, site, tracker) = begun();

@@ -33,7 +33,7 @@ impl Shipper {
     }
 
     fn cut(&mut self) -> Result<Handed, ClientError> {
-        self.client.cut(self.attach, false, &|| false)
+        self.client.cut(self.attach, false)
     }
 
     fn exact(&mut self, cut: CutId) -> bool {

@@ -122,6 +122,7 @@ fn a_disk_without_its_sidecar_is_resynchronized() {
     }
 }
 
+/// F16: copied or put back.
 #[test]
 fn a_cloned_disk_used_in_turn_with_the_original_is_refused() {
     let (mut site, tracker) = begun();
@@ -148,6 +149,7 @@ fn a_cloned_disk_used_in_turn_with_the_original_is_refused() {
     tracker.stop();
 }
 
+/// F16: copied or put back.
 #[test]
 fn another_disk_of_the_same_name_is_refused_and_the_owner_named() {
     let (site, tracker) = begun();
@@ -174,6 +176,7 @@ fn another_disk_of_the_same_name_is_refused_and_the_owner_named() {
     theirs.stop();
 }
 
+/// F16: copied or put back.
 #[test]
 fn a_disk_put_back_between_runs_is_resynchronized() {
     for (killed, in_place) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -345,6 +348,7 @@ fn a_point_that_was_not_released_and_lost_maps_cost_the_intents_at_most() {
     tracker.stop();
 }
 
+/// F17: sizes.
 #[test]
 fn a_disk_shrunk_and_grown_while_nobody_looked_has_zeros_where_the_source_has() {
     let (site, tracker) = begun();
@@ -373,6 +377,7 @@ fn a_disk_shrunk_and_grown_while_nobody_looked_has_zeros_where_the_source_has() 
     tracker.stop();
 }
 
+/// F36: two shippers.
 #[test]
 fn two_shippers_one_of_them_stopped_for_a_while_make_one_chain() {
     let (site, tracker) = begun();

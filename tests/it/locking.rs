@@ -8,6 +8,7 @@ fn qemu_io(site: &Site, command: &str, more: &[&str]) -> towline_tests::live::pr
     run(Command::new("qemu-io").args(["-f", "raw"]).args(more).args(["-c", command]).arg(site.first()))
 }
 
+/// F18: a second opener.
 #[test]
 fn qemus_tools_refuse_to_write_a_tracked_disk() {
     for site in [Site::memory(), Site::disk()] {
@@ -24,6 +25,7 @@ fn qemus_tools_refuse_to_write_a_tracked_disk() {
     }
 }
 
+/// F18: a second opener.
 #[test]
 fn a_disk_that_others_have_open_is_refused() {
     for site in [Site::memory(), Site::disk()] {
@@ -46,6 +48,7 @@ fn a_disk_that_others_have_open_is_refused() {
     }
 }
 
+/// F18: a second opener.
 #[test]
 fn two_trackers_never_serve_one_disk() {
     let site = Site::disk();

@@ -109,11 +109,13 @@ fn at_stake([memory, disk]: [Stake; 2]) {
     }
 }
 
+/// F20, F22: writes in flight at the cut, and blocks rewritten while they ship.
 #[test]
 fn every_point_of_one_disk_is_a_prefix() {
     at_stake([Site::memory(), Site::disk()].map(|site| run(&site, 1, 8).unwrap()));
 }
 
+/// F23: two disks at one instant.
 #[test]
 fn every_point_of_two_disks_is_one_instant_of_both() {
     at_stake([Site::memory(), Site::disk()].map(|mut site| {
@@ -129,6 +131,7 @@ pub(crate) fn without_room() -> Site {
     site
 }
 
+/// F21: no room to preserve.
 #[test]
 fn a_freeze_that_turned_fuzzy_is_not_called_a_point() {
     let stake = run(&without_room(), 3, 4).unwrap();

@@ -234,6 +234,7 @@ fn clients_are_told_the_sizes_of_blocks_and_where_nothing_is() {
     }
 }
 
+/// F13: no memory.
 #[test]
 fn without_locked_memory_and_registered_buffers_everything_works_and_status_says_so() {
     let site = Site::disk();
@@ -278,6 +279,7 @@ fn without_locked_memory_and_registered_buffers_everything_works_and_status_says
     assert!(refused.stderr.contains("LimitMEMLOCK"), "{}", refused.stderr);
 }
 
+/// F15: changed while nobody tracked.
 #[test]
 fn a_disk_that_was_touched_in_between_is_compared() {
     for killed in [false, true] {
@@ -376,6 +378,7 @@ fn restoring_with_one_job_or_many_gives_the_same_sparse_file() {
     tracker.stop();
 }
 
+/// F17: sizes.
 #[test]
 fn a_large_disk_is_known_to_its_last_sector() {
     let site = Site::disk();

@@ -135,7 +135,7 @@ fn what_makes_no_sense_is_refused_in_one_line_with_its_exit_code() {
     assert_eq!(stop(&mut child), 0);
 }
 
-/// A full /dev/shm: the preserved map's pages would be made when they are first touched, and a page that can't be made
+/// F13: a full /dev/shm: the preserved map's pages would be made when they are first touched, and a page that can't be made
 /// kills the process that touches it. Method: a /dev/shm of its own, in which both maps fit and the preserved one does
 /// not; a whole freeze; then a write to each page of the map.
 #[test]

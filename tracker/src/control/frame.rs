@@ -149,6 +149,7 @@ mod tests {
     }
 
     proptest! {
+        /// F49: bytes from nowhere.
         #[test]
         fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Some((head, body)) = bytes.split_first_chunk::<HEADER_LEN>() {

@@ -62,6 +62,7 @@ impl Geometry {
 mod tests {
     use super::Geometry;
 
+    /// F17: sizes.
     #[test]
     fn small_regions_of_a_large_disk_run_out_of_numbers() {
         let of = |size, region_shift| Geometry { size, block_shift: 12, region_shift }.can_number_regions();

@@ -466,7 +466,7 @@ mod tests {
             prop_assert_eq!(ends(&bad), None);
         }
 
-        /// Any flipped bit and any cut is found: the log is refused as a freeze's, and what is still read is true.
+        /// F5: any flipped bit and any cut is found: the log is refused as a freeze's, and what is still read is true.
         #[test]
         fn damage_is_found(at in 0usize..4000, bit in 0u8..8, cut in any::<bool>()) {
             let words = Words::private(bits::words_for(4096));
@@ -484,7 +484,7 @@ mod tests {
             });
         }
 
-        /// Bytes from nowhere never panic.
+        /// F49: bytes from nowhere never panic.
         #[test]
         fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             let mut log = header().encode().to_vec();
@@ -494,6 +494,7 @@ mod tests {
         }
     }
 
+    /// F4: a torn tail.
     #[test]
     fn torn_tail_is_cut_and_the_rest_survives() {
         let mut encoder = Encoder::new(&header());

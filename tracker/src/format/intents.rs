@@ -175,7 +175,7 @@ mod tests {
     }
 
     proptest! {
-        /// Power loss in a slot's write leaves any mix of old and new sectors: the other slot counts, or the new one
+        /// F4: power loss in a slot's write leaves any mix of old and new sectors: the other slot counts, or the new one
         /// if all its sectors landed.
         #[test]
         fn a_torn_slot_leaves_the_other(landed in proptest::collection::vec(any::<bool>(), 10)) {
@@ -191,7 +191,7 @@ mod tests {
             prop_assert_eq!(&newest(DISK, &bytes).unwrap(), expected);
         }
 
-        /// A flipped bit is rot, wherever it is; another disk's file is too.
+        /// F5: a flipped bit is rot, wherever it is; another disk's file is too.
         #[test]
         fn a_flipped_bit_is_rot(at in 0usize..5120, bit in 0u8..8, second in any::<bool>()) {
             let mut bytes = file(1024, &[set(6, (0..900).collect()), set(7, (100..1000).collect())]);
@@ -200,7 +200,7 @@ mod tests {
             prop_assert_eq!(newest(DISK, &bytes), Err(Rot));
         }
 
-        /// Bytes from nowhere never panic.
+        /// F49: bytes from nowhere never panic.
         #[test]
         fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..9000)) {
             let _ = newest(DISK, &bytes);

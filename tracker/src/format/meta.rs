@@ -193,6 +193,7 @@ mod tests {
         }
     }
 
+    /// F5: rot.
     #[test]
     fn every_flipped_bit_and_every_cut_is_found() {
         let file = meta().encode();

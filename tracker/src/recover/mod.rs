@@ -197,6 +197,7 @@ mod tests {
         }
     }
 
+    /// F15: changed while nobody tracked.
     #[test]
     fn a_disk_that_was_put_back_or_touched_is_noticed() {
         let stamp = Fingerprint { size: 10, inode: 5, birth_ns: 1, mtime_ns: 1_000, ctime_ns: 1_000 };

@@ -198,6 +198,7 @@ fn what_is_unknown_malformed_or_too_long_is_refused_and_the_session_goes_on() {
     assert_eq!(events, [Event::Opened(1)]);
 }
 
+/// F47: hostile clients.
 #[test]
 fn options_without_end_and_giant_ones_end_the_session() {
     let (events, replies) = negotiate(&vec![option(77, &[]); 10_000]);
@@ -264,6 +265,7 @@ fn commands_come_out_with_their_flags() {
     assert_eq!(out, []);
 }
 
+/// F19: every kind of request.
 #[test]
 fn a_request_off_the_alignment_or_the_disk_changes_nothing() {
     let cases = [
@@ -379,6 +381,7 @@ proptest! {
         prop_assert_eq!(run(&bytes), run(&[&stream]));
     }
 
+    /// F47: hostile clients.
     #[test]
     fn foreign_bytes_never_panic_and_never_grow_without_bound(
         bytes in proptest::collection::vec(any::<u8>(), 0..4096),
