@@ -236,7 +236,7 @@ mod tests {
         let elsewhere = root.path().join("elsewhere");
         Directory::new(&elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &home).unwrap();
-        refused("is not ours alone");
+        refused("it is a link");
         std::fs::remove_file(&home).unwrap();
         std::fs::write(&home, "").unwrap();
         assert!(Tmpfs::new(root.path(), "maps").is_err(), "a file is no folder");
