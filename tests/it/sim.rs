@@ -42,6 +42,7 @@ fn random_seeds_break_no_promise() {
     let needed = [
         "cuts",
         "cuts with writes in flight",
+        "cuts that nobody asked for",
         "points",
         "fuzzy entries",
         "released",

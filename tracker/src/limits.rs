@@ -8,9 +8,6 @@ pub const WRITE_MAX: u64 = 64 << 20;
 /// The most that one discard or zero request preserves, in bytes (W3).
 pub const ZERO_PRESERVE_MAX: u64 = 16 << 20;
 
-/// A change log that eviction has grown to this size, or to twice its map's, is replaced by an internal cut, in bytes.
-pub const LOG_MAX: u64 = 16 << 20;
-
 /// The bounds that decide how work is divided. A simulator makes them small, so that a small disk meets them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -22,8 +19,10 @@ pub struct Bounds {
     pub copy_max: u64,
     /// Words of a map that one slice of folding handles: by default 64 KiB of map, some microseconds.
     pub fold_slice: u64,
-    /// [`LOG_MAX`].
+    /// A change log that eviction has grown to this size, or to twice its map's, is replaced by a cut of the machine's own.
     pub log_max: u64,
+    /// One that has grown to this size, or to 2 bytes a block of the disk, while a freeze is live ends the freeze.
+    pub log_live_max: u64,
 }
 
 impl Bounds {
@@ -42,7 +41,8 @@ impl Default for Bounds {
             zero_preserve_max: ZERO_PRESERVE_MAX,
             copy_max: 1 << 20,
             fold_slice: 8192,
-            log_max: LOG_MAX,
+            log_max: 16 << 20,
+            log_live_max: 1 << 30,
         }
     }
 }

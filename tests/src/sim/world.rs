@@ -272,6 +272,9 @@ impl World {
             geometry.push(Geometry { size: sectors * SECTOR, block_shift, region_shift: 15 });
             disks.push(Rc::new(RefCell::new(Disk::new(sectors as usize, wall, &mut rng))));
         }
+        // Logs that soon are too long.
+        let mut sizes = Rng::new(plan.seed ^ 0xb0bd);
+        let mut size = |soon, late| if sizes.chance(500) { soon } else { late };
         let mischief = plan.mischief;
         let mut some = |chance, per_mille| if mischief && rng.chance(chance) { per_mille } else { 0 };
         let settings = Settings {
@@ -287,10 +290,11 @@ impl World {
             preserve_limit: (mischief && rng.chance(100)).then(|| rng.below(6) * 8192),
             bounds: Bounds {
                 write_max: 32 << 10,
+                log_max: size(200, 16 << 20),
+                log_live_max: size(2 << 10, 1 << 30),
                 zero_preserve_max: *[64 << 10, 16 << 10, 1 << 20].get(rng.index(3)).expect("below 3"),
                 copy_max: *[8 << 10, 1 << 20].get(rng.index(2)).expect("below 2"),
                 fold_slice: 1 + rng.below(2),
-                log_max: *[200, 1 << 20].get(rng.index(2)).expect("below 2"),
             },
             hot: 4 + rng.below(24),
             mark_errors: if mischief && rng.chance(150) { 400 } else { 0 },

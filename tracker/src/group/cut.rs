@@ -4,7 +4,7 @@ use super::action::{Action, Ticket};
 use super::job::{Job, JobError, SealDisk, Spare};
 use super::{Freeze, Group, PendingCut, before, parity};
 use crate::control::message::{Answer, Frozen, FrozenDisk as FrozenInfo, Refusal};
-use crate::disk::{Fold, FrozenDisk, Log, SyncWaiter};
+use crate::disk::{Disk, Fold, FrozenDisk, Log, SyncWaiter};
 use crate::format::changes::{self, Seal};
 use crate::format::intents::LogMark;
 use crate::format::meta::{PendingLog, Recheck};
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Undone cuts that a meta remembers.
 const VOUCHED_MAX: usize = 64;
 
-/// More pending logs of dead sessions than these are replaced by one, by an internal cut.
+/// More pending logs of dead sessions than these are replaced by a cut of the machine's own.
 const OLDER_MAX: usize = 16;
 
 /// A release that failed (the sidecar's file system) is tried again after this.
@@ -50,18 +50,41 @@ impl Group {
         self.unsettled = true;
     }
 
-    /// Keeps the open log small while nobody cuts (promise 5): a cut that is undone as soon as it is sealed leaves one
-    /// log that contains all, however often regions left the intents before.
-    pub(super) fn compact_log(&mut self) {
-        let many = self.disks.iter().any(|disk| disk.meta.logs.len() > OLDER_MAX);
-        if self.freeze.is_none() && (many || self.log_has_grown()) {
-            self.cut_unasked();
+    /// Keeps the open logs small, however often regions leave the intents (promise 5). While nobody cuts: by a cut that is
+    /// undone as soon as it is sealed, which leaves one log that contains all. A live freeze stands in the way of that:
+    /// nobody ships it, or too slowly for what the guest writes meanwhile. Far beyond, or when space runs out, it gives way;
+    /// its blocks stay pending (C4).
+    pub(super) fn bound_logs(&mut self, actions: &mut Vec<Action>) {
+        if self.freeze.is_none() {
+            let older = |disk: &Disk| disk.meta.logs.len() > OLDER_MAX;
+            if self.logs_are_large() || self.disks.iter().any(older) {
+                self.cut_unasked();
+            }
+            return;
+        }
+        let most = |disk: &Disk| self.config.bounds.log_live_max.max(2 * disk.geometry.blocks());
+        if self.disks.iter().any(|disk| disk.log.end > most(disk)) {
+            self.undo_now("nobody took it while the change log grew", actions);
         }
     }
 
-    fn log_has_grown(&self) -> bool {
-        let least = self.config.bounds.log_max;
-        self.disks.iter().any(|disk| disk.log.end > least.max(disk.geometry.blocks() / 4))
+    /// Whether some open log has more in it than a sealed one would.
+    pub(super) fn logs_are_large(&self) -> bool {
+        self.disks.iter().any(|disk| self.is_large(disk, &disk.log))
+    }
+
+    fn is_large(&self, disk: &Disk, log: &Log) -> bool {
+        log.end > self.config.bounds.log_max.max(disk.geometry.blocks() / 4)
+    }
+
+    /// Space runs out (C5): no more is preserved, and a freeze that keeps the logs from being small gives way.
+    pub(super) fn space_is_low(&mut self, actions: &mut Vec<Action>) {
+        if self.exact() {
+            self.turn_fuzzy("the sidecar's file system runs out of space", actions);
+        }
+        if self.logs_are_large() {
+            self.undo_now("the sidecar's file system runs out of space", actions);
+        }
     }
 
     /// A cut that no shipper asked for, unless one is coming already.
@@ -111,11 +134,12 @@ impl Group {
     fn cut(&mut self, pending: PendingCut, actions: &mut Vec<Action>) {
         let Spare { generation: open, cut, disks: spares, .. } = self.spare.take().expect("checked");
         let generation = self.state.open;
-        self.counts.compactions += u64::from(pending.ticket.is_none() && self.log_has_grown());
+        self.counts.compactions += u64::from(pending.ticket.is_none() && self.logs_are_large());
         assert_eq!(open, generation.next(), "the spare is for the next generation");
         let waited = self.now.0.saturating_sub(pending.asked.0);
         let time_ns = pending.asked_ns + waited;
-        let record = CutRecord { cut, time_ns, first: self.first_pending };
+        let internal = pending.ticket.is_none();
+        let record = CutRecord { cut, time_ns, first: self.first_pending, internal };
         self.header.write_cut(generation, record);
         self.state.open = open;
         self.state.road = Road::Draining;
@@ -154,7 +178,7 @@ impl Group {
             sealed: false,
             readers: pending.ticket.into_iter().collect(),
             tickets: Vec::new(),
-            internal: pending.ticket.is_none(),
+            internal,
             release: None,
         });
         self.counts.cuts += 1;
@@ -209,8 +233,7 @@ impl Group {
             return;
         }
         let freeze = self.freeze.as_ref().expect("synced is a state of a freeze");
-        let frozen =
-            |disk: &crate::disk::Disk| disk.frozen.as_ref().is_some_and(|frozen| frozen.log.appending);
+        let frozen = |disk: &Disk| disk.frozen.as_ref().is_some_and(|frozen| frozen.log.appending);
         if self.disks.iter().any(frozen) {
             return;
         }
@@ -221,7 +244,7 @@ impl Group {
             encoder: frozen.log.encoder.clone(),
             end: frozen.log.end,
             blocks: frozen.blocks,
-            dead: frozen.log.dead,
+            fresh: frozen.log.dead || self.is_large(disk, &frozen.log),
             seal: Seal {
                 cut: freeze.cut,
                 first: freeze.first,

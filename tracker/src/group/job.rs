@@ -111,8 +111,9 @@ pub struct SealDisk {
     pub end: u64,
     /// Blocks of the disk.
     pub blocks: u64,
-    /// An append to the file failed: it is dead, all goes to a fresh inode (F6).
-    pub dead: bool,
+    /// All goes to a fresh inode: an append to the old one failed, so that it is dead (F6), or there is more in it than is
+    /// worth keeping (promise 5).
+    pub fresh: bool,
     /// The seal; its count of blocks is the machine's, asserted by the worker.
     pub seal: Seal,
     /// The meta that will list the log as sealed.

@@ -15,6 +15,7 @@ mod cut;
 mod intent;
 pub mod job;
 mod preserve;
+#[cfg(test)]
 mod slots;
 mod status;
 mod stop;
@@ -282,8 +283,7 @@ impl Group {
             sealed,
             readers: Vec::new(),
             tickets: Vec::new(),
-            // A successor can't tell: a shipper that finds it finishes or undoes it.
-            internal: false,
+            internal: record.internal,
             release: None,
         });
         match self.state.road {
@@ -423,8 +423,8 @@ impl Group {
             JobDone::Unmarked { disk, result } => self.unmarked(disk.index(), result.map(drop)),
             JobDone::Watched { low } => {
                 self.watching = false;
-                if low && self.exact() {
-                    self.turn_fuzzy("the sidecar's file system runs out of space", actions);
+                if low {
+                    self.space_is_low(actions);
                 }
             }
             JobDone::Stamped(stamps) => self.stamped(stamps, actions),
@@ -518,8 +518,8 @@ impl Group {
             self.header.beat(Nanos(now.0 + self.suspended_ns));
             self.try_heal(actions);
             self.cut_to_heal();
-            self.compact_log();
-            if !self.watching && self.exact() {
+            self.bound_logs(actions);
+            if !self.watching && (self.exact() || self.freeze.is_some() && self.logs_are_large()) {
                 self.watching = true;
                 self.post(Job::Watch, actions);
             }

@@ -17,6 +17,7 @@
 //! | 16 | disks |
 //! | 17 | one bit a disk: a sync failed, and no guest's flush has begun since (W6) |
 //! | 18 | one bit a disk: it is doubtful (W6), and its meta may not say so yet |
+//! | 19 | one bit a freeze, by parity of its generation: nobody asked for the cut |
 //! | 64 + 64 d .. | disk d: id (2), size, failed extents (count; all ones: too many), 29 x (first block, count), starts (2) |
 //!
 //! **Starts.** The maps continue what a sidecar says if its meta names a start that they name too (S1): the one that it
@@ -112,6 +113,8 @@ pub struct CutRecord {
     pub time_ns: u64,
     /// The oldest generation in the frozen map.
     pub first: Generation,
+    /// Nobody asked for it: it is undone when its log is sealed, by a successor too.
+    pub internal: bool,
 }
 
 /// The header, over words in memory.
@@ -222,6 +225,8 @@ impl GroupHeader {
         self.put_pair(at, record.cut.words());
         self.put(at + 2, record.time_ns);
         self.put(at + 3, record.first.0);
+        let bit = generation.0 % 2;
+        self.put(19, self.get(19) & !(1 << bit) | u64::from(record.internal) << bit);
     }
 
     /// The cut that ended `generation`, the one before the open one.
@@ -231,6 +236,7 @@ impl GroupHeader {
             cut: CutId::from_words(self.pair(at)),
             time_ns: self.get(at + 2),
             first: Generation(self.get(at + 3)),
+            internal: self.get(19) >> (generation.0 % 2) & 1 == 1,
         }
     }
 

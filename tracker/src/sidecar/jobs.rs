@@ -255,9 +255,9 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
     fn seal(&mut self, generation: Generation, disks: Vec<SealDisk>) -> io::Result<()> {
         let mut sealed = Vec::new();
         for (home, disk) in self.homes.iter().zip(disks) {
-            let SealDisk { frozen, header, mut encoder, mut end, blocks, dead, seal, meta } = disk;
+            let SealDisk { frozen, header, mut encoder, mut end, blocks, fresh, seal, meta } = disk;
             let name = log_name(header.generation, header.session);
-            let file = open_log(&home.folder, &name, &header, dead, &mut encoder, &mut end)?;
+            let file = open_log(&home.folder, &name, &header, fresh, &mut encoder, &mut end)?;
             let load = |word: usize| frozen[word].load(Relaxed);
             let (end, count) = append_map(&file, &mut encoder, end, false, blocks, load)?;
             let mut bytes = Vec::new();
@@ -266,7 +266,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             if !crate::mutant::active("log-not-synced") {
                 file.sync()?;
             }
-            if dead {
+            if fresh {
                 replace_log(&home.folder, &name)?;
             }
             let (length, cut) = (end + bytes.len() as u64, Some(seal.cut));

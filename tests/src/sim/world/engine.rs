@@ -39,8 +39,12 @@ impl World {
 
     pub(super) fn snapshot(&mut self, actions: &[Action]) {
         let state = self.state().expect("a tracker has a header");
-        let cut = self.header().expect("as above").read_cut(Generation(state.open.0 - 1)).cut;
+        let record = self.header().expect("as above").read_cut(Generation(state.open.0 - 1));
+        let cut = record.cut;
         self.counts.add("cuts");
+        if record.internal {
+            self.counts.add("cuts that nobody asked for");
+        }
         self.note(13, || format!("CUT {cut}"));
         let images: Vec<_> = self.disks.iter().map(|disk| disk.borrow().image()).collect();
         let mut others = vec![BTreeMap::<usize, Vec<u64>>::new(); self.disks.len()];
