@@ -19,6 +19,8 @@ pub struct Bounds {
     pub copy_max: u64,
     /// Words of a map that one slice of folding handles: by default 64 KiB of map, some microseconds.
     pub fold_slice: u64,
+    /// The most regions that [`Self::regions_least`] asks for: half of what a file of intents holds.
+    pub regions_cap: u64,
     /// A change log that eviction has grown to this size, or to twice its map's, is replaced by a cut of the machine's own.
     pub log_max: u64,
     /// One that has grown to this size, or to 2 bytes a block of the disk, while a freeze is live ends the freeze.
@@ -30,7 +32,7 @@ impl Bounds {
     /// takes all its regions at once (W1), and those of some others are being cleaned meanwhile. Of the smallest
     /// regions a file holds fewer; zeros and discards are cut in smaller pieces then.
     pub fn regions_least(&self, region_shift: u8) -> u64 {
-        (4 * ((self.write_max >> region_shift) + 1)).min(REGIONS_MAX as u64 / 2)
+        (4 * ((self.write_max >> region_shift) + 1)).min(self.regions_cap)
     }
 }
 
@@ -41,6 +43,7 @@ impl Default for Bounds {
             zero_preserve_max: ZERO_PRESERVE_MAX,
             copy_max: 1 << 20,
             fold_slice: 8192,
+            regions_cap: REGIONS_MAX as u64 / 2,
             log_max: 16 << 20,
             log_live_max: 1 << 30,
         }
@@ -53,8 +56,8 @@ pub const NBD_PAYLOAD_MAX: u32 = 32 << 20;
 const _: () = assert!(ZERO_PRESERVE_MAX <= WRITE_MAX);
 const _: () = assert!(NBD_PAYLOAD_MAX as u64 <= WRITE_MAX, "an NBD write is one piece");
 const _: () = assert!(
-    (NBD_PAYLOAD_MAX >> BLOCK_SHIFT_MIN) as usize + 1 < REGIONS_MAX / 2,
-    "a write fits the intents whatever the size of a region"
+    (NBD_PAYLOAD_MAX >> BLOCK_SHIFT_MIN) as usize + 1 < REGIONS_MAX / 2 / 4 * 3,
+    "a write fits the intents whatever the size of a region, also if failed writes keep a quarter of them"
 );
 
 /// The longest reason that is kept, in bytes: reasons go into metas and answers, whose sizes are bounded.

@@ -33,6 +33,9 @@ use towline_tracker::map::header::{GroupHeader, Road, State};
 use towline_tracker::sidecar::jobs::{DiskFacts, Jobs, Outcome};
 use towline_tracker::sidecar::start::{Candidate, HEADER, Now, Running, start};
 
+/// Regions that the intents hold.
+const BUDGET: u64 = 8;
+
 /// What dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrashKind {
@@ -272,7 +275,7 @@ impl World {
             geometry.push(Geometry { size: sectors * SECTOR, block_shift, region_shift: 15 });
             disks.push(Rc::new(RefCell::new(Disk::new(sectors as usize, wall, &mut rng))));
         }
-        // Logs that soon are too long.
+        // Bounds that are met soon: large requests among few regions, logs that soon are too long.
         let mut sizes = Rng::new(plan.seed ^ 0xb0bd);
         let mut size = |soon, late| if sizes.chance(500) { soon } else { late };
         let mischief = plan.mischief;
@@ -289,7 +292,8 @@ impl World {
             strict: mischief && rng.chance(120),
             preserve_limit: (mischief && rng.chance(100)).then(|| rng.below(6) * 8192),
             bounds: Bounds {
-                write_max: 32 << 10,
+                write_max: size(128 << 10, 32 << 10),
+                regions_cap: BUDGET,
                 log_max: size(200, 16 << 20),
                 log_live_max: size(2 << 10, 1 << 30),
                 zero_preserve_max: *[64 << 10, 16 << 10, 1 << 20].get(rng.index(3)).expect("below 3"),
@@ -586,7 +590,7 @@ impl World {
         }
         let whole_before = self.whole();
         let before = self.faults.injected();
-        let budget = 8 << 15;
+        let budget = BUDGET << 15;
         let maps = self.maps.clone();
         let started =
             catch_unwind(AssertUnwindSafe(|| start(candidates, &maps, config, budget, now, disk_name)));

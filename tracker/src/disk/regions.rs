@@ -272,26 +272,32 @@ impl Regions {
         false
     }
 
-    /// Chooses regions to clean by the clock, if the set is nearly full and no cleaning runs. `record` puts a region's
-    /// dirty blocks down and says whether there were any. True if anything was chosen.
-    pub(crate) fn begin_cleaning(&mut self, mut record: impl FnMut(u32) -> bool) -> bool {
-        if !self.cleaning.is_empty() || self.members.len() < self.budget - self.budget / 4 {
+    /// Chooses regions to clean by the clock, if no cleaning runs and the set is nearly full, or too full for the request
+    /// that waits first, whose regions these are: they don't make room for themselves. `record` puts a region's dirty
+    /// blocks down and says whether there were any. True if anything was chosen.
+    pub(crate) fn begin_cleaning(&mut self, first: Range<u32>, mut record: impl FnMut(u32) -> bool) -> bool {
+        if !self.cleaning.is_empty() {
             return false;
         }
-        let clean =
-            self.members.iter().filter(|region| self.table[**region as usize].flags & CLEAN != 0).count();
-        let wanted = (self.budget / 4).clamp(1, BATCH);
-        if clean >= wanted {
+        let missing = first.clone().filter(|region| self.table[*region as usize].flags & MEMBER == 0).count();
+        let short = (self.members.len() + missing).saturating_sub(self.budget);
+        let nearly_full = self.members.len() >= self.budget - self.budget / 4;
+        let ahead = if nearly_full { (self.budget / 4).clamp(1, BATCH) } else { 0 };
+        let own = |region: u32| short > 0 && first.contains(&region);
+        let clean = |region: &&u32| self.table[**region as usize].flags & CLEAN != 0 && !own(**region);
+        let wanted = ahead.max(short);
+        if wanted == 0 || self.members.iter().filter(clean).count() >= wanted {
             return false;
         }
         for _ in 0..2 * self.members.len() {
-            if self.cleaning.len() == wanted {
+            if self.cleaning.len() == wanted.min(BATCH) {
                 break;
             }
             self.hand = if self.hand + 1 < self.members.len() { self.hand + 1 } else { 0 };
             let region = self.members[self.hand];
             let entry = &mut self.table[region as usize];
-            if entry.pins > 0 || entry.flags & READY == 0 || entry.flags & (CLEANING | CLEAN | FAILED) != 0 {
+            let busy = entry.pins > 0 || entry.flags & READY == 0 || own(region);
+            if busy || entry.flags & (CLEANING | CLEAN | FAILED) != 0 {
                 continue;
             }
             if entry.flags & REFERENCED != 0 {

@@ -106,9 +106,11 @@ impl Group {
         let load = |word: usize| {
             open[word].load(Relaxed) | frozen.as_ref().map_or(0, |frozen| frozen[word].load(Relaxed))
         };
+        let first = disk.intent_queue.front().map(|waiting| self.slots.get(*waiting).piece.clone());
+        let first = first.map_or(0..0, |piece| geometry.regions_of(piece));
         let mut bytes = Vec::new();
         let encoder = &mut disk.log.encoder;
-        let chosen = disk.regions.begin_cleaning(|region| {
+        let chosen = disk.regions.begin_cleaning(first, |region| {
             let before = bytes.len();
             let blocks = geometry.region_blocks(region);
             encoder.blocks(true, blocks.start & !63..blocks.end, load, &mut bytes);

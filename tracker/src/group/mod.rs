@@ -15,7 +15,6 @@ mod cut;
 mod intent;
 pub mod job;
 mod preserve;
-#[cfg(test)]
 mod slots;
 mod status;
 mod stop;
