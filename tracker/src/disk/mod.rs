@@ -53,8 +53,8 @@ pub(crate) enum SyncWaiter {
     Request(u32),
     /// The freeze (C2).
     Freeze(Generation),
-    /// Cleaning of regions (I4).
-    Cleaning,
+    /// Cleaning of regions (I4), begun in this epoch of the intents.
+    Cleaning(u32),
     /// The stamp: the times that were read before must be durable (S3).
     Stamp,
     /// The mark was set (S4) or cleared: it must be durable.
@@ -184,8 +184,8 @@ pub(crate) struct Disk {
     pub(crate) dirty_blocks: u64,
     pub(crate) log: Log,
     pub(crate) regions: Regions,
-    /// The open generation when the intents file in use came into use; 0 for the one of the start.
-    pub(crate) intents_since: Generation,
+    /// How often the intents were given up (S4): what was begun before says nothing of those of now.
+    pub(crate) intent_epoch: u32,
     pub(crate) intent_sequence: u64,
     pub(crate) intent_capacity: usize,
     pub(crate) intent_queue: VecDeque<u32>,
@@ -268,7 +268,7 @@ impl Disk {
             dirty_blocks: 0,
             log: Log::new(header),
             regions: Regions::new(0, 0, &[]),
-            intents_since: Generation(0),
+            intent_epoch: 0,
             intent_sequence: 0,
             intent_capacity: 0,
             intent_queue: VecDeque::new(),

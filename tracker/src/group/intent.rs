@@ -65,7 +65,7 @@ impl Group {
         let bytes = set.encode(disk.meta.disk, disk.intent_capacity);
         let offset = (set.slot() * slot_stride(disk.intent_capacity)) as u64;
         disk.intent_write = Some(IntentWrite { added, admitted });
-        let op = PersistOp::Intents(index, disk.intents_since);
+        let op = PersistOp::Intents(index, disk.intent_epoch);
         self.persist(op, index, SidecarFile::Intents, offset, bytes, actions);
     }
 
@@ -120,6 +120,7 @@ impl Group {
             return;
         }
         let needs_sync = disk.regions.cleaning_needs_sync(disk.syncs.done);
+        let epoch = disk.intent_epoch;
         disk.cleaning_parts = u8::from(!bytes.is_empty()) + u8::from(needs_sync);
         if disk.cleaning_parts == 0 {
             disk.regions.cleaned(disk.syncs.done);
@@ -133,11 +134,11 @@ impl Group {
             if mutant::active("evict-before-durable") {
                 disk.regions.cleaned(disk.syncs.done.wrapping_add(u32::MAX / 2));
             }
-            let op = PersistOp::Append(index, generation);
+            let op = PersistOp::Append(index, epoch, generation);
             self.persist(op, index, SidecarFile::Changes(generation), offset, bytes, actions);
         }
         if needs_sync {
-            self.want_sync(index, SyncWaiter::Cleaning, actions);
+            self.want_sync(index, SyncWaiter::Cleaning(epoch), actions);
         }
     }
 
@@ -150,10 +151,11 @@ impl Group {
         }
     }
 
-    /// The append or the sync of a cleaning ended.
-    pub(super) fn cleaning_part_done(&mut self, index: usize, good: bool) {
+    /// The append or the sync of a cleaning ended. One of an earlier epoch is over: the regions being cleaned now are
+    /// others, or wait for other records.
+    pub(super) fn cleaning_part_done(&mut self, index: usize, epoch: u32, good: bool) {
         let disk = &mut self.disks[index];
-        if disk.cleaning_parts == 0 {
+        if disk.cleaning_parts == 0 || epoch != disk.intent_epoch {
             return;
         }
         disk.cleaning_parts -= 1;
@@ -174,10 +176,10 @@ impl Group {
     ) {
         let (op, _) = self.persists[op].take().expect("a write completes once");
         match op {
-            PersistOp::Intents(index, generation) => {
+            PersistOp::Intents(index, epoch) => {
                 let disk = &mut self.disks[index];
                 // A slot of a file that was given up (S4): who waited for it waits for another.
-                if disk.intent_mode != IntentMode::Kept || generation != disk.intents_since {
+                if epoch != disk.intent_epoch {
                     return;
                 }
                 let Some(write) = disk.intent_write.take() else { return };
@@ -192,7 +194,7 @@ impl Group {
                 disk.regions.written(&write.added);
                 self.ready.extend(write.admitted);
             }
-            PersistOp::Append(index, generation) => {
+            PersistOp::Append(index, epoch, generation) => {
                 let disk = &mut self.disks[index];
                 let log = match &mut disk.frozen {
                     Some(frozen) if frozen.log.header.generation == generation => &mut frozen.log,
@@ -205,8 +207,10 @@ impl Group {
                         Err(_) => log.dead = true,
                     }
                 }
-                self.cleaning_part_done(index, result.is_ok());
-                if let Err(errno) = result {
+                self.cleaning_part_done(index, epoch, result.is_ok());
+                if let Err(errno) = result
+                    && epoch == self.disks[index].intent_epoch
+                {
                     let why = format!("the change log can't be written (error {})", errno.0);
                     self.tracking_failed(index, &why, actions);
                 }
@@ -228,6 +232,8 @@ impl Group {
         }
         // Healing that had begun has failed with it: its meta may still be stored, the mark stays.
         disk.healing = Healing::None;
+        disk.intent_epoch += 1;
+        disk.cleaning_parts = 0;
         if let Some(write) = disk.intent_write.take() {
             for slot in write.admitted {
                 disk.intent_queue.push_back(slot);
@@ -337,9 +343,6 @@ impl Group {
         };
         disk.intent_sequence = sequence;
         disk.healing = Healing::Cut(name, open);
-        disk.intents_since = open;
-        disk.intent_write = None;
-        disk.cleaning_parts = 0;
         disk.intent_capacity = capacity;
         disk.regions.reset(&regions, disk.regions.budget().max(4 * regions.len()));
         if disk.intent_mode == IntentMode::Bypassed {
@@ -400,9 +403,8 @@ impl Group {
     /// When the oldest write to a sidecar file that anything relies on is late.
     pub(super) fn intent_deadline(&self) -> Option<Nanos> {
         let relied_on = |op: &PersistOp| {
-            let (PersistOp::Intents(disk, of) | PersistOp::Append(disk, of)) = op;
-            let disk = &self.disks[*disk];
-            disk.intent_mode == IntentMode::Kept && *of >= disk.intents_since
+            let (PersistOp::Intents(disk, epoch) | PersistOp::Append(disk, epoch, _)) = op;
+            *epoch == self.disks[*disk].intent_epoch
         };
         let running = self.persists.iter().flatten().filter(|(op, _)| relied_on(op));
         running.map(|(_, since)| since.after(INTENT_DEADLINE)).min()
@@ -413,8 +415,8 @@ impl Group {
         for index in 0..self.persists.len() {
             let Some((op, since)) = self.persists[index] else { continue };
             if since.after(INTENT_DEADLINE) <= self.now {
-                let (PersistOp::Intents(disk, of) | PersistOp::Append(disk, of)) = op;
-                if of < self.disks[disk].intents_since {
+                let (PersistOp::Intents(disk, epoch) | PersistOp::Append(disk, epoch, _)) = op;
+                if epoch != self.disks[disk].intent_epoch {
                     continue;
                 }
                 self.tracking_failed(disk, "the sidecar's file system does not answer", actions);

@@ -72,10 +72,10 @@ enum Op {
 /// What a write to a sidecar file is for.
 #[derive(Clone, Copy, Debug)]
 enum PersistOp {
-    /// A slot of the disk's intents, of the file in use since this generation.
-    Intents(usize, Generation),
-    /// Evicted records in the log of a generation.
-    Append(usize, Generation),
+    /// A slot of the disk's intents, begun in this of their epochs.
+    Intents(usize, u32),
+    /// Evicted records in the log of a generation, for a cleaning of this epoch.
+    Append(usize, u32, Generation),
 }
 
 /// A cut kept readable.

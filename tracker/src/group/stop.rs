@@ -35,7 +35,7 @@ impl Group {
             .persists
             .iter()
             .flatten()
-            .map(|(PersistOp::Intents(disk, _) | PersistOp::Append(disk, _), _)| *disk)
+            .map(|(PersistOp::Intents(disk, _) | PersistOp::Append(disk, ..), _)| *disk)
             .collect();
         disks.sort_unstable();
         disks.dedup();

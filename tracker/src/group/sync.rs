@@ -59,7 +59,8 @@ impl Group {
             }
         } else {
             // The kernel reports an error once: who asked meanwhile would be told that all is well.
-            let ours = |waiter: &SyncWaiter| matches!(waiter, SyncWaiter::Freeze(_) | SyncWaiter::Cleaning);
+            let ours =
+                |waiter: &SyncWaiter| matches!(waiter, SyncWaiter::Freeze(_) | SyncWaiter::Cleaning(_));
             let (stay, late) = std::mem::take(&mut syncs.waiting).into_iter().partition::<Vec<_>, _>(ours);
             syncs.waiting = stay;
             served.extend(late);
@@ -84,7 +85,7 @@ impl Group {
                         self.disk_synced(index, generation, actions);
                     }
                 }
-                SyncWaiter::Cleaning => self.cleaning_part_done(index, result.is_ok()),
+                SyncWaiter::Cleaning(epoch) => self.cleaning_part_done(index, epoch, result.is_ok()),
                 SyncWaiter::Stamp => self.stamp_durable(index, result.is_ok(), actions),
                 SyncWaiter::Mark { untracked } => {
                     let why = |errno: Errno| JobError(format!("the disk's sync fails (error {})", errno.0));
