@@ -278,8 +278,8 @@ impl Group {
             return;
         }
         freeze.sealed = true;
-        // The log that was just sealed contains them all.
-        self.disks.iter_mut().for_each(|disk| disk.meta.logs.clear());
+        // The log that was just sealed contains those up to its generation.
+        self.disks.iter_mut().for_each(|disk| disk.meta.logs.retain(|log| log.generation > generation));
         self.heal_at_seal(generation, actions);
         let Some(freeze) = &mut self.freeze else { return };
         if self.state.road != Road::Synced {

@@ -274,7 +274,9 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
         }
         // Before anybody can publish the cut (V2), and before what it contains is deleted.
         for (home, (log, meta)) in self.homes.iter_mut().zip(sealed) {
-            home.logs = vec![log];
+            // A dead session's log of a later generation is not in it: only the list knows how long that one must be (I2).
+            home.logs.retain(|other| other.generation > generation);
+            home.logs.push(log);
             home.store(&meta)?;
         }
         for home in &self.homes {
@@ -427,4 +429,159 @@ pub(super) fn remove_logs(
 
 fn index(disk: usize) -> DiskIndex {
     DiskIndex(disk as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::read_logs;
+    use super::super::folder::Directory;
+    use super::*;
+    use crate::disk::Disk;
+    use crate::disk::geometry::Geometry;
+    use crate::format::changes::{Encoder, Seal};
+    use crate::map::Words;
+
+    const DISK: DiskId = DiskId([3; 16]);
+    const BLOCKS: u64 = 256;
+    const SESSION: Session = Session(2);
+
+    /// A disk that nothing is wrong with.
+    struct Facts;
+
+    impl DiskFacts for Facts {
+        fn fingerprint(&self) -> io::Result<Fingerprint> {
+            Ok(Fingerprint::default())
+        }
+
+        fn fsync(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn mark(&self) -> io::Result<Option<Mark>> {
+            Ok(None)
+        }
+
+        fn set_mark(&self, _mark: &Mark) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn drop_cache(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Maps that no job of these tests needs.
+    struct NoMaps;
+
+    impl Maps for NoMaps {
+        fn create(&self, _name: &str, words: usize, _dense: bool) -> io::Result<Words> {
+            Ok(Words::private(words))
+        }
+
+        fn reserve(&self, _name: &str) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn open(&self, _name: &str, _words: usize, _dense: bool) -> io::Result<Words> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+
+        fn remove(&self, _name: &str) {}
+
+        fn names(&self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    struct Site {
+        jobs: Jobs<Directory, Facts, NoMaps>,
+        folder: Directory,
+        meta: Meta,
+        _place: tempfile::TempDir,
+    }
+
+    fn site(logs: Vec<PendingLog>) -> Site {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("sidecar");
+        let open = || Directory::new(&path).unwrap();
+        let (id, size, block_shift) = (DISK, BLOCKS << 12, 12);
+        let geometry = Geometry { size, block_shift, region_shift: 15 };
+        let disk = Disk::untracked("disk".into(), "disk".into(), geometry, true, 512);
+        let meta = Meta { disk: DISK, session: SESSION, ..disk.meta };
+        let homes = vec![Home { folder: open(), facts: Facts, id, size, block_shift, logs }];
+        let jobs = Jobs { homes, maps: NoMaps, session: SESSION, draw: || CutId([1; 16]) };
+        Site { jobs, folder: open(), meta, _place: place }
+    }
+
+    fn header(generation: u64, session: Session) -> Header {
+        Header {
+            disk: DISK,
+            session,
+            generation: Generation(generation),
+            block_shift: 12,
+            size: BLOCKS << 12,
+        }
+    }
+
+    fn every_other_block() -> Words {
+        let map = Words::private(bits::words_for(BLOCKS));
+        for block in (0..BLOCKS).step_by(2) {
+            bits::set(&map, block..block + 1);
+        }
+        map
+    }
+
+    impl Site {
+        fn stored(&self) -> Meta {
+            Meta::decode(&self.folder.read("disk.meta").unwrap()).unwrap()
+        }
+
+        fn run(&mut self, job: Job) -> JobDone {
+            self.jobs.run(job).done
+        }
+    }
+
+    /// I2. Schedule: 1. a session dies while generation 7 drains, after regions left the intents into generation 8's log; 2.
+    /// its successor lists that log and seals generation 7; 3. the file is lost; 4. the host dies: the loss must be noticed.
+    #[test]
+    fn sealing_a_resumed_freeze_still_lists_a_dead_sessions_log_of_the_open_generation() {
+        let older = |generation, session| PendingLog {
+            generation: Generation(generation),
+            session,
+            length: 4096,
+            cut: None,
+        };
+        let open = older(8, Session(1));
+        let mut site = site(vec![older(6, Session(1)), older(7, Session(1)), open]);
+        let frozen = every_other_block();
+        let header = header(7, SESSION);
+        create_log(&site.folder, &header).unwrap();
+        let disk = SealDisk {
+            frozen: frozen.clone(),
+            header,
+            encoder: Encoder::new(&header),
+            end: changes::HEADER as u64,
+            blocks: BLOCKS,
+            fresh: false,
+            seal: Seal {
+                cut: CutId([1; 16]),
+                first: Generation(6),
+                last: Generation(7),
+                size: BLOCKS << 12,
+                time_ns: 0,
+                blocks: bits::count(&frozen),
+                compare: false,
+                whole: false,
+            },
+            meta: site.meta.clone(),
+        };
+        let done = site.run(Job::Seal { generation: Generation(7), disks: vec![disk] });
+        assert!(matches!(done, JobDone::Sealed { result: Ok(()), .. }), "{done:?}");
+        let listed = site.stored().logs;
+        assert!(listed.contains(&open), "{listed:?}");
+        let names: Vec<_> = listed.iter().map(|log| (log.generation.0, log.session.0)).collect();
+        assert_eq!(names, [(8, 1), (7, 2)], "what the sealed log contains is not listed");
+        let logs = read_logs(&site.folder, DISK, Generation(5), &listed, |_| ()).unwrap();
+        assert!(logs.bad.is_some(), "the lost file is missed");
+    }
 }
