@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-/// More extents than this are joined into their hull.
+/// Of more extents than this, those that lie nearest to each other are joined: whatever lies between is dirty at every cut.
 const EXTENTS_MAX: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +48,25 @@ impl Failed {
         {
             self.0.push(Extent { blocks, number, rewritten: None });
         }
-        if self.0.len() > EXTENTS_MAX {
-            let start = self.extents().map(|blocks| blocks.start).min().expect("not empty");
-            let end = self.extents().map(|blocks| blocks.end).max().expect("not empty");
-            self.0 = vec![Extent { blocks: start..end, number, rewritten: None }];
+        self.join_nearest();
+    }
+
+    /// Bounds the number of extents. A joined one counts as failed last and not written again: more work, never less.
+    fn join_nearest(&mut self) {
+        if self.0.len() <= EXTENTS_MAX {
+            return;
+        }
+        self.0.sort_unstable_by_key(|extent| extent.blocks.start);
+        while self.0.len() > EXTENTS_MAX {
+            let gap = |at: &usize| self.0[at + 1].blocks.start.saturating_sub(self.0[*at].blocks.end);
+            let at = (0..self.0.len() - 1).min_by_key(gap).expect("there are many");
+            let next = self.0.remove(at + 1);
+            let one = &mut self.0[at];
+            one.blocks.end = one.blocks.end.max(next.blocks.end);
+            one.rewritten = None;
+            if super::regions::later(next.number, one.number) {
+                one.number = next.number;
+            }
         }
     }
 
@@ -60,6 +75,7 @@ impl Failed {
     pub(crate) fn rewritten(&mut self, blocks: Range<u64>, begun: u32, seen: u32) {
         if !blocks.is_empty() {
             self.cover(blocks, Some(begun), seen);
+            self.join_nearest();
         }
     }
 
@@ -109,6 +125,31 @@ mod tests {
         failed.add(15..16);
         failed.synced(7);
         assert_eq!(failed.extents().collect::<Vec<_>>(), [15..16]);
+    }
+
+    #[test]
+    fn many_failures_cover_little_more_than_themselves_and_their_number_is_bounded() {
+        let mut failed = Failed::default();
+        // Two places far apart; in each, one block in eight.
+        let places = |extent: u64| extent % 2 * 1_000_000_000 + extent / 2 * 8;
+        for extent in 0..4096 {
+            failed.add(places(extent)..places(extent) + 1);
+            assert!(failed.0.len() <= EXTENTS_MAX);
+        }
+        let covered: u64 = failed.extents().map(|blocks| blocks.end - blocks.start).sum();
+        assert!((4096..=4096 * 8).contains(&covered), "{covered} blocks are dirty at every cut");
+        for extent in 0..4096 {
+            assert!(failed.extents().any(|blocks| blocks.contains(&places(extent))));
+        }
+        // One large extent, written again in many small parts.
+        let mut failed = Failed::default();
+        failed.add(0..1 << 20);
+        for block in (0..1 << 13).map(|part| part * 64) {
+            failed.rewritten(block..block + 1, 5, failed.count());
+            assert!(failed.0.len() <= EXTENTS_MAX);
+        }
+        failed.rewritten(0..1 << 20, 6, failed.count());
+        assert!(failed.synced(7) && failed.is_empty());
     }
 
     #[test]
