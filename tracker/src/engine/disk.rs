@@ -38,6 +38,8 @@ pub(super) struct Disk {
     /// Zeroing a range works, as far as we know.
     pub(super) can_zero: bool,
     sidecar: Vec<(SidecarFile, Rc<File>)>,
+    /// Ranges that the ring is punching or zeroing.
+    pub(super) ranges: usize,
     /// Reads served.
     pub(super) reads: u64,
     /// Dead or leaving connections with requests in flight (W8).
@@ -73,6 +75,7 @@ impl Disk {
             can_punch: true,
             can_zero: true,
             sidecar: Vec::new(),
+            ranges: 0,
             reads: 0,
             draining: 0,
         }
@@ -120,8 +123,12 @@ impl Disk {
     }
 
     /// What is allocated in `[offset, offset + length)`, in multiples of the alignment; covers the range or stops at
-    /// the limit.
+    /// the limit. While a range is punched or zeroed the file system lets nobody look, and the loop waits for nobody (S5):
+    /// "data" is true of anything.
     pub(super) fn extents(&self, offset: u64, length: u32, one: bool) -> Vec<Extent> {
+        if self.ranges > 0 {
+            return vec![Extent { length, hole: false }];
+        }
         let end = offset + u64::from(length);
         let align = u64::from(self.align);
         let limit = if one { 1 } else { EXTENTS_MAX };
@@ -162,18 +169,14 @@ mod tests {
     use crate::id::DiskId;
     use std::fs::File as Plain;
 
-    /// W6, F6 and S2 for hours: each failed sync opens the disk afresh, with the lock, and leaves no descriptor behind.
-    #[test]
-    fn a_disk_that_is_opened_afresh_again_and_again_keeps_the_lock_and_two_descriptors() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("disk.raw");
-        let file = Plain::create_new(&path).unwrap();
+    fn open_disk(path: &std::path::Path) -> OpenDisk {
+        let file = Plain::create_new(path).unwrap();
         file.set_len(1 << 20).unwrap();
         drop(file);
-        let file = Plain::options().read(true).write(true).open(&path).unwrap();
-        let open = OpenDisk {
+        let file = Plain::options().read(true).write(true).open(path).unwrap();
+        OpenDisk {
             name: "disk.raw".into(),
-            path: path.clone(),
+            path: path.to_owned(),
             id: DiskId::default(),
             fd: file.into(),
             size: 1 << 20,
@@ -184,8 +187,24 @@ mod tests {
             sidecar_in_memory: false,
             device: false,
             block_shift: 12,
-        };
-        let mut disk = Disk::new(open, false, File::plain);
+        }
+    }
+
+    #[test]
+    fn while_a_range_is_punched_nobody_waits_to_hear_where_holes_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut disk = Disk::new(open_disk(&folder.path().join("disk.raw")), false, File::plain);
+        assert_eq!(disk.extents(0, 1 << 20, false), [Extent { length: 1 << 20, hole: true }]);
+        disk.ranges = 1;
+        assert_eq!(disk.extents(0, 1 << 20, false), [Extent { length: 1 << 20, hole: false }]);
+    }
+
+    /// W6, F6 and S2 for hours: each failed sync opens the disk afresh, with the lock, and leaves no descriptor behind.
+    #[test]
+    fn a_disk_that_is_opened_afresh_again_and_again_keeps_the_lock_and_two_descriptors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        let mut disk = Disk::new(open_disk(&path), false, File::plain);
         (0..50).for_each(|_| disk.reopen().unwrap());
         let ours = std::fs::read_dir("/proc/self/fd").unwrap().filter(|entry| {
             let entry = entry.as_ref().unwrap().path();

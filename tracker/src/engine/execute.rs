@@ -159,6 +159,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             self.range_ended(key, result);
         } else {
             self.ring.allocate(Tag::Operation(key), &disk.file, mode, offset, length);
+            self.disks[index.index()].ranges += 1;
         }
     }
 
@@ -382,7 +383,10 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
                 let id = *id;
                 self.finish(key, id, result.map(drop).map_err(Errno), memory);
             }
-            Operation::Range { .. } => self.range_ended(key, result),
+            Operation::Range { disk, .. } => {
+                self.disks[disk.index()].ranges -= 1;
+                self.range_ended(key, result);
+            }
             Operation::Zeros { id, .. } => match result {
                 Ok(0) => {
                     let id = *id;
