@@ -15,6 +15,8 @@ mod cut;
 mod intent;
 pub mod job;
 mod preserve;
+#[cfg(test)]
+mod schedules;
 mod slots;
 mod status;
 mod stop;
