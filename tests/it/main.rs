@@ -7,6 +7,7 @@ mod crash;
 mod cycle;
 mod demo;
 mod devices;
+mod doctor;
 mod freeze;
 mod full;
 mod guard;

@@ -2,6 +2,7 @@
 //! returns its failure, which becomes one line on standard error and an exit code ([`exit`]).
 
 mod background;
+pub mod doctor;
 pub mod exit;
 pub mod points;
 pub mod restore;
@@ -41,6 +42,8 @@ enum Command {
     Ship(ship::Args),
     /// Show how a tracker and its disks are
     Status(status::Args),
+    /// Explain how far a disk's tracking can be trusted, and what to do
+    Doctor(doctor::Args),
     /// List recovery points
     Points(ReadArgs),
     /// Restore a recovery point
@@ -59,6 +62,7 @@ impl Cli {
             Command::Vault(args) => vault::run(args),
             Command::Ship(args) => ship::run(args),
             Command::Status(args) => status::run(args),
+            Command::Doctor(args) => doctor::run(args),
             Command::Points(args) => points::run(args),
             Command::Restore(args) => restore::run(args),
             Command::Verify(args) => verify::run(args),

@@ -285,6 +285,16 @@ impl DiskFile {
         Ok(true)
     }
 
+    /// Whether somebody has it open for writing, as far as locks tell (S2).
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn is_in_use(&self) -> io::Result<bool> {
+        let mut asked = one_byte(REFUSED[0], libc::F_WRLCK);
+        nix::fcntl::fcntl(&self.file, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut asked))?;
+        Ok(i32::from(asked.l_type) != libc::F_UNLCK)
+    }
+
     /// The same open description again: with its lock.
     ///
     /// # Errors

@@ -122,12 +122,24 @@ impl Directory {
     /// # Errors
     /// Whatever the file system says; a link in the folder's place; a folder of another user.
     pub fn new(path: &Path) -> io::Result<Self> {
+        Self::open_or(path, true)
+    }
+
+    /// Opens the folder.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and `NotFound`.
+    pub fn existing(path: &Path) -> io::Result<Self> {
+        Self::open_or(path, false)
+    }
+
+    fn open_or(path: &Path, make: bool) -> io::Result<Self> {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = path.file_name().ok_or_else(|| io::Error::other("it has no name"))?;
         let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         // Links further up are the operator's own.
         let parent = openat(AT_FDCWD, parent, flags, Mode::empty())?;
-        match mkdirat(&parent, name, Mode::S_IRWXU) {
+        match if make { mkdirat(&parent, name, Mode::S_IRWXU) } else { Err(nix::Error::EEXIST) } {
             Ok(()) => nix::unistd::fsync(&parent)?,
             Err(nix::Error::EEXIST) => {}
             Err(error) => return Err(error.into()),

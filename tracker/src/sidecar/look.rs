@@ -209,6 +209,16 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
     Ok(looks)
 }
 
+impl Look {
+    /// Gives the blocks of all pending logs to `each`, in no order, and some more than once.
+    ///
+    /// # Errors
+    /// The folder can't be read.
+    pub(super) fn read_pending(&self, folder: &impl Folder, each: impl FnMut(Range<u64>)) -> io::Result<()> {
+        read_logs(folder, self.id, self.released, &self.logs.pending, each).map(drop)
+    }
+}
+
 /// Fills a fresh open map (DESIGN 3.5): intents and unreleased logs. The logs are read once more, straight into the map:
 /// which blocks are in them is nowhere else in memory.
 ///

@@ -1,6 +1,7 @@
 //! The files of a disk beside the disk, and the order of their syncs.
 
 pub mod disk_file;
+pub mod examine;
 pub mod files;
 pub mod folder;
 pub mod jobs;
@@ -227,7 +228,7 @@ pub fn open(config: &Config) -> Result<Opening, Error> {
         let (mut file, probe) = disk_file::open(disk, config.create, config.read_only, config.direct)?;
         file.lock(config.read_only)?;
         let shown = disk.path.display();
-        let home = sidecar_path(config, disk);
+        let home = sidecar_path(config.log_dir.as_deref(), &disk.path);
         if probe.device && config.log_dir.is_none() && !config.read_only {
             let what =
                 format!("disk {shown} is a block device: say with --log-dir where its sidecar shall be");
@@ -286,7 +287,7 @@ pub fn open(config: &Config) -> Result<Opening, Error> {
         }
         opens.push(open);
     }
-    let sidecar = sidecar_path(config, &config.disks[0]);
+    let sidecar = sidecar_path(config.log_dir.as_deref(), &config.disks[0].path);
     let group_config = GroupConfig {
         name: config.group.clone(),
         session: Session(0),
@@ -405,17 +406,17 @@ fn read_only(
 
 /// The sidecar's folder: `<disk>.towline`; in `--log-dir`, where disks of several folders may have one name, it has a
 /// checksum of the disk's place as well. The place as it was named: links that go on naming one device stay the same.
-pub fn sidecar_path(config: &Config, disk: &DiskConfig) -> PathBuf {
-    let mut name = disk.path.file_name().unwrap_or_default().to_os_string();
-    match &config.log_dir {
+pub fn sidecar_path(log_dir: Option<&Path>, disk: &Path) -> PathBuf {
+    let mut name = disk.file_name().unwrap_or_default().to_os_string();
+    match log_dir {
         Some(folder) => {
-            let place = std::path::absolute(&disk.path).unwrap_or_else(|_| disk.path.clone());
+            let place = std::path::absolute(disk).unwrap_or_else(|_| disk.to_path_buf());
             name.push(format!(".{:016x}.towline", checksum(0, place.as_os_str().as_encoded_bytes())));
             folder.join(name)
         }
         None => {
             name.push(".towline");
-            disk.path.with_file_name(name)
+            disk.with_file_name(name)
         }
     }
 }
