@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) break_at: Option<&'static str>,
     /// A request of this name is heard and never answered, nor is any after it, on any connection.
     pub(super) hang_at: Option<&'static str>,
+    /// The next request of this name is done, and then the connection breaks: its answer is lost.
+    pub(super) lose: Option<&'static str>,
     /// Blocks that the guest overwrites after each cut, while the freeze ships.
     pub(super) overwrite: u64,
     seed: u64,
@@ -93,6 +95,7 @@ impl Fake {
             fuzzy_cuts: 0,
             break_at: None,
             hang_at: None,
+            lose: None,
             overwrite: 0,
             seed: 0,
         };
@@ -405,7 +408,12 @@ fn serve(state: &Mutex<State>, over: &AtomicBool, folder: &std::path::Path, stre
                 state.break_at = None;
                 return;
             }
-            state.answer(request, folder)
+            let answer = state.answer(request, folder);
+            if asked.is_some() && state.lose == asked {
+                state.lose = None;
+                return;
+            }
+            answer
         };
         let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         if channel.send::<_, ANSWER_MAX>(&answer, &borrowed).is_err() {

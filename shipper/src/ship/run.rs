@@ -129,8 +129,9 @@ impl Shipper<'_> {
     /// One attach: everything from the connection to its end.
     fn attached(&mut self) -> Result<Ended> {
         let mut tracker = Tracker::connect(&self.options.tracker, self.stop, self.mine)?;
-        let attached = tracker.attach(self.target)?;
+        let attached = tracker.attach(self.target);
         self.mine = tracker.mine();
+        let attached = attached?;
         let group = self.vault.group(&attached.group);
         let claimant = Claimant { host: host(), target: self.target, time_ns: now_ns() };
         let claimed = group.claim(&attached, &claimant, self.take_over)?;

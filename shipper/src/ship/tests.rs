@@ -2,9 +2,10 @@
 
 mod interrupted;
 mod lineage;
+mod passing;
 mod unchanged;
 
-use super::fake::{BLOCK, Fake};
+use super::fake::{BLOCK, Fake, State};
 use super::run::{Report, run_into};
 use super::{Ended, Options, Stop, Summary};
 use crate::pipeline::tests::{noise, restored};
@@ -41,6 +42,29 @@ impl Report for &Told<'_> {
             && summaries.len() >= after
         {
             stop.ask();
+        }
+    }
+}
+
+/// What the guest does between two cuts.
+type Write = Box<dyn Fn(&mut State)>;
+
+/// Writes for the guest after each published entry, by its number from 1; ends the loop after the last.
+struct Guest<'a> {
+    fake: &'a Fake,
+    stop: &'a Stop,
+    summaries: Vec<Summary>,
+    writes: Vec<Write>,
+}
+
+impl Report for Guest<'_> {
+    fn progress(&mut self, _: &Counters) {}
+
+    fn published(&mut self, summary: &Summary) {
+        self.summaries.push(summary.clone());
+        match self.writes.get(self.summaries.len() - 1) {
+            Some(write) => write(&mut self.fake.lock()),
+            None => self.stop.ask(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use towline_tracker::control::client::{Client, ClientError, Handed};
-use towline_tracker::control::message::{Attached, Refusal, Status};
+use towline_tracker::control::message::{Attached, Refusal};
 use towline_tracker::id::{Anchor, AttachNumber, CutId, TargetId};
 
 /// How often an idle shipper asks whether it is still the newest, beside listening for being told.
@@ -60,14 +60,22 @@ pub fn refusal(socket: &Path, error: ClientError) -> Error {
 /// The shipper's place at a tracker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mine {
-    pub(super) attach: AttachNumber,
+    /// The newest attach number that is not another shipper's.
+    attach: AttachNumber,
+    /// We asked for the next one, and there was no answer: it may be taken, and then it is ours.
+    unanswered: bool,
 }
 
 impl Mine {
     /// Whether another shipper attached since, by what a tracker says of itself. Attach numbers rise for ever: they
     /// survive in the maps, and maps that begin anew begin at `session << 32`, which is no shipper's number.
-    pub(super) fn revoked(self, status: &Status) -> bool {
-        status.attach > self.attach.0 && status.attach & 0xffff_ffff != 0
+    fn revoked(self, newest: u64) -> bool {
+        newest > self.attach.0 + u64::from(self.unanswered) && newest & 0xffff_ffff != 0
+    }
+
+    /// The tracker's newest number is no other shipper's: whether the attach arrived is known.
+    fn seen(self, newest: u64) -> Self {
+        Self { attach: self.attach.max(AttachNumber(newest)), unanswered: false }
     }
 }
 
@@ -100,12 +108,16 @@ impl<'a> Tracker<'a> {
     }
 
     pub(super) fn attach(&mut self, target: TargetId) -> Result<Attached> {
+        // Until the answer is here, who asks for a number may have it and not know (V9).
+        if let Some(mine) = &mut self.mine {
+            mine.unanswered = true;
+        }
         let attached = self.call(|client| client.attach(target))?;
-        self.mine = Some(Mine { attach: attached.attach });
+        self.mine = Some(Mine { attach: attached.attach, unanswered: false });
         Ok(attached)
     }
 
-    /// The place that [`Self::attach`] took.
+    /// The place that [`Self::attach`] took, or may have taken.
     pub(super) fn mine(&self) -> Option<Mine> {
         self.mine
     }
@@ -158,11 +170,34 @@ impl<'a> Tracker<'a> {
     fn ask(&mut self) -> Result<()> {
         self.asked = Instant::now();
         let Some(mine) = self.mine else { return Ok(()) };
-        let status = self.call(Client::status)?;
-        if mine.revoked(&status) {
-            let newest = AttachNumber(status.attach);
+        let newest = self.call(Client::status)?.attach;
+        if mine.revoked(newest) {
+            let newest = AttachNumber(newest);
             return Err(refusal(&self.socket, ClientError::Refused(Refusal::Revoked { newest })));
         }
+        self.mine = Some(mine.seen(newest));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_number_after_an_unanswered_attach_may_be_ours() {
+        let session = 7 << 32;
+        for (unanswered, newest, revoked) in [
+            (false, 3, false),
+            (false, 4, true),
+            (true, 3, false),
+            (true, 4, false),
+            (true, 5, true),
+            (false, 1 << 32, false),
+            (true, (1 << 32) + 1, true),
+        ] {
+            let mine = Mine { attach: AttachNumber(session + 3), unanswered };
+            assert_eq!(mine.revoked(session + newest), revoked, "{newest}, unanswered: {unanswered}");
+        }
     }
 }

@@ -1,30 +1,6 @@
 //! What the guest writes again.
 
 use super::*;
-use crate::ship::fake::State;
-
-/// What the guest does between two cuts.
-type Write = Box<dyn Fn(&mut State)>;
-
-/// Writes for the guest after each published entry, by its number from 1; ends the loop after the last.
-struct Guest<'a> {
-    fake: &'a Fake,
-    stop: &'a Stop,
-    summaries: Vec<Summary>,
-    writes: Vec<Write>,
-}
-
-impl Report for Guest<'_> {
-    fn progress(&mut self, _: &Counters) {}
-
-    fn published(&mut self, summary: &Summary) {
-        self.summaries.push(summary.clone());
-        match self.writes.get(self.summaries.len() - 1) {
-            Some(write) => write(&mut self.fake.lock()),
-            None => self.stop.ask(),
-        }
-    }
-}
 
 /// Goal: a guest that writes the same bytes again ships nothing, and never less than what changed (V7). Schedule: each
 /// step below, between cuts of one shipper; every point is restored and compared.
