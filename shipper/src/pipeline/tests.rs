@@ -96,7 +96,8 @@ impl World {
     /// Cuts: these extents of each disk are frozen.
     fn cut(&mut self, frozen: Vec<Vec<Range<u64>>>, compare: bool, whole: bool) -> MemorySource {
         let cut = CutId::random();
-        self.attached.live = Some(LiveFreeze { cut, generation: Generation(1), sealed: true, fuzzy: false });
+        self.attached.live =
+            Some(LiveFreeze { cut, generation: Generation(1), time_ns: 1, sealed: true, fuzzy: false });
         self.attached.vouched = vec![cut];
         self.freeze(cut, frozen, compare, whole)
     }

@@ -264,6 +264,7 @@ impl State {
         let live = self.live.as_ref().map(|freeze| LiveFreeze {
             cut: freeze.cut,
             generation: Generation(self.generation),
+            time_ns: self.generation * 1_000_000_000,
             sealed: true,
             fuzzy: freeze.fuzzy,
         });

@@ -3,7 +3,7 @@
 use crate::Kind;
 use crate::pipeline::shape;
 use crate::source::SourceDisk;
-use crate::vault::attach::Decision;
+use crate::vault::attach::{Decision, is_of};
 use crate::vault::entry::{Content, EntryKind};
 use std::time::Duration;
 use towline_tracker::control::message::LiveFreeze;
@@ -30,7 +30,7 @@ pub fn opening(decision: &Decision, live: Option<LiveFreeze>) -> Opening {
         decision => Opening::Finish {
             resume: decision
                 .base()
-                .is_some_and(|base| base.header.kind == EntryKind::Checkpoint && base.header.cut == live.cut),
+                .is_some_and(|base| base.header.kind == EntryKind::Checkpoint && is_of(&base.header, live)),
         },
     }
 }
@@ -141,7 +141,7 @@ mod tests {
     use towline_tracker::id::{AttachNumber, CutId, DiskId, Generation, Session};
 
     const LIVE: LiveFreeze =
-        LiveFreeze { cut: CutId([1; 16]), generation: Generation(2), sealed: true, fuzzy: false };
+        LiveFreeze { cut: CutId([1; 16]), generation: Generation(2), time_ns: 0, sealed: true, fuzzy: false };
 
     fn base(kind: EntryKind, cut: CutId) -> Base {
         let header = EntryHeader {
@@ -186,13 +186,15 @@ mod tests {
         let ours = base(EntryKind::Checkpoint, LIVE.cut);
         let other = base(EntryKind::Checkpoint, CutId([9; 16]));
         let point = base(EntryKind::Point, LIVE.cut);
+        let mut sibling = ours.clone();
+        sibling.header.time_ns += 1;
         let resync = |base| Decision::Resync { base, reason: String::new(), taken_over: false };
         assert_eq!(opening(&Decision::Initial, None), Opening::Nothing);
         assert_eq!(opening(&Decision::Adopt(point), Some(LIVE)), Opening::Release);
         for decision in [Decision::Continue(ours.clone()), resync(ours)] {
             assert_eq!(opening(&decision, Some(LIVE)), Opening::Finish { resume: true });
         }
-        for decision in [Decision::Initial, Decision::Delta(other.clone()), resync(other)] {
+        for decision in [Decision::Initial, Decision::Delta(other.clone()), resync(other), resync(sibling)] {
             assert_eq!(opening(&decision, Some(LIVE)), Opening::Finish { resume: false });
         }
     }

@@ -3,7 +3,7 @@
 //! below it.
 //!
 //! With A the anchor's entry, T the newest content (of a claim at the head, its base), and the *lineage* T, base of T,
-//! base of that, and so on:
+//! base of that, and so on; an entry *of our live freeze* has its cut id and its time:
 //!
 //! | owner of the newest claim | A | T | decision |
 //! |---|---|---|---|
@@ -31,7 +31,7 @@ use super::Group;
 use super::entry::{Claim, Content, Draft, Entry, EntryHeader, EntryKind, EntryRef, Owner, Payload};
 use super::names;
 use crate::{Error, Kind, Result};
-use towline_tracker::control::message::Attached;
+use towline_tracker::control::message::{Attached, LiveFreeze};
 use towline_tracker::id::{CutId, TargetId, VaultId};
 
 /// How the table looks into the log.
@@ -160,9 +160,9 @@ pub fn decide(
     if tip == 0 {
         return Ok(Decision::Initial);
     }
-    let live = attached.live.map(|live| live.cut);
+    let live = |header: &EntryHeader| attached.live.is_some_and(|live| is_of(header, live));
     let top = must(log, tip)?;
-    if live == Some(top.cut) && top.kind != EntryKind::Checkpoint {
+    if live(&top) && top.kind != EntryKind::Checkpoint {
         return Ok(Decision::Adopt(base(log, tip)?));
     }
     let anchor = attached.anchor.filter(|anchor| anchor.vault == vault);
@@ -175,7 +175,10 @@ pub fn decide(
         at = header.base;
         above.push(header);
     }
-    let vouched = |header: &EntryHeader| attached.vouched.contains(&header.cut) || live == Some(header.cut);
+    let vouched = |header: &EntryHeader| match attached.live.filter(|live| live.cut == header.cut) {
+        Some(live) => is_of(header, live),
+        None => attached.vouched.contains(&header.cut),
+    };
     let in_log = match anchor {
         Some(anchor) => log.header(anchor.seq)?.is_some_and(|header| header.hash() == anchor.hash),
         None => false,
@@ -201,11 +204,7 @@ pub fn decide(
             return broken(log, tip, details, take_over);
         }
         let base = base(log, newest)?;
-        return Ok(if live == Some(base.header.cut) {
-            Decision::Continue(base)
-        } else {
-            Decision::Delta(base)
-        });
+        return Ok(if live(&base.header) { Decision::Continue(base) } else { Decision::Delta(base) });
     }
     if vouched(&top) {
         return resync(log, tip, "an earlier resynchronization was cut short", false);
@@ -218,6 +217,12 @@ pub fn decide(
         false => format!("entry {bottom} is not the one that this tracker released last"),
     };
     broken(log, tip, details, take_over)
+}
+
+/// Whether an entry is of this freeze. The cut id alone does not say so: it is drawn before its cut, and two trackers that
+/// went on from one host's memory (a clone, a snapshot that was resumed twice) cut under the same one.
+pub fn is_of(header: &EntryHeader, live: LiveFreeze) -> bool {
+    (header.cut, header.time_ns) == (live.cut, live.time_ns)
 }
 
 fn must(log: &mut impl Log, seq: u64) -> Result<EntryHeader> {

@@ -147,8 +147,8 @@ impl Group {
         Ok(headers)
     }
 
-    /// Puts a draft behind `head`. An answer that was lost is looked up: the entry of the same kind, epoch and cut at
-    /// this place is ours, whatever its bytes (V8).
+    /// Puts a draft behind `head`. An answer that was lost is looked up: the entry with the same header at this place is
+    /// ours (V8).
     ///
     /// # Errors
     /// The store's, when it is still not known after looking whether the entry is there: try again with the same
@@ -171,11 +171,10 @@ impl Group {
     }
 }
 
-/// Whether the entry found at our place is ours: same kind, lineage and cut id, not same bytes (V8).
+/// Whether the entry found at our place is ours (V8): same header, and so same lineage, cut and content. Other bytes are
+/// no matter, every try is sealed anew. Only this writer's own tries can be the same: a restart begins with a claim.
 pub fn judge(ours: &EntryHeader, found: EntryHeader) -> Appended {
-    let same = (found.kind, found.cut, found.epoch, found.previous, found.base)
-        == (ours.kind, ours.cut, ours.epoch, ours.previous, ours.base);
-    if same { Appended::Ours(found) } else { Appended::Theirs(found) }
+    if found.hash() == ours.hash() { Appended::Ours(found) } else { Appended::Theirs(found) }
 }
 
 #[cfg(test)]

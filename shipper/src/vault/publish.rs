@@ -272,24 +272,32 @@ mod tests {
         assert_eq!(put(&mut publisher), header, "it had not arrived");
         publisher.answer(Answer::Exists);
         assert_eq!(publisher.poll(), Some(Action::ReadBack { seq: 4 }));
-        // Same lineage and cut, other bytes (a restart seals anew): ours.
-        let found = EntryHeader { time_ns: 77, payload_hash: [7; 32], ..header };
+        // Another seal: ours.
+        let found = EntryHeader { salt: [7; 32], ..header };
         publisher.read_back(Some(found));
         assert_eq!(publisher.poll(), Some(Action::Published { header: found }));
         assert_eq!(publisher.head(), found.reference());
     }
 
+    /// Also one of the same epoch and cut: who went on from a copy of our memory has both, but not our content.
     #[test]
     fn anybody_elses_entry_at_our_place_fences_for_good() {
-        let (_, mut publisher, draft) = world();
-        publisher.entry(draft);
-        let header = put(&mut publisher);
-        publisher.answer(Answer::Exists);
-        publisher.poll();
-        let by = EntryHeader { kind: EntryKind::Claim, epoch: 4, ..header };
-        publisher.read_back(Some(by));
-        assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
-        assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
+        let other: [fn(EntryHeader) -> EntryHeader; 3] = [
+            |header| EntryHeader { kind: EntryKind::Claim, epoch: 4, ..header },
+            |header| EntryHeader { payload_hash: [7; 32], ..header },
+            |header| EntryHeader { time_ns: header.time_ns + 1, ..header },
+        ];
+        for other in other {
+            let (_, mut publisher, draft) = world();
+            publisher.entry(draft);
+            let header = put(&mut publisher);
+            publisher.answer(Answer::Exists);
+            publisher.poll();
+            let by = other(header);
+            publisher.read_back(Some(by));
+            assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
+            assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
+        }
     }
 
     #[test]

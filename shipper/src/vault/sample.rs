@@ -137,7 +137,9 @@ impl World {
 
     /// The tracker holds this freeze.
     pub(crate) fn freeze(&mut self, cut: CutId) {
-        self.attached.live = Some(LiveFreeze { cut, generation: Generation(1), sealed: true, fuzzy: false });
+        self.time_ns += 1_000_000_000;
+        let (generation, time_ns) = (Generation(1), self.time_ns);
+        self.attached.live = Some(LiveFreeze { cut, generation, time_ns, sealed: true, fuzzy: false });
         self.attached.vouched = vec![cut];
     }
 
@@ -214,11 +216,16 @@ impl World {
             covered: Vec::new(),
             totals: Totals::default(),
         };
-        self.time_ns += 1_000_000_000;
+        // Every entry of a cut has the cut's time.
+        let live = self.attached.live.filter(|live| live.cut == cut).map(|live| live.time_ns);
+        let time_ns = live.unwrap_or_else(|| {
+            self.time_ns += 1_000_000_000;
+            self.time_ns
+        });
         let draft = Draft {
             kind,
             cut,
-            time_ns: self.time_ns,
+            time_ns,
             base: self.base.as_ref().map_or(0, |base| base.header.seq),
             attached: flushed.attached,
             payload: Payload::Content(content.clone()),

@@ -167,6 +167,9 @@ pub struct LiveFreeze {
     pub cut: CutId,
     /// The generation that it ended.
     pub generation: Generation,
+    /// The instant of the cut, as in [`Frozen`]: two trackers that went on from one host's memory have drawn the same cut
+    /// ids ahead, and cut at two instants.
+    pub time_ns: u64,
     /// It is sealed and can be read.
     pub sealed: bool,
     /// It is not, or no longer, exact.

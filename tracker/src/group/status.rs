@@ -22,6 +22,7 @@ impl Group {
                 |freeze| LiveFreeze {
                     cut: freeze.cut,
                     generation: freeze.generation,
+                    time_ns: freeze.time_ns,
                     sealed: self.state.road == Road::Sealed,
                     fuzzy: self.state.fuzzy,
                 },

@@ -88,6 +88,29 @@ fn a_checkpoint_of_the_live_freeze_is_continued_and_its_cut_listed() {
     }
 }
 
+/// Schedule: 1. a host's memory is copied, the tracker in it, which has drawn its next cut id ahead; 2. both go on, and
+/// both cut under that id, at two instants; 3. one is shipped. It is not the other's freeze, and its blocks are not those
+/// that the other has frozen: neither adopted nor gone on from, nor vouched for.
+#[test]
+fn an_entry_of_a_siblings_freeze_with_our_cut_id_is_not_ours() {
+    for kind in [EntryKind::Point, EntryKind::Fuzzy, EntryKind::Checkpoint] {
+        let mut world = shipped(1);
+        let anchor = world.attached.anchor.unwrap();
+        let cut = CutId([9; 16]);
+        world.claim(false).unwrap();
+        world.freeze(cut);
+        world.publish(&one(3), cut, kind, usize::MAX);
+        let ours = world.attached.live.as_mut().unwrap();
+        ours.time_ns += 1;
+        match decide_now(&world, false) {
+            Decision::BrokenLineage { .. } if kind == EntryKind::Point => {}
+            // It is void.
+            Decision::Delta(base) if kind != EntryKind::Point => assert_eq!(base.header.seq, anchor.seq),
+            decision => panic!("{kind:?}: {decision:?}"),
+        }
+    }
+}
+
 #[test]
 fn an_entry_of_a_cut_that_is_undone_but_vouched_for_is_a_base() {
     // Released point, then a point that was published but whose freeze the host's crash made forget.
