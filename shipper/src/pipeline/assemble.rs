@@ -7,11 +7,10 @@ use super::put::{self, Item, Outcome};
 use super::work::{self, Done, Said, Shop};
 use super::{Counters, Plan, Retry};
 use crate::source::Source;
-use crate::store::{Put, StoreError};
+use crate::vault::Group;
 use crate::vault::cycle::{Assembler, Flushed, Object};
 use crate::vault::entry::{Consistency, Content, Covered, Draft, EntryHeader, EntryKind, Payload, Totals};
-use crate::vault::publish::{Action, Answer, Publisher};
-use crate::vault::{Group, names};
+use crate::vault::publish::{Action, Publisher};
 use crate::{Error, Kind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use std::collections::{BTreeMap, VecDeque};
@@ -105,7 +104,6 @@ pub fn ship(cycle: &Cycle<'_>, publisher: &mut Publisher, hooks: &mut dyn Hooks)
         hasher: cycle.group.hasher(),
         counters: cycle.counters,
     };
-    let store = &*cycle.group.store;
     std::thread::scope(|scope| {
         let (credit, credits) = bounded(window);
         let (job_out, job_in) = bounded(window + 1);
@@ -128,7 +126,7 @@ pub fn ship(cycle: &Cycle<'_>, publisher: &mut Publisher, hooks: &mut dyn Hooks)
         drop((job_in, done_out));
         for _ in 0..putters {
             let (items, over, outcomes) = (item_in.clone(), over_in.clone(), outcome_out.clone());
-            scope.spawn(move || put::put(store, cycle.retry, cycle.counters, &items, &over, &outcomes));
+            scope.spawn(move || put::put(cycle.group, cycle.retry, cycle.counters, &items, &over, &outcomes));
         }
         // Whatever ends this function closes every channel, and so ends every thread.
         let line = Line { credit, done: done_in, items: item_out, outcomes: outcome_in, _over: over_out };
@@ -161,9 +159,6 @@ struct Run<'a> {
     totals: Totals,
     waiting: VecDeque<Item>,
     putting: usize,
-    /// Tries of the entry that is being put, and what the last one said.
-    tries: u32,
-    lost: Option<StoreError>,
     /// Contents of the entries that are queued, in order.
     queued: VecDeque<Content>,
     since: Since,
@@ -213,8 +208,6 @@ impl<'a> Run<'a> {
             totals,
             waiting: VecDeque::new(),
             putting: 0,
-            tries: 0,
-            lost: None,
             queued: VecDeque::new(),
             since: Since::now(),
             shipped: None,
@@ -382,15 +375,8 @@ impl<'a> Run<'a> {
         while let Some(action) = self.publisher.poll() {
             match action {
                 Action::Put { header, bytes } => {
-                    let name = names::entry(self.cycle.group.id(), header.seq);
-                    let pause = match self.tries {
-                        0 => Duration::ZERO,
-                        tries => self.cycle.retry.pause(tries).unwrap_or_default(),
-                    };
-                    self.tries += 1;
-                    self.waiting.push_front(Item::Entry { name, bytes, pause });
+                    self.waiting.push_front(Item::Entry { header, bytes });
                 }
-                Action::ReadBack { seq } => self.read_back(seq)?,
                 Action::Published { header } => self.published(header),
                 Action::Fenced { by } => {
                     let line = format!(
@@ -406,44 +392,12 @@ impl<'a> Run<'a> {
     }
 
     fn published(&mut self, header: EntryHeader) {
-        self.tries = 0;
-        self.lost = None;
         self.totals.bytes_put += header.object_length() - header.attached;
         let mut content = self.queued.pop_front().expect("it was queued");
         content.resolve(header.seq);
         self.hooks.published(&header, &content);
         if header.kind != EntryKind::Checkpoint {
             self.shipped = Some(Shipped { header, content });
-        }
-    }
-
-    /// A put of an entry found something, or its answer was lost: look (V8).
-    fn read_back(&mut self, seq: u64) -> Result<()> {
-        let mut tried = 0;
-        loop {
-            match self.cycle.group.entry_header(seq) {
-                Ok(None) if self.tries >= self.cycle.retry.tries => {
-                    let error = self
-                        .lost
-                        .take()
-                        .map_or_else(|| Error::new(Kind::Unreachable, "an entry can't be put"), Error::from);
-                    return Err(error);
-                }
-                Ok(found) => {
-                    self.publisher.read_back(found);
-                    return Ok(());
-                }
-                Err(error) => {
-                    tried += 1;
-                    let pause = self.cycle.retry.pause(tried).filter(|_| error.kind() == Kind::Unreachable);
-                    let Some(pause) = pause else { return Err(error) };
-                    let until = Instant::now() + pause;
-                    while Instant::now() < until {
-                        self.hooks.tick()?;
-                        std::thread::sleep(TICK.min(until.saturating_duration_since(Instant::now())));
-                    }
-                }
-            }
         }
     }
 
@@ -459,19 +413,14 @@ impl<'a> Run<'a> {
     fn put(&mut self, outcome: Outcome) -> Result<()> {
         self.putting -= 1;
         match outcome {
-            Outcome::Object(token, Ok(buffer)) => {
+            Outcome::Object(token, put) => {
+                let buffer = put?;
                 self.publisher.done(token);
                 if let Some(assembler) = &mut self.assembler {
                     assembler.recycle(buffer);
                 }
             }
-            Outcome::Object(_, Err(error)) => return Err(error.into()),
-            Outcome::Entry(Ok(Put::Created)) => self.publisher.answer(Answer::Created),
-            Outcome::Entry(Ok(Put::AlreadyExists)) => self.publisher.answer(Answer::Exists),
-            Outcome::Entry(Err(error)) => {
-                self.lost = Some(error);
-                self.publisher.answer(Answer::Lost);
-            }
+            Outcome::Entry(put) => self.publisher.answer(put?),
         }
         Ok(())
     }

@@ -1,8 +1,11 @@
 //! Putters: threads that put objects and entries into the store, and try again when the store has a bad moment.
 
 use super::Counters;
-use crate::store::{Put, Store, StoreError, StoreErrorKind};
+use crate::vault::Group;
+use crate::vault::entry::EntryHeader;
+use crate::vault::log::Appended;
 use crate::vault::publish::Token;
+use crate::{Kind, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
@@ -29,20 +32,20 @@ impl Retry {
 pub(super) enum Item {
     /// A pack or an index, under a random name.
     Object { token: Token, name: String, bytes: Vec<u8> },
-    /// An entry, after a pause.
-    Entry { name: String, bytes: Vec<u8>, pause: Duration },
+    /// An entry, after everything that it needs.
+    Entry { header: EntryHeader, bytes: Vec<u8> },
 }
 
 /// What became of it.
 pub(super) enum Outcome {
     /// With the buffer, to be used again.
-    Object(Token, Result<Vec<u8>, StoreError>),
-    Entry(Result<Put, StoreError>),
+    Object(Token, Result<Vec<u8>>),
+    Entry(Result<Appended>),
 }
 
 /// Puts until there is nothing more to put. `over` is closed when the cycle is given up.
 pub(super) fn put(
-    store: &dyn Store,
+    group: &Group,
     retry: Retry,
     counters: &Counters,
     items: &Receiver<Item>,
@@ -53,19 +56,14 @@ pub(super) fn put(
         let outcome = match item {
             Item::Object { token, name, bytes } => {
                 let length = bytes.len() as u64;
-                let put = again(retry, over, || store.put(&name, &bytes));
+                let put = again(retry, over, || Ok(group.store.put(&name, &bytes)?));
                 if put.is_ok() {
                     Counters::add(&counters.put, length);
                 }
                 Outcome::Object(token, put.map(|()| bytes))
             }
-            // A lost answer is looked up before the next try (V8), so the tries are not made here.
-            Item::Entry { name, bytes, pause } => {
-                if slept(pause, over) {
-                    Outcome::Entry(store.put_if_absent(&name, &bytes))
-                } else {
-                    return;
-                }
+            Item::Entry { header, bytes } => {
+                Outcome::Entry(again(retry, over, || group.put_entry(&header, &bytes)))
             }
         };
         if outcomes.send(outcome).is_err() {
@@ -75,21 +73,17 @@ pub(super) fn put(
 }
 
 /// Calls until it succeeds, fails for good, or the tries are used up.
-pub(super) fn again<T>(
-    retry: Retry,
-    over: &Receiver<()>,
-    mut call: impl FnMut() -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
+fn again<T>(retry: Retry, over: &Receiver<()>, mut call: impl FnMut() -> Result<T>) -> Result<T> {
     let mut tried = 0;
     loop {
         let error = match call() {
-            Err(error) if error.kind() == StoreErrorKind::Transient => error,
+            Err(error) if error.kind() == Kind::Unreachable => error,
             done => return done,
         };
         tried += 1;
         match retry.pause(tried) {
             Some(pause) if slept(pause, over) => {
-                tracing::debug!(%error, tried, "the store failed; trying again");
+                tracing::debug!(error = error.line(), tried, "the store failed; trying again");
             }
             _ => return Err(error),
         }

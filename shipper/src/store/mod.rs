@@ -70,7 +70,7 @@ pub trait Store: Send + Sync {
 pub enum Put {
     /// The object is ours.
     Created,
-    /// Somebody's object was there; nothing changed.
+    /// Somebody's object was there; nothing changed, and from now on it survives as if it had been put now.
     AlreadyExists,
 }
 

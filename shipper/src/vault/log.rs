@@ -6,7 +6,7 @@ use super::envelope::TAG;
 use super::limits::ENTRY_MAX;
 use super::names;
 use crate::store::{Put, StoreErrorKind};
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 
 /// Objects in one request for a listing.
 const PAGE: usize = 1000;
@@ -147,42 +147,50 @@ impl Group {
         Ok(headers)
     }
 
-    /// Puts a draft behind `head`. An answer that was lost is looked up: the entry with the same header at this place is
-    /// ours (V8).
+    /// Puts a draft behind `head`, and once more if the store has a bad moment.
     ///
     /// # Errors
-    /// The store's, when it is still not known after looking whether the entry is there: try again with the same
-    /// draft and head.
+    /// As [`Self::put_entry`].
     pub fn append(&self, head: Option<EntryRef>, epoch: u64, draft: &Draft) -> Result<Appended> {
         let (header, bytes) = draft.encode(&self.seal, head, epoch);
-        let name = names::entry(self.seal.group, header.seq);
+        self.put_entry(&header, &bytes).or_else(|error| match error.kind() {
+            Kind::Unreachable => self.put_entry(&header, &bytes),
+            _ => Err(error),
+        })
+    }
+
+    /// Puts an entry at its place. The entry that is there already is ours if it has the same header (V8).
+    ///
+    /// # Errors
+    /// The store's. After one that may pass, the entry may be there all the same and even be read, but perhaps not for
+    /// good: its folder could not be synced. So it is not looked for, but put again: the store that finds it there
+    /// makes it durable before it says so.
+    pub fn put_entry(&self, header: &EntryHeader, bytes: &[u8]) -> Result<Appended> {
         assert!(bytes.len() <= ENTRY_MAX);
-        match self.store.put_if_absent(&name, &bytes) {
-            Ok(Put::Created) => Ok(Appended::Ours(header)),
-            Ok(Put::AlreadyExists) => {
-                let found = self.entry_header(header.seq)?;
-                Ok(judge(&header, found.ok_or_else(|| Error::damage(&name, "it is there and it is not"))?))
-            }
-            Err(error) => match self.entry_header(header.seq) {
-                Ok(Some(found)) => Ok(judge(&header, found)),
-                _ => Err(error.into()),
-            },
+        let name = names::entry(self.seal.group, header.seq);
+        if self.store.put_if_absent(&name, bytes)? == Put::Created {
+            return Ok(Appended::Ours(*header));
         }
+        let found = self.entry_header(header.seq)?;
+        Ok(judge(header, found.ok_or_else(|| Error::damage(&name, "it is there and it is not"))?))
     }
 }
 
 /// Whether the entry found at our place is ours (V8): same header, and so same lineage, cut and content. Other bytes are
-/// no matter, every try is sealed anew. Only this writer's own tries can be the same: a restart begins with a claim.
-pub fn judge(ours: &EntryHeader, found: EntryHeader) -> Appended {
+/// no matter, a draft that is put again is sealed anew. Only this writer's own tries can be the same: a restart begins
+/// with a claim.
+fn judge(ours: &EntryHeader, found: EntryHeader) -> Appended {
     if found.hash() == ours.hash() { Appended::Ours(found) } else { Appended::Theirs(found) }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::{EntryKind, Payload};
     use super::super::sample::{Change, World, simple};
     use super::*;
-    use crate::Kind;
     use crate::store::Store;
+    use crate::store::scripted::{Mood, Scripted};
+    use towline_tracker::id::CutId;
 
     fn world(points: u64) -> World {
         let mut world = World::new();
@@ -235,5 +243,64 @@ mod tests {
         one.store.overwrite(&name, two.store.get(&name, 1 << 20).unwrap());
         assert!(one.group.entry(6).unwrap().is_some(), "by itself it is sound");
         assert_eq!(one.group.chain(5, 7).unwrap_err().kind(), Kind::Damage);
+    }
+
+    /// The next entry of this world, as its writer would put it.
+    fn next(world: &World) -> (EntryHeader, Vec<u8>, Draft) {
+        let base = world.base.as_ref().unwrap();
+        let draft = Draft {
+            kind: EntryKind::Point,
+            cut: CutId([9; 16]),
+            time_ns: 1,
+            base: base.header.seq,
+            attached: Vec::new(),
+            payload: Payload::Content(base.content.clone()),
+        };
+        let (header, bytes) = draft.encode(&world.group.seal, world.head, world.epoch);
+        (header, bytes, draft)
+    }
+
+    /// F6, schedule: 1. an entry gets its name, and then the sync of its folder fails; 2. it can be read, but a crash of
+    /// the store's host takes it back: it is not published before a put has found it there, which syncs the folder.
+    #[test]
+    fn an_entry_whose_put_failed_is_put_again_before_it_counts() {
+        for lost in [1, 2, 3] {
+            let world = world(2);
+            let store =
+                Scripted::new(world.store.clone(), move |call| match call.is_put() && call.puts <= lost {
+                    true => Mood::LoseAnswer,
+                    false => Mood::Good,
+                });
+            let group = Group { store: store.clone(), ..world.group.clone() };
+            let (header, _, draft) = next(&world);
+            let appended = group.append(world.head, world.epoch, &draft);
+            assert!(world.group.entry_header(header.seq).unwrap().is_some(), "it can be read");
+            match lost {
+                1 => assert!(matches!(appended, Ok(Appended::Ours(found)) if found.hash() == header.hash())),
+                _ => assert_eq!(appended.unwrap_err().kind(), Kind::Unreachable),
+            }
+            assert_eq!(store.puts(), 2);
+        }
+    }
+
+    /// Also one of the same epoch and cut: who went on from a copy of our memory has both, but not our content.
+    #[test]
+    fn an_entry_at_our_place_is_ours_only_with_our_header() {
+        type Change = fn(&mut Draft);
+        let other: Change = |draft| {
+            let Payload::Content(content) = &mut draft.payload else { panic!("it is a point") };
+            content.totals.bytes_read += 1;
+        };
+        let changes: [(Change, bool); 3] =
+            [(|_| {}, true), (|draft| draft.time_ns += 1, false), (other, false)];
+        for (change, same) in changes {
+            let world = world(2);
+            let (header, bytes, mut other) = next(&world);
+            change(&mut other);
+            let theirs = world.group.append(world.head, world.epoch, &other).unwrap();
+            let Appended::Ours(theirs) = theirs else { panic!("{theirs:?}") };
+            let expected = if same { Appended::Ours(theirs) } else { Appended::Theirs(theirs) };
+            assert_eq!(world.group.put_entry(&header, &bytes).unwrap(), expected);
+        }
     }
 }

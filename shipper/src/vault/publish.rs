@@ -1,11 +1,11 @@
 //! The order of publication, without I/O: an entry is put only when every object that was begun before it is durable,
-//! and entries one after another; a lost answer is looked up before anything else happens (V8).
+//! and entries one after another.
 //!
 //! Events come in by calls; what is to be done is pulled with [`Publisher::poll`].
 
 use super::entry::{Draft, EntryHeader, EntryKind, EntryRef};
 use super::envelope::Seal;
-use super::log::{Appended, judge};
+use super::log::Appended;
 use std::collections::{BTreeSet, VecDeque};
 
 /// An object that was begun to be put.
@@ -15,17 +15,13 @@ pub struct Token(u64);
 /// What the executor does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Put this entry if it is absent; answer with [`Publisher::answer`].
+    /// Put this entry with [`Group::put_entry`](super::Group::put_entry), again until there is an answer; tell
+    /// [`Publisher::answer`].
     Put {
         /// Its header.
         header: EntryHeader,
         /// The object's bytes.
         bytes: Vec<u8>,
-    },
-    /// Read the header of this entry; answer with [`Publisher::read_back`].
-    ReadBack {
-        /// The entry's number.
-        seq: u64,
     },
     /// An entry is in the log.
     Published {
@@ -39,26 +35,12 @@ pub enum Action {
     },
 }
 
-/// The store's answer to a conditional put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The entry is there, by this put.
-    Created,
-    /// An entry is there.
-    Exists,
-    /// No answer, or an error: it may be there.
-    Lost,
-}
-
 #[derive(Debug)]
 enum State {
     Idle,
     /// An entry was found that is not ours and not yet told.
     Fenced(EntryHeader),
-    Putting(EntryHeader),
-    /// The entry at our place is to be looked at: the put found one, or its answer was lost.
-    WantRead(EntryHeader),
-    Reading(EntryHeader),
+    Putting,
     Published(EntryHeader),
 }
 
@@ -124,11 +106,6 @@ impl Publisher {
         self.queue.push_back((draft, Token(self.next)));
     }
 
-    /// Nothing is queued or running.
-    pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.running.is_empty() && matches!(self.state, State::Idle)
-    }
-
     /// What to do next; `None`: wait for an event.
     pub fn poll(&mut self) -> Option<Action> {
         match std::mem::replace(&mut self.state, State::Idle) {
@@ -141,57 +118,33 @@ impl Publisher {
                     draft.base = self.tip;
                 }
                 let (header, bytes) = draft.encode(&self.seal, Some(self.head), self.epoch);
-                self.state = State::Putting(header);
+                self.state = State::Putting;
                 Some(Action::Put { header, bytes })
-            }
-            State::WantRead(header) => {
-                self.state = State::Reading(header);
-                Some(Action::ReadBack { seq: header.seq })
             }
             State::Published(header) => Some(Action::Published { header }),
             State::Fenced(by) => {
                 self.state = State::Fenced(by);
                 Some(Action::Fenced { by })
             }
-            state @ (State::Putting(_) | State::Reading(_)) => {
-                self.state = state;
+            State::Putting => {
+                self.state = State::Putting;
                 None
             }
         }
     }
 
     /// The answer to [`Action::Put`].
-    pub fn answer(&mut self, answer: Answer) {
-        let State::Putting(header) = self.state else { panic!("nothing is being put") };
+    pub fn answer(&mut self, answer: Appended) {
+        assert!(matches!(self.state, State::Putting), "an entry is being put");
         match answer {
-            Answer::Created => self.published(header),
-            Answer::Exists | Answer::Lost => self.state = State::WantRead(header),
-        }
-    }
-
-    /// The answer to [`Action::ReadBack`]: the header found, or none. If reading failed, ask again with
-    /// [`Self::read_failed`].
-    pub fn read_back(&mut self, found: Option<EntryHeader>) {
-        let State::Reading(ours) = self.state else { panic!("nothing is being read") };
-        match found.map(|found| judge(&ours, found)) {
-            // The put did not arrive: put again.
-            None => self.state = State::Idle,
-            Some(Appended::Ours(header)) => self.published(header),
+            Appended::Ours(header) => self.published(header),
             // Our own epoch's collector was quicker: no fencing, take the next place (V2).
-            Some(Appended::Theirs(found))
-                if found.kind == EntryKind::Condemned && found.epoch == self.epoch =>
-            {
+            Appended::Theirs(found) if found.kind == EntryKind::Condemned && found.epoch == self.epoch => {
                 self.head = found.reference();
                 self.state = State::Idle;
             }
-            Some(Appended::Theirs(found)) => self.state = State::Fenced(found),
+            Appended::Theirs(found) => self.state = State::Fenced(found),
         }
-    }
-
-    /// Reading back failed: it is asked for again at the next poll.
-    pub fn read_failed(&mut self) {
-        let State::Reading(header) = self.state else { panic!("nothing is being read") };
-        self.state = State::WantRead(header);
     }
 
     fn published(&mut self, header: EntryHeader) {
@@ -250,54 +203,24 @@ mod tests {
         publisher.entry(Draft { cut: CutId([8; 16]), ..draft });
         let first = put(&mut publisher);
         assert_eq!((first.seq, first.base, first.epoch), (4, 2, 3));
-        publisher.answer(Answer::Created);
+        publisher.answer(Appended::Ours(first));
         assert_eq!(publisher.poll(), Some(Action::Published { header: first }));
         let second = put(&mut publisher);
         assert_eq!((second.seq, second.base, second.previous), (5, 4, first.hash()));
-        publisher.answer(Answer::Created);
-        publisher.poll();
-        assert!(publisher.is_idle());
+        publisher.answer(Appended::Ours(second));
+        assert_eq!(publisher.poll(), Some(Action::Published { header: second }));
+        assert_eq!((publisher.poll(), publisher.head()), (None, second.reference()));
     }
 
     #[test]
-    fn a_lost_answer_is_looked_up_and_the_entry_adopted_or_put_again() {
+    fn anybody_elses_entry_at_our_place_fences_for_good() {
         let (_, mut publisher, draft) = world();
         publisher.entry(draft);
         let header = put(&mut publisher);
-        publisher.answer(Answer::Lost);
-        assert_eq!(publisher.poll(), Some(Action::ReadBack { seq: 4 }));
-        publisher.read_failed();
-        assert_eq!(publisher.poll(), Some(Action::ReadBack { seq: 4 }));
-        publisher.read_back(None);
-        assert_eq!(put(&mut publisher), header, "it had not arrived");
-        publisher.answer(Answer::Exists);
-        assert_eq!(publisher.poll(), Some(Action::ReadBack { seq: 4 }));
-        // Another seal: ours.
-        let found = EntryHeader { salt: [7; 32], ..header };
-        publisher.read_back(Some(found));
-        assert_eq!(publisher.poll(), Some(Action::Published { header: found }));
-        assert_eq!(publisher.head(), found.reference());
-    }
-
-    /// Also one of the same epoch and cut: who went on from a copy of our memory has both, but not our content.
-    #[test]
-    fn anybody_elses_entry_at_our_place_fences_for_good() {
-        let other: [fn(EntryHeader) -> EntryHeader; 3] = [
-            |header| EntryHeader { kind: EntryKind::Claim, epoch: 4, ..header },
-            |header| EntryHeader { payload_hash: [7; 32], ..header },
-            |header| EntryHeader { time_ns: header.time_ns + 1, ..header },
-        ];
-        for other in other {
-            let (_, mut publisher, draft) = world();
-            publisher.entry(draft);
-            let header = put(&mut publisher);
-            publisher.answer(Answer::Exists);
-            publisher.poll();
-            let by = other(header);
-            publisher.read_back(Some(by));
-            assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
-            assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
-        }
+        let by = EntryHeader { kind: EntryKind::Claim, epoch: 4, ..header };
+        publisher.answer(Appended::Theirs(by));
+        assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
+        assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
     }
 
     #[test]
@@ -305,10 +228,8 @@ mod tests {
         let (_, mut publisher, draft) = world();
         publisher.entry(draft);
         let header = put(&mut publisher);
-        publisher.answer(Answer::Exists);
-        publisher.poll();
         let condemned = EntryHeader { kind: EntryKind::Condemned, ..header };
-        publisher.read_back(Some(condemned));
+        publisher.answer(Appended::Theirs(condemned));
         let again = put(&mut publisher);
         assert_eq!((again.seq, again.previous, again.base), (5, condemned.hash(), 2));
     }
