@@ -162,17 +162,34 @@ impl Group {
     /// Puts an entry at its place. The entry that is there already is ours if it has the same header (V8).
     ///
     /// # Errors
-    /// The store's. After one that may pass, the entry may be there all the same and even be read, but perhaps not for
+    /// `Damage` if the entry before is gone (V3): the vault was put back to an older copy, or emptied, under its writer,
+    /// who must not put behind a gap. The store's. After one that may pass, the entry may be there all the same and even be read, but perhaps not for
     /// good: its folder could not be synced. So it is not looked for, but put again: the store that finds it there
     /// makes it durable before it says so.
     pub fn put_entry(&self, header: &EntryHeader, bytes: &[u8]) -> Result<Appended> {
         assert!(bytes.len() <= ENTRY_MAX);
+        if header.seq > 1 {
+            let before = self.entry_header(header.seq - 1)?;
+            let before = before.ok_or_else(|| self.gone(header.seq - 1))?;
+            if before.hash() != header.previous {
+                return Ok(Appended::Theirs(before));
+            }
+        }
         let name = names::entry(self.seal.group, header.seq);
         if self.store.put_if_absent(&name, bytes)? == Put::Created {
             return Ok(Appended::Ours(*header));
         }
         let found = self.entry_header(header.seq)?;
         Ok(judge(header, found.ok_or_else(|| Error::damage(&name, "it is there and it is not"))?))
+    }
+
+    /// An entry that was there is not.
+    fn gone(&self, seq: u64) -> Error {
+        let name = names::entry(self.seal.group, seq);
+        Error::damage(
+            &name,
+            "it was there and is missing now; was the vault put back? start again to compare",
+        )
     }
 }
 
@@ -281,6 +298,24 @@ mod tests {
             }
             assert_eq!(store.puts(), 2);
         }
+    }
+
+    /// V3, schedule: 1. a shipper runs; 2. the vault is put back to an older copy under it, or another's log is put in its
+    /// place; 3. its next entry would stand behind a gap, or follow what it does not know.
+    #[test]
+    fn nothing_is_put_behind_an_entry_that_is_gone_or_another() {
+        let world = world(3);
+        let (header, bytes, _) = next(&world);
+        let name = |seq| names::entry(world.group.id(), seq);
+        let last = world.store.get(&name(header.seq - 1), 1 << 20).unwrap();
+        world.store.delete(&name(header.seq - 1)).unwrap();
+        assert_eq!(world.group.put_entry(&header, &bytes).unwrap_err().kind(), Kind::Damage);
+        let claim = Group::claim(&world.group, &world.attached, &world.claimant(), false).unwrap().claim;
+        assert_eq!(claim.seq, header.seq - 1, "somebody else goes on from there");
+        assert_eq!(world.group.put_entry(&header, &bytes).unwrap(), Appended::Theirs(claim));
+        assert!(world.group.entry_header(header.seq).unwrap().is_none(), "nothing was put");
+        world.store.overwrite(&name(header.seq - 1), last);
+        assert_eq!(world.group.put_entry(&header, &bytes).unwrap(), Appended::Ours(header));
     }
 
     /// Also one of the same epoch and cut: who went on from a copy of our memory has both, but not our content.
