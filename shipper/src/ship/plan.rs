@@ -91,10 +91,11 @@ impl Fuzzy {
     }
 }
 
-/// What may pass by itself, and how it is waited for.
+/// What may pass by itself, and how it is waited for: a store and a tracker each on a ladder of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    failures: u32,
+    store_failures: u32,
+    tracker_failures: u32,
     minute: Duration,
 }
 
@@ -108,19 +109,24 @@ const TRACKER_MAX: Duration = Duration::from_secs(10);
 impl Backoff {
     /// Waits for a store are counted in this unit.
     pub fn new(minute: Duration) -> Self {
-        Self { failures: 0, minute }
+        Self { store_failures: 0, tracker_failures: 0, minute }
     }
 
     /// The wait after a failure of this kind; `None` if an administrator must act.
     pub fn failed(&mut self, kind: Kind) -> Option<Duration> {
-        let before = self.failures;
-        self.failures = self.failures.saturating_add(1);
+        let count = |failures: &mut u32| {
+            let before = *failures;
+            *failures = before.saturating_add(1);
+            before
+        };
         match kind {
             Kind::Unreachable | Kind::NoSpace => {
-                let minutes = STORE_MINUTES.get(before as usize).copied().unwrap_or(STORE_MINUTES_THEN);
+                let before = count(&mut self.store_failures) as usize;
+                let minutes = STORE_MINUTES.get(before).copied().unwrap_or(STORE_MINUTES_THEN);
                 Some(self.minute * minutes)
             }
             Kind::TrackerNotRunning | Kind::TrackerRefused => {
+                let before = count(&mut self.tracker_failures);
                 Some((TRACKER_FIRST * (1 << before.min(10))).min(TRACKER_MAX))
             }
             _ => None,
@@ -129,7 +135,7 @@ impl Backoff {
 
     /// Something was published: the next failure is a first one.
     pub fn succeeded(&mut self) {
-        self.failures = 0;
+        *self = Self::new(self.minute);
     }
 }
 
@@ -251,6 +257,11 @@ mod tests {
         backoff.succeeded();
         assert_eq!(backoff.failed(Kind::TrackerNotRunning), Some(TRACKER_FIRST));
         (0..100).for_each(|_| assert!(backoff.failed(Kind::TrackerRefused).unwrap() <= TRACKER_MAX));
+        // A tracker that was away for long says nothing of the store, and the other way round.
+        assert_eq!(backoff.failed(Kind::NoSpace), Some(Duration::from_secs(60)));
+        backoff.succeeded();
+        (0..100).for_each(|_| assert!(backoff.failed(Kind::Unreachable).is_some()));
+        assert_eq!(backoff.failed(Kind::TrackerNotRunning), Some(TRACKER_FIRST));
         for kind in [
             Kind::Denied,
             Kind::BrokenLineage,
