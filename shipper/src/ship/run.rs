@@ -8,7 +8,7 @@ use crate::pipeline::{
 };
 use crate::source::{FrozenSource, Source};
 use crate::vault::attach::{Base, Claimant, Decision, TakeOver};
-use crate::vault::entry::{Content, EntryHeader, EntryKind, Totals};
+use crate::vault::entry::{Content, EntryHeader, EntryKind, EntryRef, Totals};
 use crate::vault::publish::Publisher;
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result, store};
@@ -63,6 +63,7 @@ pub(super) fn run_into(
         plan,
         full: options.full,
         full_cut: None,
+        untold: None,
         take_over: options.take_over.into(),
         mine: None,
         backoff: Backoff::new(options.minute),
@@ -100,6 +101,8 @@ struct Shipper<'a> {
     full: bool,
     /// The whole cut that was made for it: when it is shipped, by whatever attach, the wish is fulfilled.
     full_cut: Option<CutId>,
+    /// The entry that was published, but is not known to be released.
+    untold: Option<EntryRef>,
     take_over: TakeOver,
     mine: Option<Mine>,
     backoff: Backoff,
@@ -202,17 +205,24 @@ impl Shipper<'_> {
         writer: &mut Writer,
         decision: &Decision,
     ) -> Result<bool> {
-        let Some(live) = writer.attached.live else { return Ok(false) };
+        let begun = Instant::now();
+        let Some(live) = writer.attached.live else {
+            // The release was done, and only its answer was lost.
+            if let Some(base) = decision.base().filter(|base| self.untold == Some(base.reference())) {
+                self.released(writer, &base.header, &base.content, &Counters::default(), (begun, 0.0));
+            }
+            return Ok(false);
+        };
         match plan::opening(decision, Some(live)) {
             Opening::Nothing => Ok(false),
             Opening::Release => {
                 let base = decision.base().expect("what is adopted is there");
                 tracker.release(self.target, live.cut, writer.anchor(&base.header))?;
                 tracing::info!(cut = %live.cut, entry = base.header.seq, "released what was published already");
+                self.released(writer, &base.header, &base.content, &Counters::default(), (begun, 0.0));
                 Ok(true)
             }
             Opening::Finish { resume } => {
-                let begun = Instant::now();
                 let source = tracker.reopen(live.cut).and_then(|handed| source(handed, &writer.attached));
                 let source = match source {
                     Err(error) if error.kind() == Kind::TrackerRefused => {
@@ -304,6 +314,7 @@ impl Shipper<'_> {
             Talk { tracker, report: self.report, counters: &counters, cut: info.cut, fuzzy: info.fuzzy };
         let Shipped { header, content } = pipeline::ship(&cycle, &mut writer.publisher, &mut hooks)?;
         writer.lately.published(header.reference(), source.disks());
+        self.untold = Some(header.reference());
         let anchor = writer.anchor(&header);
         match tracker.release(self.target, info.cut, anchor) {
             // The point is in the vault; the next attach finds it there and releases it.
@@ -315,16 +326,30 @@ impl Shipper<'_> {
             }
             done => done?,
         }
+        let summary = self.released(writer, &header, &content, &counters, (begun, seconds_cut));
+        writer.base = Some(Base { header, content });
+        Ok(summary)
+    }
+
+    /// An entry is published and released, by this attach or an earlier one's pipeline.
+    fn released(
+        &mut self,
+        writer: &Writer,
+        header: &EntryHeader,
+        content: &Content,
+        counters: &Counters,
+        seconds: (Instant, f64),
+    ) -> Summary {
         // A freeze that an earlier process left open is not the comparison that was asked for.
-        if self.full_cut == Some(info.cut) {
+        if self.full_cut == Some(header.cut) {
             self.full = false;
         }
+        self.untold = None;
         self.backoff.succeeded();
         self.fuzzy.published(header.kind, header.time_ns, content.totals.bytes_changed);
-        let summary = self.summary(writer, &header, &content, &counters, (begun, seconds_cut));
-        writer.base = Some(Base { header, content });
+        let summary = self.summary(writer, header, content, counters, seconds);
         self.report.published(&summary);
-        Ok(summary)
+        summary
     }
 
     fn summary(

@@ -3,11 +3,12 @@
 use super::*;
 
 /// Ships; the guest does these between the entries. Every point is checked.
-fn run_guest(fake: &Fake, store: &MemoryStore, writes: Vec<Write>) -> Vec<Summary> {
+fn run_guest(fake: &Fake, store: &MemoryStore, full: bool, writes: Vec<Write>) -> Vec<Summary> {
     let stop = Stop::new();
     let mut guest = Guest { fake, stop: &stop, summaries: Vec::new(), writes };
     let vault = Vault::open(Arc::new(store.clone())).unwrap();
-    let ended = run_into(vault, &options(fake, Some(Duration::from_millis(1))), &stop, &mut guest);
+    let options = Options { full, ..options(fake, Some(Duration::from_millis(1))) };
+    let ended = run_into(vault, &options, &stop, &mut guest);
     assert_eq!(ended.map_err(|error| error.line()), Ok(Ended::Stopped));
     for summary in guest.summaries.iter().filter(|summary| summary.kind == "point") {
         check(fake, store, summary.entry);
@@ -27,7 +28,27 @@ fn an_answer_of_the_tracker_that_is_lost_is_no_other_shipper() {
             state.lose = Some(lost);
             state.break_at = (lost == "attach").then_some("cut");
         });
-        run_guest(&fake, &store, vec![lose, Box::new(|_| {})]);
+        run_guest(&fake, &store, false, vec![lose, Box::new(|_| {})]);
         assert!(fake.lock().lose.is_none(), "{lost} was asked");
+    }
+}
+
+/// Schedule: 1. everything is to be compared, and is; the entry is published, and the connection breaks before the release;
+/// 2. the next attach finds the entry and releases it: what was asked for is done, and told, once.
+#[test]
+fn a_full_cut_that_is_adopted_is_not_made_again() {
+    for lost in [false, true] {
+        let (fake, store) = (Fake::new(disk(100)), new_vault());
+        once(&fake, &store).unwrap();
+        {
+            let mut state = fake.lock();
+            // Before the tracker has done it, or after: then its freeze is gone, and so is the entry's report.
+            (state.break_at, state.lose) =
+                if lost { (None, Some("release")) } else { (Some("release"), None) };
+        }
+        let told = run_guest(&fake, &store, true, vec![Box::new(|_| {})]);
+        let changed: Vec<_> = told.iter().map(|told| told.bytes_changed / BLOCK as u64).collect();
+        assert_eq!(changed, [100, 0], "release lost: {lost}");
+        assert_eq!(fake.lock().cuts.len(), 3);
     }
 }
