@@ -9,11 +9,21 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 /// Submission slots of a ring: a batch of the smallest runs fits.
 const ENTRIES: u32 = 256;
 /// The largest single read in bytes.
 const READ_MAX: usize = 256 << 10;
+
+/// How often, and after what pause, a ring is asked again that is short of memory: ten seconds in all.
+const TRIES: u32 = 1000;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether this is no failure of the disk: the kernel was interrupted, or short of memory or of requests.
+fn may_pass(errno: i32) -> bool {
+    matches!(errno, libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
+}
 
 /// One reader's ring. Batches are read in any order and completed in the order of their beginnings.
 pub(super) struct RingReader<'a> {
@@ -80,12 +90,20 @@ impl<'a> RingReader<'a> {
 
     /// Submits what is queued and takes what has completed, waiting for at least one if any is flying.
     fn turn(&mut self) -> io::Result<()> {
+        let mut tried = 0;
         loop {
-            match self.ring.submit_and_wait(usize::from(self.flying > 0)) {
+            let error = match self.ring.submit_and_wait(usize::from(self.flying > 0)) {
                 Ok(_) => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => break,
-                Err(error) => return Err(error),
+                Err(error) => error,
+            };
+            // What has come back frees what the kernel is short of; otherwise others do.
+            match error.raw_os_error() {
+                Some(errno) if may_pass(errno) && !self.ring.completion().is_empty() => break,
+                Some(errno) if may_pass(errno) && tried < TRIES => {
+                    tried += 1;
+                    std::thread::sleep(PAUSE);
+                }
+                _ => return Err(error),
             }
         }
         for completion in self.ring.completion() {
@@ -120,7 +138,7 @@ impl Reader for RingReader<'_> {
         self.begun.push_back(Begun { batch, buffer, reads, sent: 0, done: 0 });
         self.feed();
         self.ring.submit().map(drop).or_else(|error| match error.raw_os_error() {
-            Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+            Some(errno) if may_pass(errno) => Ok(()),
             _ => Err(Error::io("reading the disk failed", error)),
         })
     }
@@ -145,7 +163,7 @@ impl Reader for RingReader<'_> {
                 // A short read: the file's end, or a kernel that wants to be asked again.
                 Ok(got) => read_padded(disk, offset, target, got),
                 Err(_) => match -read.outcome.expect("it completed") {
-                    libc::EINTR | libc::EAGAIN => read_padded(disk, offset, target, 0),
+                    errno if may_pass(errno) => read_padded(disk, offset, target, 0),
                     errno => Err(io::Error::from_raw_os_error(errno)),
                 },
             };
@@ -166,6 +184,21 @@ impl Drop for RingReader<'_> {
                 std::mem::forget(std::mem::take(&mut self.begun));
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_is_short_of_memory_is_no_broken_disk() {
+        for errno in [libc::EINTR, libc::EAGAIN, libc::EBUSY, libc::ENOMEM] {
+            assert!(may_pass(errno), "{errno}");
+        }
+        for errno in [libc::EIO, libc::EINVAL, libc::EBADF, libc::ENODATA] {
+            assert!(!may_pass(errno), "{errno}");
         }
     }
 }

@@ -98,9 +98,10 @@ impl DirectoryStore {
             put.and_then(|put| File::open(&folder)?.sync_all().map(|()| put))
         });
         written.map_err(|error| match StoreError::io(name, error) {
-            // Writing found no folder: it was removed under us. That is no missing object.
+            // Writing found no folder, although we made it: the file system was unmounted under us, and may come back.
+            // That is no missing object.
             error if error.kind() == StoreErrorKind::NotFound => {
-                StoreError { kind: StoreErrorKind::Other, ..error }
+                StoreError { kind: StoreErrorKind::Transient, ..error }
             }
             error => error,
         })
@@ -328,6 +329,26 @@ mod tests {
         store.put("full", b"x").unwrap_err();
         let left: Vec<_> = fs::read_dir(root.join(UNFINISHED)).unwrap().map(|e| e.unwrap().path()).collect();
         assert_eq!(left, [living]);
+    }
+
+    /// Schedule: 1. a vault's file system is unmounted under its writer: what is left is an empty folder; 2. nothing is
+    /// made there; 3. it is mounted again.
+    #[test]
+    fn an_unmounted_folder_is_waited_for_and_not_filled() {
+        let folder = tempfile::tempdir().unwrap();
+        let [root, away] = ["v", "away"].map(|name| folder.path().join(name));
+        let store = DirectoryStore::new(&root);
+        store.put("a/b", b"x").unwrap();
+        fs::rename(&root, &away).unwrap();
+        fs::create_dir(&root).unwrap();
+        for name in ["a/c", "a/deeper/c"] {
+            assert_eq!(store.put(name, b"y").unwrap_err().kind(), StoreErrorKind::Transient);
+            assert_eq!(store.put_if_absent(name, b"y").unwrap_err().kind(), StoreErrorKind::Transient);
+        }
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0, "nothing was made");
+        fs::remove_dir(&root).unwrap();
+        fs::rename(&away, &root).unwrap();
+        store.put("a/deeper/c", b"y").unwrap();
     }
 
     #[test]

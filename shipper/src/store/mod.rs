@@ -102,6 +102,31 @@ pub enum StoreErrorKind {
     Other,
 }
 
+/// What a folder on a network's or a removable file system answers while that is away or short of something, and what
+/// comes back by itself or by whoever looks after it. A disk's `EIO` is the same number as a network's.
+const PASSING: [i32; 20] = [
+    libc::EMFILE,
+    libc::ENFILE,
+    libc::ENOMEM,
+    libc::ENOBUFS,
+    libc::ESTALE,
+    libc::EIO,
+    libc::EREMOTEIO,
+    libc::ENODEV,
+    libc::ENXIO,
+    libc::ENOTCONN,
+    libc::ESHUTDOWN,
+    libc::ECONNRESET,
+    libc::ECONNABORTED,
+    libc::ECONNREFUSED,
+    libc::EPIPE,
+    libc::EHOSTDOWN,
+    libc::EHOSTUNREACH,
+    libc::ENETDOWN,
+    libc::ENETUNREACH,
+    libc::ENETRESET,
+];
+
 /// A store's failure: kind, object and cause.
 #[derive(Debug)]
 pub struct StoreError {
@@ -122,7 +147,7 @@ impl StoreError {
         let kind = match (source.kind(), source.raw_os_error()) {
             (_, Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)) => StoreErrorKind::NoSpace,
             (_, Some(libc::EROFS)) => StoreErrorKind::Denied,
-            (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ESTALE)) => StoreErrorKind::Transient,
+            (_, Some(errno)) if PASSING.contains(&errno) => StoreErrorKind::Transient,
             (ErrorKind::NotFound, _) => StoreErrorKind::NotFound,
             (ErrorKind::PermissionDenied, _) => StoreErrorKind::Denied,
             (ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::WouldBlock, _) => {
@@ -230,6 +255,24 @@ mod tests {
         }
         for good in ["vault", "groups/00ff/log/00000000000000000001", "a-b_c.d"] {
             assert!(check_name(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_network_answers_while_it_is_away_may_pass_and_a_missing_right_may_not() {
+        let kind = |errno| StoreError::io("a", std::io::Error::from_raw_os_error(errno)).kind();
+        for errno in
+            [libc::ENOTCONN, libc::ECONNRESET, libc::EHOSTUNREACH, libc::ENETDOWN, libc::EIO, libc::ETIMEDOUT]
+        {
+            assert_eq!(kind(errno), StoreErrorKind::Transient, "{errno}");
+        }
+        for (errno, expected) in [
+            (libc::ENOENT, StoreErrorKind::NotFound),
+            (libc::EACCES, StoreErrorKind::Denied),
+            (libc::ENOSPC, StoreErrorKind::NoSpace),
+            (libc::ENAMETOOLONG, StoreErrorKind::Other),
+        ] {
+            assert_eq!(kind(errno), expected, "{errno}");
         }
     }
 

@@ -183,13 +183,19 @@ impl Group {
         Ok(judge(header, found.ok_or_else(|| Error::damage(&name, "it is there and it is not"))?))
     }
 
-    /// An entry that was there is not.
+    /// An entry that was there is not: the vault was put back, or is not there at all at the moment.
     fn gone(&self, seq: u64) -> Error {
-        let name = names::entry(self.seal.group, seq);
-        Error::damage(
-            &name,
-            "it was there and is missing now; was the vault put back? start again to compare",
-        )
+        match self.store.len(names::DESCRIPTOR) {
+            Ok(_) => {
+                let what = "it was there and is missing now; was the vault put back? start again to compare";
+                Error::damage(&names::entry(self.seal.group, seq), what)
+            }
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                let line = format!("the vault at {} is gone; is it mounted?", self.store.url());
+                Error::new(Kind::Unreachable, line)
+            }
+            Err(error) => error.into(),
+        }
     }
 }
 
@@ -206,7 +212,9 @@ mod tests {
     use super::super::sample::{Change, World, simple};
     use super::*;
     use crate::store::Store;
+    use crate::store::memory::MemoryStore;
     use crate::store::scripted::{Mood, Scripted};
+    use std::sync::Arc;
     use towline_tracker::id::CutId;
 
     fn world(points: u64) -> World {
@@ -310,6 +318,8 @@ mod tests {
         let last = world.store.get(&name(header.seq - 1), 1 << 20).unwrap();
         world.store.delete(&name(header.seq - 1)).unwrap();
         assert_eq!(world.group.put_entry(&header, &bytes).unwrap_err().kind(), Kind::Damage);
+        let unmounted = Group { store: Arc::new(MemoryStore::new()), ..world.group.clone() };
+        assert_eq!(unmounted.put_entry(&header, &bytes).unwrap_err().kind(), Kind::Unreachable);
         let claim = Group::claim(&world.group, &world.attached, &world.claimant(), false).unwrap().claim;
         assert_eq!(claim.seq, header.seq - 1, "somebody else goes on from there");
         assert_eq!(world.group.put_entry(&header, &bytes).unwrap(), Appended::Theirs(claim));
