@@ -29,6 +29,8 @@ pub enum Kind {
     ForeignOwner,
     /// Another shipper took over, at the tracker (V9) or by a claim in the log (V1).
     Revoked,
+    /// The group's log can take no more cycles.
+    GroupFull,
     /// The guest overwrites faster than a freeze can be kept exact; given up.
     FuzzyGiveUp,
     /// No tracker answers.

@@ -263,11 +263,10 @@ impl<'a> Run<'a> {
             // The last read over all disks is done, and no point is put: now the tracker says what it is (R2).
             // Mutant: whatever was read is called exact.
             let exact = mutant::active("no-confirm") || self.hooks.confirm()?;
-            self.end(if exact { EntryKind::Point } else { EntryKind::Fuzzy });
+            self.end(if exact { EntryKind::Point } else { EntryKind::Fuzzy })
         } else {
-            self.checkpoint();
+            self.checkpoint()
         }
-        Ok(())
     }
 
     fn assemble(&mut self, done: Done) {
@@ -302,20 +301,20 @@ impl<'a> Run<'a> {
     }
 
     /// Puts a checkpoint if it is time, one at a time.
-    fn checkpoint(&mut self) {
+    fn checkpoint(&mut self) -> Result<()> {
         let weight = Plan::index_weight(self.since.blocks, self.since.zero_runs);
         let due = self.since.bytes >= self.cycle.checkpoint.bytes
             || self.since.time.elapsed() >= self.cycle.checkpoint.age
             || weight >= self.cycle.plan.index_bytes;
         if !due || self.since.jobs == 0 || !self.queued.is_empty() {
-            return;
+            return Ok(());
         }
         let assembler = self.assembler.as_mut().expect("jobs come before the end");
         let Flushed { objects, attached, disks } = assembler.checkpoint();
         objects.into_iter().for_each(|object| self.begin(object));
         let covered = self.covered();
-        self.entry(EntryKind::Checkpoint, attached, disks, covered);
         self.since = Since::now();
+        self.entry(EntryKind::Checkpoint, attached, disks, covered)
     }
 
     fn covered(&self) -> Vec<Covered> {
@@ -327,16 +326,17 @@ impl<'a> Run<'a> {
     }
 
     /// All frames are in: what is open is closed, and the entry is queued behind everything.
-    fn end(&mut self, kind: EntryKind) {
+    fn end(&mut self, kind: EntryKind) -> Result<()> {
         let Flushed { objects, attached, disks } = self.assembler.take().expect("a cycle ends once").finish();
         self.totals.bytes_put += attached.len() as u64;
         // Mutant: the entry does not wait for the last pack.
         if mutant::active("publish-before-last-pack") {
-            self.entry(kind, attached, disks, Vec::new());
-            return objects.into_iter().for_each(|object| self.begin(object));
+            self.entry(kind, attached, disks, Vec::new())?;
+            objects.into_iter().for_each(|object| self.begin(object));
+            return Ok(());
         }
         objects.into_iter().for_each(|object| self.begin(object));
-        self.entry(kind, attached, disks, Vec::new());
+        self.entry(kind, attached, disks, Vec::new())
     }
 
     fn entry(
@@ -345,7 +345,7 @@ impl<'a> Run<'a> {
         attached: Vec<u8>,
         disks: Vec<crate::vault::entry::DiskImage>,
         covered: Vec<Covered>,
-    ) {
+    ) -> Result<()> {
         let info = self.cycle.source.info();
         let content = Content {
             first_generation: info.first_generation,
@@ -357,6 +357,7 @@ impl<'a> Run<'a> {
             covered,
             totals: self.totals,
         };
+        content.room_for(0)?;
         self.queued.push_back(content.clone());
         let payload = Payload::Content(content);
         // The publisher gives the entry its place and its base.
@@ -368,6 +369,7 @@ impl<'a> Run<'a> {
             attached,
             payload,
         });
+        Ok(())
     }
 
     /// Does what the publisher says, as far as it goes without waiting.

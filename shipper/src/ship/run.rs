@@ -247,6 +247,8 @@ impl Shipper<'_> {
     /// Cuts and ships.
     fn cycle(&mut self, tracker: &mut Tracker<'_>, writer: &mut Writer, whole: bool) -> Result<Summary> {
         let begun = Instant::now();
+        // Before a freeze is made that can't be published.
+        writer.base.as_ref().map_or(Ok(()), |base| base.content.room_for(writer.attached.disks.len()))?;
         let handed = tracker.cut(whole || self.full)?;
         let mut source = source(handed, &writer.attached)?;
         if !plan::fits(source.disks(), writer.content(), whole) {

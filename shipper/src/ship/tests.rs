@@ -1,6 +1,7 @@
 //! The loop against a fake tracker and a store in memory.
 
 mod interrupted;
+mod limit;
 mod lineage;
 mod passing;
 mod unchanged;

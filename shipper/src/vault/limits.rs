@@ -37,8 +37,12 @@ pub const INDEX_PACKS_MAX: usize = 1 << 18;
 pub const DIRECTORY_MAX: usize = 64 + INDEX_PAGES_MAX * 64 + INDEX_PACKS_MAX * 96 + 16;
 /// What rides inside an entry: a cycle of up to 1 MiB (V1).
 pub const ATTACHED_MAX: usize = 1 << 20;
-/// An entry's payload: some 112 bytes an index, and half a million indexes.
+/// An entry's payload: [`INDEXES_MAX`] indexes, and each disk's name and numbers.
 pub const PAYLOAD_MAX: usize = 64 << 20;
+/// Indexes that a content lists, over all disks: half a million. One a cycle and disk until they are folded (V6).
+pub const INDEXES_MAX: usize = 1 << 19;
+/// What a content needs for an index that it lists.
+pub const INDEX_REF: usize = 97;
 /// A whole entry.
 pub const ENTRY_MAX: usize = 224 + ATTACHED_MAX + PAYLOAD_MAX + 16;
 /// The `vault` object.
@@ -49,6 +53,8 @@ pub const DISK_SIZE_MAX: u64 = i64::MAX as u64;
 pub const DISKS_MAX: usize = 1 << 12;
 
 const _: () = assert!(FRAME_BLOCKS_MAX == 16);
+// A kibibyte for each disk's image and what is covered of it (a tracker's names have at most 200 bytes), and one for the rest.
+const _: () = assert!(INDEXES_MAX * INDEX_REF + (DISKS_MAX + 1) * 1024 <= PAYLOAD_MAX);
 const _: () = assert!(FRAME_DATA_MAX >= FRAME_DATA);
 // A page holds at least one frame with one run for each of its blocks.
 const _: () = assert!(16 + 24 + FRAME_BLOCKS_MAX * (16 + 32) <= PAGE_MAX);

@@ -1,8 +1,11 @@
 //! What a point, a fuzzy entry or a checkpoint says: an image of every disk, and how it came to be.
 
 use super::{ATTACHED, EntryHeader};
-use crate::vault::limits::{ATTACHED_MAX, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, DISK_SIZE_MAX, DISKS_MAX};
+use crate::vault::limits::{
+    ATTACHED_MAX, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, DISK_SIZE_MAX, DISKS_MAX, INDEXES_MAX,
+};
 use crate::vault::names::ObjectName;
+use crate::{Error, Kind, Result};
 use bincode::{Decode, Encode};
 use towline_tracker::id::{AttachNumber, CutId, DiskId, Generation, Session};
 
@@ -108,6 +111,22 @@ impl Content {
         for index in indexes.filter(|index| index.entry == 0 && index.offset != 0) {
             index.entry = seq;
         }
+    }
+
+    /// Whether `more` indexes fit beside those that the images list.
+    ///
+    /// # Errors
+    /// `GroupFull`.
+    pub fn room_for(&self, more: usize) -> Result<()> {
+        let listed: usize = self.disks.iter().map(|disk| disk.indexes.len()).sum();
+        if listed + more <= INDEXES_MAX {
+            return Ok(());
+        }
+        let line = format!(
+            "the group's image lists {listed} indexes, one for each cycle and disk, and an entry holds {INDEXES_MAX}; ship \
+             to a new vault, or give the tracker another --group"
+        );
+        Err(Error::new(Kind::GroupFull, line))
     }
 
     /// The image of a disk.
