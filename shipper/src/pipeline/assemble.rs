@@ -9,11 +9,13 @@ use super::{Counters, Plan, Retry};
 use crate::source::Source;
 use crate::vault::Group;
 use crate::vault::cycle::{Assembler, Flushed, Object};
-use crate::vault::entry::{Consistency, Content, Covered, Draft, EntryHeader, EntryKind, Payload, Totals};
-use crate::vault::publish::{Action, Publisher};
+use crate::vault::entry::{
+    Consistency, Content, Covered, DiskImage, Draft, EntryHeader, EntryKind, Payload, Totals,
+};
+use crate::vault::publish::{Action, Publisher, Token};
 use crate::{Error, Kind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use towline_tracker::id::{AttachNumber, Session};
@@ -129,8 +131,16 @@ pub fn ship(cycle: &Cycle<'_>, publisher: &mut Publisher, hooks: &mut dyn Hooks)
             scope.spawn(move || put::put(cycle.group, cycle.retry, cycle.counters, &items, &over, &outcomes));
         }
         // Whatever ends this function closes every channel, and so ends every thread.
-        let line = Line { credit, done: done_in, items: item_out, outcomes: outcome_in, _over: over_out };
-        Run::new(cycle, publisher, hooks, line).run()
+        let line =
+            Line { credit, done: done_in, items: item_out, outcomes: outcome_in, over: Some(over_out) };
+        let mut run = Run::new(cycle, publisher, hooks, line);
+        let shipped = run.run();
+        if let Err(error) = &shipped
+            && matches!(error.kind(), Kind::NoSpace | Kind::Stopped)
+        {
+            run.salvage();
+        }
+        shipped
     })
 }
 
@@ -140,7 +150,7 @@ struct Line {
     done: Receiver<Result<Said>>,
     items: Sender<Item>,
     outcomes: Receiver<Outcome>,
-    _over: Sender<()>,
+    over: Option<Sender<()>>,
 }
 
 struct Run<'a> {
@@ -159,6 +169,8 @@ struct Run<'a> {
     totals: Totals,
     waiting: VecDeque<Item>,
     putting: usize,
+    /// Names of the objects that are not durable yet.
+    undone: BTreeMap<Token, String>,
     /// Contents of the entries that are queued, in order.
     queued: VecDeque<Content>,
     since: Since,
@@ -171,12 +183,16 @@ struct Since {
     bytes: u64,
     blocks: u64,
     zero_runs: u64,
-    jobs: u64,
+    /// Where each job ended, and the totals with it.
+    jobs: Vec<(usize, u64, Totals)>,
+    /// The frontier of then.
+    frontier: Vec<u64>,
 }
 
 impl Since {
-    fn now() -> Self {
-        Self { time: Instant::now(), bytes: 0, blocks: 0, zero_runs: 0, jobs: 0 }
+    fn now(frontier: &[u64]) -> Self {
+        let (time, jobs, frontier) = (Instant::now(), Vec::new(), frontier.to_vec());
+        Self { time, bytes: 0, blocks: 0, zero_runs: 0, jobs, frontier }
     }
 }
 
@@ -192,7 +208,7 @@ impl<'a> Run<'a> {
             let of = cycle.skip.iter().filter(move |covered| covered.disk == id);
             of.filter(|covered| covered.first == 0).map(|covered| covered.count).max().unwrap_or(0)
         };
-        let frontier = disks.iter().map(|disk| covered(disk.id)).collect();
+        let frontier: Vec<_> = disks.iter().map(|disk| covered(disk.id)).collect();
         let skipped: u64 = disks.iter().map(|disk| covered(disk.id) << disk.block_shift).sum();
         cycle.counters.todo.store(totals.bytes_changed.saturating_sub(skipped), Ordering::Relaxed);
         Self {
@@ -204,17 +220,18 @@ impl<'a> Run<'a> {
             early: BTreeMap::new(),
             next: 0,
             jobs: None,
+            since: Since::now(&frontier),
             frontier,
             totals,
             waiting: VecDeque::new(),
             putting: 0,
+            undone: BTreeMap::new(),
             queued: VecDeque::new(),
-            since: Since::now(),
             shipped: None,
         }
     }
 
-    fn run(mut self) -> Result<Shipped> {
+    fn run(&mut self) -> Result<Shipped> {
         let nobody = never();
         let mut ticked = Instant::now();
         loop {
@@ -288,16 +305,18 @@ impl<'a> Run<'a> {
         self.since.bytes += done.blocks_put << blocks_shift;
         self.since.blocks += done.blocks_put;
         self.since.zero_runs += done.zeros.len() as u64;
-        self.since.jobs += 1;
         Counters::add(&self.cycle.counters.done, done.job.blocks << blocks_shift);
         full.into_iter().for_each(|object| self.begin(object));
+        self.since.jobs.push((disk, done.job.end, self.totals));
     }
 
     /// An object is on its way: every entry queued from now on waits for it (V1).
     fn begin(&mut self, object: Object) {
         let Object { name, bytes } = object;
         self.totals.bytes_put += bytes.len() as u64;
-        self.waiting.push_back(Item::Object { token: self.publisher.begin(), name, bytes });
+        let token = self.publisher.begin();
+        self.undone.insert(token, name.clone());
+        self.waiting.push_back(Item::Object { token, name, bytes });
     }
 
     /// Puts a checkpoint if it is time, one at a time.
@@ -306,14 +325,14 @@ impl<'a> Run<'a> {
         let due = self.since.bytes >= self.cycle.checkpoint.bytes
             || self.since.time.elapsed() >= self.cycle.checkpoint.age
             || weight >= self.cycle.plan.index_bytes;
-        if !due || self.since.jobs == 0 || !self.queued.is_empty() {
+        if !due || self.since.jobs.is_empty() || !self.queued.is_empty() {
             return Ok(());
         }
         let assembler = self.assembler.as_mut().expect("jobs come before the end");
         let Flushed { objects, attached, disks } = assembler.checkpoint();
         objects.into_iter().for_each(|object| self.begin(object));
         let covered = self.covered();
-        self.since = Since::now();
+        self.since = Since::now(&self.frontier);
         self.entry(EntryKind::Checkpoint, attached, disks, covered)
     }
 
@@ -343,9 +362,16 @@ impl<'a> Run<'a> {
         &mut self,
         kind: EntryKind,
         attached: Vec<u8>,
-        disks: Vec<crate::vault::entry::DiskImage>,
+        disks: Vec<DiskImage>,
         covered: Vec<Covered>,
     ) -> Result<()> {
+        let content = self.content(disks, covered)?;
+        self.queued.push_back(content.clone());
+        self.publisher.entry(self.draft(kind, attached, content));
+        Ok(())
+    }
+
+    fn content(&self, disks: Vec<DiskImage>, covered: Vec<Covered>) -> Result<Content> {
         let info = self.cycle.source.info();
         let content = Content {
             first_generation: info.first_generation,
@@ -357,19 +383,14 @@ impl<'a> Run<'a> {
             covered,
             totals: self.totals,
         };
-        content.room_for(0)?;
-        self.queued.push_back(content.clone());
+        content.room_for(0).map(|()| content)
+    }
+
+    /// An entry without its place and its base, which the publisher gives it.
+    fn draft(&self, kind: EntryKind, attached: Vec<u8>, content: Content) -> Draft {
+        let info = self.cycle.source.info();
         let payload = Payload::Content(content);
-        // The publisher gives the entry its place and its base.
-        self.publisher.entry(Draft {
-            kind,
-            cut: info.cut,
-            time_ns: info.time_ns,
-            base: 0,
-            attached,
-            payload,
-        });
-        Ok(())
+        Draft { kind, cut: info.cut, time_ns: info.time_ns, base: 0, attached, payload }
     }
 
     /// Does what the publisher says, as far as it goes without waiting.
@@ -403,6 +424,42 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn done(&mut self, token: Token) {
+        self.publisher.done(token);
+        self.undone.remove(&token);
+    }
+
+    /// What a cycle that ends early has put is listed in a last, small checkpoint: packs that nothing lists would be put
+    /// again, into a store that is full already. Nothing is lost without it.
+    fn salvage(&mut self) {
+        // Whoever pauses before another try gives up; what is on its way arrives or not.
+        self.line.over = None;
+        let in_order = self.queued.is_empty();
+        while self.putting > 0
+            && let Ok(outcome) = self.line.outcomes.recv()
+        {
+            self.putting -= 1;
+            if let Outcome::Object(token, Ok(_)) = outcome {
+                self.done(token);
+            }
+        }
+        let Some(assembler) = self.assembler.take().filter(|_| in_order) else { return };
+        let undone: HashSet<_> = self.undone.values().cloned().collect();
+        let Some((flushed, missing)) = assembler.salvage(|name| !undone.contains(name)) else { return };
+        // As far as everything is durable, job by job.
+        self.frontier.clone_from(&self.since.frontier);
+        let whole = |(disk, end, _): &&(usize, u64, Totals)| missing[*disk].is_none_or(|first| *end <= first);
+        let jobs: Vec<_> = self.since.jobs.iter().take_while(whole).copied().collect();
+        let Some((_, _, totals)) = jobs.last().copied() else { return };
+        jobs.iter().for_each(|(disk, end, _)| self.frontier[*disk] = self.frontier[*disk].max(*end));
+        self.totals = totals;
+        let Ok(content) = self.content(flushed.disks, self.covered()) else { return };
+        let draft = self.draft(EntryKind::Checkpoint, flushed.attached, content);
+        let draft = Draft { base: self.publisher.tip(), ..draft };
+        let put = self.cycle.group.append(Some(self.publisher.head()), self.publisher.epoch(), &draft);
+        tracing::info!(jobs = jobs.len(), ?put, "what was put so far is listed in a checkpoint");
+    }
+
     fn hand_out(&mut self) {
         while self.putting < self.cycle.plan.putters
             && let Some(item) = self.waiting.pop_front()
@@ -417,7 +474,7 @@ impl<'a> Run<'a> {
         match outcome {
             Outcome::Object(token, put) => {
                 let buffer = put?;
-                self.publisher.done(token);
+                self.done(token);
                 if let Some(assembler) = &mut self.assembler {
                     assembler.recycle(buffer);
                 }

@@ -7,7 +7,8 @@ use super::envelope::Seal;
 use super::frame::EncodedFrame;
 use super::index::{IndexBuilder, IndexHead, blocks_of};
 use super::limits::{ATTACHED_MAX, PACK_SIZE_MAX, PACK_SIZE_MIN};
-use super::pack::{FinishedPack, PackBuilder};
+use super::names;
+use super::pack::{FinishedPack, PackBuilder, PackSummary};
 use towline_tracker::id::{CutId, DiskId};
 
 /// A disk at the cut.
@@ -194,6 +195,20 @@ impl Assembler {
         let mut flushed = self.checkpoint();
         objects.append(&mut flushed.objects);
         Flushed { objects, ..flushed }
+    }
+
+    /// For a cycle that ends early: only what is in packs that are durable, by their full names, in indexes that ride in
+    /// the entry, and for each disk the first block that is not in them. `None` if that does not fit.
+    pub fn salvage(mut self, durable: impl Fn(&str) -> bool) -> Option<(Flushed, Vec<Option<u64>>)> {
+        let mut missing = Vec::new();
+        for disk in &mut self.disks {
+            let open = disk.pack.take().and_then(|pack| pack.first());
+            let put =
+                |pack: &PackSummary| durable(&names::pack(self.seal.group, pack.epoch, pack.cut, pack.name));
+            missing.push(disk.index.retain(put).into_iter().chain(open).min());
+        }
+        let packs = vec![None; self.disks.len()];
+        Some((self.attach(&packs)?, missing))
     }
 
     /// The end of a cycle with these packs and their indexes inside the entry, if they fit.

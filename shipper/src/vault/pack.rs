@@ -96,6 +96,11 @@ impl PackBuilder {
         });
     }
 
+    /// The first block in it.
+    pub fn first(&self) -> Option<u64> {
+        self.summary.frames.first().and_then(|frame| frame.blocks.first()).copied()
+    }
+
     /// Bytes so far.
     pub fn len(&self) -> usize {
         self.bytes.len()

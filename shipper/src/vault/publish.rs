@@ -50,7 +50,6 @@ pub struct Publisher {
     seal: Seal,
     epoch: u64,
     head: EntryRef,
-    /// The newest content of our lineage: the base of the next.
     tip: u64,
     next: u64,
     /// Objects not durable yet.
@@ -84,6 +83,11 @@ impl Publisher {
     /// The last entry that is known to be in the log.
     pub fn head(&self) -> EntryRef {
         self.head
+    }
+
+    /// The newest content of our lineage, 0 if there is none: the base of the next.
+    pub fn tip(&self) -> u64 {
+        self.tip
     }
 
     /// An object is about to be put: every entry queued from now on waits for it.

@@ -53,6 +53,15 @@ impl IndexBuilder {
         self.packs.push(summary);
     }
 
+    /// Keeps only these packs; answers the first block that was in another.
+    pub fn retain(&mut self, mut keep: impl FnMut(&PackSummary) -> bool) -> Option<u64> {
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.packs).into_iter().partition(|pack| keep(pack));
+        self.runs.retain(|run| run.place.is_none());
+        kept.into_iter().for_each(|summary| self.add_pack(summary));
+        gone.iter().flat_map(|pack| &pack.frames).flat_map(|frame| &frame.blocks).min().copied()
+    }
+
     /// Adds `count` blocks of zeros.
     pub fn add_zeros(&mut self, block: u64, count: u64) {
         if count == 0 {
