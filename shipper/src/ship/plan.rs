@@ -11,8 +11,6 @@ use towline_tracker::control::message::LiveFreeze;
 /// What to do with the freeze that is open at an attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// There is none.
-    Nothing,
     /// Its entry is published: release it.
     Release,
     /// Ship it; with `resume`, what the base's checkpoint covers is not shipped again.
@@ -23,8 +21,7 @@ pub enum Opening {
 }
 
 /// What to do with the open freeze after this decision.
-pub fn opening(decision: &Decision, live: Option<LiveFreeze>) -> Opening {
-    let Some(live) = live else { return Opening::Nothing };
+pub fn opening(decision: &Decision, live: LiveFreeze) -> Opening {
     match decision {
         Decision::Adopt(_) => Opening::Release,
         decision => Opening::Finish {
@@ -195,13 +192,12 @@ mod tests {
         let mut sibling = ours.clone();
         sibling.header.time_ns += 1;
         let resync = |base| Decision::Resync { base, reason: String::new(), taken_over: false };
-        assert_eq!(opening(&Decision::Initial, None), Opening::Nothing);
-        assert_eq!(opening(&Decision::Adopt(point), Some(LIVE)), Opening::Release);
+        assert_eq!(opening(&Decision::Adopt(point), LIVE), Opening::Release);
         for decision in [Decision::Continue(ours.clone()), resync(ours)] {
-            assert_eq!(opening(&decision, Some(LIVE)), Opening::Finish { resume: true });
+            assert_eq!(opening(&decision, LIVE), Opening::Finish { resume: true });
         }
         for decision in [Decision::Initial, Decision::Delta(other.clone()), resync(other), resync(sibling)] {
-            assert_eq!(opening(&decision, Some(LIVE)), Opening::Finish { resume: false });
+            assert_eq!(opening(&decision, LIVE), Opening::Finish { resume: false });
         }
     }
 

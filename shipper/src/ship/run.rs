@@ -213,8 +213,7 @@ impl Shipper<'_> {
             }
             return Ok(false);
         };
-        match plan::opening(decision, Some(live)) {
-            Opening::Nothing => Ok(false),
+        match plan::opening(decision, live) {
             Opening::Release => {
                 let base = decision.base().expect("what is adopted is there");
                 tracker.release(self.target, live.cut, writer.anchor(&base.header))?;
