@@ -213,6 +213,10 @@ impl Assembler {
 
     /// The end of a cycle with these packs and their indexes inside the entry, if they fit.
     fn attach(&self, packs: &[Option<FinishedPack>]) -> Option<Flushed> {
+        // What is far too large is not copied only to see that.
+        if self.disks.iter().map(|disk| disk.index.least()).sum::<usize>() > ATTACHED_MAX {
+            return None;
+        }
         let mut attached = Vec::new();
         let mut append = |bytes: &[u8]| {
             let offset = (ATTACHED + attached.len()) as u64;

@@ -38,6 +38,13 @@ impl IndexBuilder {
         self.runs.is_empty()
     }
 
+    /// Bytes that it has at the least when it is finished.
+    pub fn least(&self) -> usize {
+        let data: u64 = self.runs.iter().filter(|run| run.place.is_some()).map(|run| run.count).sum();
+        let hashes = usize::try_from(data).expect("blocks of packs in memory") * HASH;
+        self.runs.len() * page_run::LENGTH + hashes + self.packs.len() * directory_pack::LENGTH
+    }
+
     /// Adds all frames of a pack.
     pub fn add_pack(&mut self, summary: PackSummary) {
         let pack = u32::try_from(self.packs.len()).expect("packs are counted in four bytes");
@@ -132,6 +139,7 @@ impl IndexBuilder {
         }
         let table = self.directory(&pages, data_blocks, zero_blocks);
         pack::close(&sealer, &table, &mut bytes);
+        assert!(bytes.len() >= self.least(), "an index holds its runs, hashes and packs");
         let reference = IndexRef {
             epoch,
             cut,
