@@ -3,6 +3,9 @@
 //! Encoding is the heavy part and knows nothing of packs, so that any number of threads can do it; sealing a frame
 //! into its place is the light part and is done in order.
 
+#[cfg(test)]
+pub(crate) mod builder;
+
 use super::layout::{self, frame as at};
 use super::limits::{FRAME_BLOCKS_MAX, FRAME_DATA, FRAME_DATA_MAX};
 use crate::{Error, Result};
@@ -124,50 +127,6 @@ impl FrameEncoder {
     }
 }
 
-/// Collects single blocks of one disk, in ascending order, into frames: hashes them and encodes full frames. For
-/// callers that don't batch by themselves.
-pub struct FrameBuilder {
-    encoder: FrameEncoder,
-    hasher: BlockHasher,
-    blocks: Vec<u64>,
-    hashes: Vec<BlockHash>,
-    data: Vec<u8>,
-}
-
-impl FrameBuilder {
-    /// For a disk with this block size.
-    ///
-    /// # Errors
-    /// If the compressor has no memory.
-    pub fn new(hasher: BlockHasher, block_shift: u8) -> Result<Self> {
-        let encoder = FrameEncoder::new(block_shift)?;
-        Ok(Self { encoder, hasher, blocks: Vec::new(), hashes: Vec::new(), data: Vec::new() })
-    }
-
-    /// Adds a block; answers the frame that it filled. The data may be shorter than a block: the disk's last.
-    pub fn push(&mut self, block: u64, data: &[u8]) -> Option<EncodedFrame> {
-        let end = (self.blocks.len() + 1) << self.encoder.block_shift;
-        self.data.extend_from_slice(data);
-        assert!(self.data.len() <= end, "more than a block");
-        self.data.resize(end, 0);
-        self.hashes.push(self.hasher.hash(&self.data[end - (1 << self.encoder.block_shift)..]));
-        self.blocks.push(block);
-        if self.blocks.len() == blocks_per_frame(self.encoder.block_shift) { self.finish() } else { None }
-    }
-
-    /// The frame of what is left, if anything is.
-    pub fn finish(&mut self) -> Option<EncodedFrame> {
-        if self.blocks.is_empty() {
-            return None;
-        }
-        let frame = self.encoder.encode(&self.blocks, &self.hashes, &self.data);
-        self.blocks.clear();
-        self.hashes.clear();
-        self.data.clear();
-        Some(frame)
-    }
-}
-
 /// The data of an opened frame's body, which must be that of `blocks` blocks.
 ///
 /// # Errors
@@ -211,6 +170,7 @@ fn decompress(stored: &[u8], limit: usize) -> std::io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::builder::FrameBuilder;
     use super::*;
 
     fn noise(length: usize) -> Vec<u8> {

@@ -5,7 +5,7 @@
 //! ```text
 //! decide (attach table, V10)  -> base, epoch          attach::decide
 //! claim      put-if-absent at head+1 -> writer epoch  Group::append(head, 0, claim draft)
-//! frames     any thread: hash, compress               FrameEncoder / FrameBuilder
+//! frames     any thread: hash, compress               FrameEncoder
 //! packs      put, any order, parallel                 Assembler::frame -> FinishedPack
 //! indexes    put, before the entry that lists them    Assembler::checkpoint / finish
 //! [checkpoint]  put-if-absent at head+1

@@ -323,7 +323,8 @@ const _: () = assert!(envelope::HEADER == 64 && TRAILER == 48);
 #[cfg(test)]
 mod tests {
     use super::super::envelope::Suite;
-    use super::super::frame::{BlockHasher, FrameBuilder};
+    use super::super::frame::BlockHasher;
+    use super::super::frame::builder::FrameBuilder;
     use super::super::names::GroupId;
     use super::*;
     use towline_tracker::id::VaultId;

@@ -4,7 +4,7 @@
 use super::attach::{Base, Claimant};
 use super::cycle::{Assembler, DiskShape, Flushed};
 use super::entry::{Consistency, Content, Draft, EntryHeader, EntryKind, EntryRef, Payload, Totals};
-use super::frame::FrameBuilder;
+use super::frame::builder::FrameBuilder;
 use super::log::Appended;
 use super::{Group, Vault};
 use crate::store::Store;

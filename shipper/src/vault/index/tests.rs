@@ -1,7 +1,8 @@
 //! Indexes as they are built and as somebody may make them up.
 
 use super::super::envelope::{ObjectKind, Seal, Suite, TAG};
-use super::super::frame::{BlockHasher, FrameBuilder};
+use super::super::frame::BlockHasher;
+use super::super::frame::builder::FrameBuilder;
 use super::super::names::GroupId;
 use super::super::pack::PackBuilder;
 use super::*;
