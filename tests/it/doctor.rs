@@ -47,7 +47,7 @@ fn a_disk_is_explained_from_its_first_start_to_the_end_of_each_session() {
     let said = doctor(&site.first());
     let (killed, compare, pending) = state(&said);
     assert_eq!(killed, "its tracker was killed");
-    assert!(compare >= 4 * MIB && compare <= 8 * MIB, "one region, and what was pending: {compare}");
+    assert!((4 * MIB..=8 * MIB).contains(&compare), "one region, and what was pending: {compare}");
     assert!(pending <= 8192, "{pending}");
     let tracker = site.start(&[]);
     assert_eq!(state(&doctor(&site.control())), ("tracked", 0, 8192), "the maps were there");

@@ -235,7 +235,7 @@ fn a_stop_whose_last_sync_fails_is_no_clean_one_and_the_next_session_tells() {
         assert!(why.contains("disk d"), "{why}");
         assert!(host.meta().clean.is_none() && host.meta().doubtful);
         let mut next = host.start();
-        assert_eq!(host.meta().recheck.is_some_and(|recheck| recheck.whole), true, "fresh, or lost pages");
+        assert!(host.meta().recheck.is_some_and(|recheck| recheck.whole), "fresh, or lost pages");
         assert_eq!(next.flush(2), EIO);
         assert_eq!(next.flush(3), Ok(()));
         assert_eq!(next.stop(), None);

@@ -245,7 +245,7 @@ mod tests {
         // Somebody else's, whatever its mode: only root can make that.
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::chown(&home, Some(65534), None).unwrap();
-            refused("is not ours alone");
+            refused("belongs to user 65534");
         }
     }
 

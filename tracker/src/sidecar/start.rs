@@ -368,7 +368,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             boot: now.boot,
             intents: intents_name(session),
             clean: None,
-            stamp: stamps[index].clone(),
+            stamp: stamps[index],
             stamped_ns: now.wall_ns,
             vouched: vouched_before,
             recheck,
