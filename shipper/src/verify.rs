@@ -136,7 +136,7 @@ struct Check<'a> {
     bad_indexes: HashSet<ObjectName>,
     /// Frames that can't be used.
     bad_frames: HashSet<(ObjectName, u32)>,
-    /// Indexes with such frames.
+    /// Indexes with such frames, or with pages that can't be read.
     suspects: HashSet<ObjectName>,
     seen: HashSet<String>,
     objects: u64,
@@ -243,10 +243,14 @@ impl<'a> Check<'a> {
             return Ok(());
         };
         let expected = expected(&self.reader, &index);
-        let Some(expected) = self.note(expected)? else {
+        let Some((expected, unread)) = self.note(expected)? else {
             self.bad_indexes.insert(reference.name);
             return Ok(());
         };
+        for error in unread {
+            self.damage.push(error.line());
+            self.suspects.insert(reference.name);
+        }
         let findings = check_packs(&self.reader, &index, &expected)?;
         for pack in &index.directory.packs {
             self.objects += 1;
@@ -312,9 +316,14 @@ impl<'a> Check<'a> {
             }
         }
         for point in suspected {
-            if !affected.contains(&point) && self.needs_bad_frames(&points[point])? {
-                affected.insert(point);
+            if affected.contains(&point) {
+                continue;
             }
+            match self.needs_bad_frames(&points[point]) {
+                // A page that it needs.
+                Err(error) if error.kind() == Kind::Damage => affected.insert(point),
+                needs => needs? && affected.insert(point),
+            };
         }
         Ok(())
     }

@@ -27,9 +27,14 @@ pub struct Args {
     /// Finish or undo an open freeze, make one point, print its id as the last line, and end
     #[arg(long, conflicts_with = "every")]
     once: bool,
-    /// Freeze everything at the first cut, compare it with the vault and ship what differs
+    /// Freeze everything at the first cut, compare it with the vault and ship what differs. Of what `towline verify`
+    /// reports as damage this heals what is missing, has another length, or is an index
     #[arg(long)]
     full: bool,
+    /// With --full: believe nothing in the vault and ship everything that is not zero again. Heals all that
+    /// `towline verify` reports, for this and all later points, and costs a full copy
+    #[arg(long, requires = "full")]
+    distrust: bool,
     /// Take over a group whose log went on without this tracker, or that belongs to other disks: everything is
     /// compared
     #[arg(long)]
@@ -72,6 +77,7 @@ pub fn run(args: Args) -> Result<()> {
         vault: args.vault,
         every: (!args.once).then_some(args.every),
         full: args.full,
+        distrust: args.distrust,
         take_over: args.take_over,
         memory: args.memory,
         pack_size: usize::try_from(args.pack_size).unwrap_or(PACK_SIZE_MAX),

@@ -46,8 +46,10 @@ pub fn run(args: ReadArgs) -> Result<()> {
         return Ok(());
     }
     let affected: usize = verdict.groups.iter().map(|group| group.affected.len()).sum();
-    let line =
-        format!("the vault is damaged; {affected} recovery points are affected, all others can be restored");
+    let line = format!(
+        "the vault is damaged; {affected} recovery points are affected, all others can be restored; \
+         `towline ship --full --distrust` makes the next ones sound"
+    );
     Err(Error::new(Kind::Damage, line))
 }
 

@@ -54,7 +54,7 @@ pub struct ImageBelow {
     /// For each disk, if it has an image that can be read.
     images: Vec<Option<Image>>,
     present: Present,
-    warned: AtomicBool,
+    met_damage: AtomicBool,
 }
 
 /// What a listing showed: lengths of packs and of entries. Listed once, before anything is skipped (V7).
@@ -95,8 +95,8 @@ impl Present {
 }
 
 impl ImageBelow {
-    /// Opens the images in `base` of those disks that are compared; pages are cached up to `cache` bytes. A disk whose
-    /// image is damaged is shipped.
+    /// Opens the images in `base` of those disks that are compared; pages are cached up to `cache` bytes. One that is
+    /// damaged is left out: see [`Self::has`].
     ///
     /// # Errors
     /// The store's.
@@ -118,14 +118,24 @@ impl ImageBelow {
                     tracing::warn!(
                         disk = disk.name,
                         error = error.line(),
-                        "its image can't be compared with; shipping all"
+                        "its image in the vault can't be used any more"
                     );
                     None
                 }
                 Some(Err(error)) => return Err(error),
             });
         }
-        Ok(Self { images, present: Present::list(group)?, warned: AtomicBool::new(false) })
+        Ok(Self { images, present: Present::list(group)?, met_damage: AtomicBool::new(false) })
+    }
+
+    /// Whether the disk at this place in the group's order has an image that could be opened.
+    pub fn has(&self, disk: usize) -> bool {
+        self.images[disk].is_some()
+    }
+
+    /// Whether a part of an image could not be looked at.
+    pub fn met_damage(&self) -> bool {
+        self.met_damage.load(Ordering::Relaxed)
     }
 }
 
@@ -136,7 +146,7 @@ impl Below for ImageBelow {
         let window = match image.window(run.start, count) {
             Ok(window) => window,
             Err(error) if error.kind() == Kind::Damage => {
-                if !self.warned.swap(true, Ordering::Relaxed) {
+                if !self.met_damage.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         error = error.line(),
                         "a part of the image can't be compared with; shipping it"

@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) anchor: Option<Anchor>,
     vouched: Vec<CutId>,
     pub(super) resync: Option<String>,
+    /// The next cut is of blocks that a host's crash left unsure: they are compared.
+    pub(super) recovered: bool,
     /// The disk as it was at each cut.
     pub(super) at_cut: HashMap<CutId, Vec<u8>>,
     pub(super) cuts: Vec<CutId>,
@@ -89,6 +91,7 @@ impl Fake {
             anchor: None,
             vouched: Vec::new(),
             resync: None,
+            recovered: false,
             at_cut: HashMap::new(),
             cuts: Vec::new(),
             asked: Vec::new(),
@@ -174,7 +177,7 @@ impl State {
         store.set_len(self.disk.len() as u64).unwrap();
         let fuzzy = self.fuzzy_cuts > 0;
         self.fuzzy_cuts = self.fuzzy_cuts.saturating_sub(1);
-        let compare = self.resync.is_some();
+        let compare = std::mem::take(&mut self.recovered) || self.resync.is_some();
         self.live = Some(Freeze { cut, frozen, compare, whole, fuzzy: false, map, store });
         self.vouched.push(cut);
         self.at_cut.insert(cut, self.disk.clone());

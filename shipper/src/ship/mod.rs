@@ -14,6 +14,7 @@
 
 #[cfg(test)]
 mod fake;
+mod ground;
 pub mod plan;
 mod run;
 mod stop;
@@ -41,6 +42,8 @@ pub struct Options {
     pub every: Option<Duration>,
     /// The first cut freezes everything and compares it with the vault.
     pub full: bool,
+    /// At a cut that [`Self::full`] asks for, nothing in the vault is believed: everything is shipped again.
+    pub distrust: bool,
     /// Take over a group that another lineage or other disks own.
     pub take_over: bool,
     /// Memory in bytes, whatever the disks.

@@ -1,11 +1,10 @@
 //! The loop itself: does what [`super::plan`] decides.
 
+use super::ground::Ground;
 use super::plan::{self, Backoff, Fuzzy, Opening};
 use super::tracker::{Mine, Tracker};
 use super::{Ended, Options, Stop, Summary};
-use crate::pipeline::{
-    self, Below, Checkpoint, Counters, Cycle, Hooks, ImageBelow, Lately, NothingBelow, Plan, Shipped,
-};
+use crate::pipeline::{self, Checkpoint, Counters, Cycle, Hooks, Lately, Plan, Shipped};
 use crate::source::{FrozenSource, Source};
 use crate::vault::attach::{Base, Claimant, Decision, TakeOver};
 use crate::vault::entry::{Content, EntryHeader, EntryKind, EntryRef, Totals};
@@ -119,10 +118,6 @@ struct Writer {
 }
 
 impl Writer {
-    fn content(&self) -> Option<&Content> {
-        self.base.as_ref().map(|base| &base.content)
-    }
-
     fn anchor(&self, header: &EntryHeader) -> Anchor {
         Anchor { vault: self.group.seal.vault, seq: header.seq, hash: header.hash() }
     }
@@ -179,6 +174,11 @@ impl Shipper<'_> {
             }
             let summary = self.cycle(&mut tracker, &mut writer, whole)?;
             whole = false;
+            if self.full {
+                tracing::warn!("the image in the vault is damaged: cutting again at once, in full");
+                tracker.tick()?;
+                continue;
+            }
             if summary.kind == EntryKind::Point.word() && self.options.every.is_none() {
                 return Ok(Ended::Once(summary));
             }
@@ -231,13 +231,15 @@ impl Shipper<'_> {
                     }
                     source => source?,
                 };
-                if !plan::fits(source.disks(), writer.content(), plan::needs_whole(decision)) {
+                let ground = self.ground(writer, &source)?;
+                if !plan::fits(source.disks(), ground.content(), plan::needs_whole(decision)) {
+                    writer.base = ground.into_base();
                     tracing::info!(cut = %live.cut, "the open freeze does not complete the vault's image; undoing it");
                     tracker.undo(live.cut)?;
                     return Ok(false);
                 }
                 tracing::info!(cut = %live.cut, resume, "finishing the open freeze");
-                self.ship(tracker, writer, &source, resume, begun)?;
+                self.ship(tracker, writer, &source, ground, resume, begun)?;
                 Ok(true)
             }
         }
@@ -250,20 +252,32 @@ impl Shipper<'_> {
         writer.base.as_ref().map_or(Ok(()), |base| base.content.room_for(writer.attached.disks.len()))?;
         let handed = tracker.cut(whole || self.full)?;
         let mut source = source(handed, &writer.attached)?;
-        if !plan::fits(source.disks(), writer.content(), whole) {
-            // A disk that the vault does not have, or not with these blocks: only a whole freeze gives its image.
+        if self.full {
+            self.full_cut = Some(source.info().cut);
+        }
+        let mut ground = self.ground(writer, &source)?;
+        if !plan::fits(source.disks(), ground.content(), whole) {
+            // A disk that the vault does not have, not with these blocks, or no more: only a whole freeze gives its image.
             tracker.undo(source.info().cut)?;
+            writer.base = ground.into_base();
             source = self::source(tracker.cut(true)?, &writer.attached)?;
-            if !plan::fits(source.disks(), writer.content(), true) {
+            ground = self.ground(writer, &source)?;
+            if !plan::fits(source.disks(), ground.content(), true) {
                 tracker.undo(source.info().cut)?;
                 let line = "the tracker does not freeze the whole disks although asked to";
                 return Err(Error::new(Kind::TrackerRefused, line));
             }
         }
-        if self.full {
-            self.full_cut = Some(source.info().cut);
-        }
-        self.ship(tracker, writer, &source, false, begun)
+        self.ship(tracker, writer, &source, ground, false, begun)
+    }
+
+    /// What the freeze is laid over. The writer's base is taken: it is whatever comes of the freeze.
+    fn ground(&self, writer: &mut Writer, source: &FrozenSource) -> Result<Ground> {
+        let (cut, base) = (source.info().cut, writer.base.take());
+        // A checkpoint of this very cut has only what was shipped for it.
+        let begun = base.as_ref().is_some_and(|base| base.header.cut == cut);
+        let distrust = self.options.distrust && self.full_cut == Some(cut) && !begun;
+        Ground::new(&writer.group, base, source.disks(), distrust, self.plan.cache_bytes)
     }
 
     /// Ships a freeze, publishes it and releases it.
@@ -272,24 +286,17 @@ impl Shipper<'_> {
         tracker: &mut Tracker<'_>,
         writer: &mut Writer,
         source: &FrozenSource,
+        ground: Ground,
         resume: bool,
         begun: Instant,
     ) -> Result<Summary> {
         let seconds_cut = begun.elapsed().as_secs_f64();
         let info = source.info();
-        let base = writer.base.take();
-        let content = base.as_ref().map(|base| &base.content);
-        let compare = plan::compare(source.disks(), content);
-        let below: Box<dyn Below> = match content {
-            Some(content) if compare.contains(&true) => {
-                let cache = self.plan.cache_bytes;
-                Box::new(ImageBelow::open(&writer.group, content, source.disks(), &compare, cache)?)
-            }
-            _ => Box::new(NothingBelow),
-        };
+        let content = ground.content();
+        let whole = source.disks().iter().any(|disk| disk.whole);
         // A cycle over everything would only sweep the table, and one that compares needs its memory.
-        let delta = !source.disks().iter().any(|disk| disk.whole) && !compare.contains(&true);
-        writer.lately.begin(base.as_ref().map(Base::reference), source.disks(), delta);
+        let delta = !whole && !ground.compare().contains(&true);
+        writer.lately.begin(ground.reference(), source.disks(), delta);
         let (skip, totals) = match content.filter(|_| resume) {
             Some(content) => (content.covered.clone(), content.totals),
             None => (Vec::new(), Totals::default()),
@@ -299,8 +306,8 @@ impl Shipper<'_> {
             source,
             group: &writer.group,
             base: content,
-            below: &*below,
-            compare: &compare,
+            below: ground.below(),
+            compare: ground.compare(),
             lately: delta.then_some(&writer.lately),
             skip: &skip,
             totals,
@@ -328,6 +335,8 @@ impl Shipper<'_> {
             done => done?,
         }
         let summary = self.released(writer, &header, &content, &counters, (begun, seconds_cut));
+        // Only a freeze of everything ships all that a damaged page said.
+        self.full |= ground.met_damage() && !source.disks().iter().all(|disk| disk.whole);
         writer.base = Some(Base { header, content });
         Ok(summary)
     }

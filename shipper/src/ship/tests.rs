@@ -1,5 +1,6 @@
 //! The loop against a fake tracker and a store in memory.
 
+mod damaged;
 mod interrupted;
 mod limit;
 mod lineage;
@@ -76,6 +77,7 @@ fn options(fake: &Fake, every: Option<Duration>) -> Options {
         vault: String::new(),
         every,
         full: false,
+        distrust: false,
         take_over: false,
         memory: MEMORY_MIN,
         pack_size: 256 << 10,

@@ -129,8 +129,10 @@ impl Reader {
             for (number, page) in directory.pages.iter().enumerate() {
                 let at = usize::try_from(page.offset).expect("inside the index");
                 let mut sealed = tail[at..at + page.sealed as usize].to_vec();
-                let page = index::open_page(&opener, &directory, number, &mut sealed)?;
-                self.lock().insert((reference.name, number), Arc::new(page));
+                // A damaged one is told to who needs it.
+                if let Ok(page) = index::open_page(&opener, &directory, number, &mut sealed) {
+                    self.lock().insert((reference.name, number), Arc::new(page));
+                }
             }
         }
         Ok(Index { reference: *reference, directory, place, opener })

@@ -8,6 +8,7 @@ use super::entry::DiskImage;
 use super::frame::BlockHash;
 use super::index::{PackRef, blocks_of};
 use crate::{Error, Result};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A frame that holds blocks of an image.
@@ -145,7 +146,12 @@ impl Image {
             let end = layer.end.min(first.saturating_add(count as u64));
             let pages = &layer.index.directory.pages;
             let from = pages.partition_point(|page| page.end <= first);
-            for (number, _) in pages.iter().enumerate().skip(from).take_while(|(_, page)| page.first < end) {
+            for (number, page) in pages.iter().enumerate().skip(from).take_while(|(_, page)| page.first < end)
+            {
+                // What newer indexes have covered is not read: it may be damaged, and was shipped again for that.
+                if !window.lacks(page.first..page.end.min(end)) {
+                    continue;
+                }
                 let page = self.reader.page(&layer.index, number)?;
                 window.fill(&page, layer.first_pack, end);
             }
@@ -170,6 +176,15 @@ impl Window {
     fn new(first: u64, count: usize) -> Self {
         let (codes, cells, hashes, frames) = (vec![0; count], Vec::new(), Vec::new(), Vec::new());
         Self { first, codes, cells, hashes, frames, unset: count }
+    }
+
+    /// Whether nothing was found yet for some of these blocks, of those that are in the window.
+    fn lacks(&self, blocks: Range<u64>) -> bool {
+        let place = |block: u64| {
+            usize::try_from(block.saturating_sub(self.first))
+                .map_or(self.codes.len(), |at| at.min(self.codes.len()))
+        };
+        self.codes[place(blocks.start)..place(blocks.end)].contains(&0)
     }
 
     fn fill(&mut self, page: &super::index::Page, first_pack: u32, end: u64) {

@@ -19,14 +19,21 @@ pub(super) struct Needed {
     blocks: Vec<(u16, u64, BlockHash)>,
 }
 
-/// What an index expects of its packs, by pack; frames in no order, one may come twice.
-pub(super) fn expected(reader: &Reader, index: &Index) -> Result<Vec<Vec<Needed>>> {
+/// What an index expects of its packs, by pack; frames in no order, one may come twice. Also which pages can't be read.
+pub(super) fn expected(reader: &Reader, index: &Index) -> Result<(Vec<Vec<Needed>>, Vec<Error>)> {
     let directory = &index.directory;
     let mut packs: Vec<Vec<Needed>> = Vec::new();
     packs.resize_with(directory.packs.len(), Vec::new);
     let (mut data, mut zeros) = (0, 0);
+    let mut unread = Vec::new();
     for number in 0..directory.pages.len() {
-        let page = reader.page(index, number)?;
+        let page = match reader.page(index, number) {
+            Err(error) if error.kind() == Kind::Damage => {
+                unread.push(error);
+                continue;
+            }
+            page => page?,
+        };
         let mut frames: Vec<Needed> =
             page.frames.iter().map(|frame| Needed { frame: *frame, blocks: Vec::new() }).collect();
         for run in &page.runs {
@@ -43,11 +50,11 @@ pub(super) fn expected(reader: &Reader, index: &Index) -> Result<Vec<Vec<Needed>
         }
         frames.into_iter().for_each(|needed| packs[needed.frame.pack as usize].push(needed));
     }
-    if (data, zeros) != (directory.data_blocks, directory.zero_blocks) {
+    if unread.is_empty() && (data, zeros) != (directory.data_blocks, directory.zero_blocks) {
         let name = reader.index_place(&index.reference).name;
         return Err(Error::damage(&name, "its directory counts other blocks than its pages hold"));
     }
-    Ok(packs)
+    Ok((packs, unread))
 }
 
 /// Something wrong with a pack: all of it, or one frame.

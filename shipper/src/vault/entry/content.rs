@@ -104,6 +104,12 @@ pub struct Totals {
 }
 
 impl Content {
+    /// Takes a disk's image out, and what was covered of it: as if it had never been shipped.
+    pub fn forget(&mut self, id: DiskId) {
+        self.disks.retain(|disk| disk.id != id);
+        self.covered.retain(|covered| covered.disk != id);
+    }
+
     /// Gives indexes that ride in this very entry its number. Readers get contents resolved; a writer does it with
     /// the content that it published before it builds on it.
     pub fn resolve(&mut self, seq: u64) {
