@@ -108,6 +108,19 @@ impl FrozenDiskFiles {
         mut buffer: Buffer,
         mut failed: Vec<(Range<u64>, io::Error)>,
     ) -> Result<Filled> {
+        // What could not be read from the disk may stand in the store, and bits are only ever set: what is preserved by
+        // now is preserved at the look below. The other way round a block preserved between the two would be forgiven
+        // and not taken.
+        failed.retain(|(blocks, _)| {
+            !blocks.clone().all(|block| self.preserved.as_ref().is_some_and(|preserved| preserved.has(block)))
+        });
+        if let Some((blocks, error)) = failed.pop() {
+            let offset = blocks.start << self.shift;
+            return Err(Error::io(
+                format_args!("disk {}: it can't be read at byte {offset}", self.name),
+                error,
+            ));
+        }
         let store_failed =
             |error| Error::io(format_args!("disk {}: its preserved data can't be read", self.name), error);
         let mut blocks_from_store = 0;
@@ -125,17 +138,6 @@ impl FrozenDiskFiles {
                 blocks_from_store += kept.end - kept.start;
             }
             at += ((run.end - run.start) as usize) << self.shift;
-        }
-        // What could not be read from the disk may stand in the store, and bits are only ever set.
-        failed.retain(|(blocks, _)| {
-            !blocks.clone().all(|block| self.preserved.as_ref().is_some_and(|preserved| preserved.has(block)))
-        });
-        if let Some((blocks, error)) = failed.pop() {
-            let offset = blocks.start << self.shift;
-            return Err(Error::io(
-                format_args!("disk {}: it can't be read at byte {offset}", self.name),
-                error,
-            ));
         }
         self.pad(&batch, &mut buffer[..at]);
         let bytes_read = at as u64 - (blocks_from_store << self.shift).min(at as u64);
