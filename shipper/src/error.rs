@@ -37,6 +37,8 @@ pub enum Kind {
     TrackerNotRunning,
     /// The tracker answered that it can't.
     TrackerRefused,
+    /// A frozen block of a disk, or what was preserved of it, can't be read.
+    Unreadable,
     /// Permission is missing.
     Denied,
     /// The store can't be reached at the moment; trying again may help.

@@ -21,6 +21,7 @@
 //! | 16 | permission missing | run as a user that may |
 //! | 17 | the store can't be reached | try again |
 //! | 18 | stopped by a signal before it was done | run it again: it goes on |
+//! | 19 | a block of the disk can't be read, twice in a row | replace the disk's device; what the guest overwrites may heal it |
 //! | 20 | the group's log can take no more cycles | a new vault, or another `--group` |
 
 use crate::Kind;
@@ -46,6 +47,7 @@ pub fn code(kind: Kind) -> u8 {
         Kind::Denied => 16,
         Kind::Unreachable => 17,
         Kind::Stopped => 18,
+        Kind::Unreadable => 19,
         Kind::GroupFull => 20,
     }
 }
@@ -78,6 +80,7 @@ mod tests {
             Kind::Denied,
             Kind::Unreachable,
             Kind::Stopped,
+            Kind::Unreadable,
             Kind::GroupFull,
         ];
         let mut codes: BTreeSet<u8> = kinds.iter().map(|kind| code(*kind)).collect();

@@ -28,6 +28,7 @@ struct Freeze {
     compare: bool,
     whole: bool,
     fuzzy: bool,
+    unreadable: bool,
     map: File,
     store: File,
 }
@@ -52,6 +53,8 @@ pub(super) struct State {
     pub(super) asked: Vec<&'static str>,
     /// So many freezes turn fuzzy.
     pub(super) fuzzy_cuts: u32,
+    /// Of so many freezes no block can be read.
+    pub(super) unreadable_cuts: u32,
     /// The next request of this name breaks the connection, before it is done.
     pub(super) break_at: Option<&'static str>,
     /// A request of this name is heard and never answered, nor is any after it, on any connection.
@@ -96,6 +99,7 @@ impl Fake {
             cuts: Vec::new(),
             asked: Vec::new(),
             fuzzy_cuts: 0,
+            unreadable_cuts: 0,
             break_at: None,
             hang_at: None,
             lose: None,
@@ -178,7 +182,9 @@ impl State {
         let fuzzy = self.fuzzy_cuts > 0;
         self.fuzzy_cuts = self.fuzzy_cuts.saturating_sub(1);
         let compare = std::mem::take(&mut self.recovered) || self.resync.is_some();
-        self.live = Some(Freeze { cut, frozen, compare, whole, fuzzy: false, map, store });
+        let unreadable = self.unreadable_cuts > 0;
+        self.unreadable_cuts = self.unreadable_cuts.saturating_sub(1);
+        self.live = Some(Freeze { cut, frozen, compare, whole, fuzzy: false, unreadable, map, store });
         self.vouched.push(cut);
         self.at_cut.insert(cut, self.disk.clone());
         self.cuts.push(cut);
@@ -253,7 +259,11 @@ impl State {
             format!("{}.map", freeze.cut),
             format!("{}.store", freeze.cut),
         ];
-        (Answer::Frozen(frozen), names.map(|name| File::open(folder.join(name)).unwrap().into()).into())
+        let open = |name: String| {
+            let readable = name != "disk" || !freeze.unreadable;
+            File::options().read(readable).write(!readable).open(folder.join(name)).unwrap().into()
+        };
+        (Answer::Frozen(frozen), names.map(open).into())
     }
 
     fn attached(&self) -> Attached {

@@ -88,6 +88,10 @@ impl Fuzzy {
     }
 }
 
+/// So many freezes in a row of which a block can't be read end the loop. Before, one is undone and another cut: what
+/// the guest has overwritten since may be readable (C5).
+pub const UNREADABLE_MAX: u32 = 2;
+
 /// What may pass by itself, and how it is waited for: a store and a tracker each on a ladder of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {

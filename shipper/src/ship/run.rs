@@ -67,12 +67,17 @@ pub(super) fn run_into(
         mine: None,
         backoff: Backoff::new(options.minute),
         fuzzy: Fuzzy::default(),
+        unreadable: 0,
     };
     loop {
         let error = match shipper.attached() {
             Ok(ended) => return Ok(ended),
             Err(error) if error.kind() == Kind::Stopped && options.every.is_some() => {
                 return Ok(Ended::Stopped);
+            }
+            Err(error) if error.kind() == Kind::Unreadable && shipper.unreadable < plan::UNREADABLE_MAX => {
+                tracing::warn!(error = error.line(), "the cut is undone; making another one");
+                continue;
             }
             Err(error) => error,
         };
@@ -106,6 +111,8 @@ struct Shipper<'a> {
     mine: Option<Mine>,
     backoff: Backoff,
     fuzzy: Fuzzy,
+    /// Freezes in a row that were undone because they can't be read.
+    unreadable: u32,
 }
 
 /// The right to append to a group's log, and the image that the next index is laid over.
@@ -320,7 +327,15 @@ impl Shipper<'_> {
         };
         let mut hooks =
             Talk { tracker, report: self.report, counters: &counters, cut: info.cut, fuzzy: info.fuzzy };
-        let Shipped { header, content } = pipeline::ship(&cycle, &mut writer.publisher, &mut hooks)?;
+        let Shipped { header, content } = match pipeline::ship(&cycle, &mut writer.publisher, &mut hooks) {
+            // It would fail again, and the guest would go on preserving for it.
+            Err(error) if error.kind() == Kind::Unreadable => {
+                tracker.undo(info.cut)?;
+                self.unreadable += 1;
+                return Err(error);
+            }
+            shipped => shipped?,
+        };
         writer.lately.published(header.reference(), source.disks());
         self.untold = Some(header.reference());
         let anchor = writer.anchor(&header);
@@ -356,6 +371,7 @@ impl Shipper<'_> {
         }
         self.untold = None;
         self.backoff.succeeded();
+        self.unreadable = 0;
         self.fuzzy.published(header.kind, header.time_ns, content.totals.bytes_changed);
         let summary = self.summary(writer, header, content, counters, seconds);
         self.report.published(&summary);

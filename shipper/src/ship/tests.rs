@@ -6,6 +6,7 @@ mod limit;
 mod lineage;
 mod passing;
 mod unchanged;
+mod unreadable;
 
 use super::fake::{BLOCK, Fake, State};
 use super::run::{Report, run_into};

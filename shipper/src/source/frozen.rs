@@ -6,6 +6,7 @@ use super::ring::RingReader;
 use super::{Batch, Buffer, Filled, FreezeInfo, Part, Reader, Source, SourceDisk, holes};
 use crate::{Error, Kind, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Seek, SeekFrom};
 use std::ops::{ControlFlow, Range};
@@ -116,13 +117,9 @@ impl FrozenDiskFiles {
         });
         if let Some((blocks, error)) = failed.pop() {
             let offset = blocks.start << self.shift;
-            return Err(Error::io(
-                format_args!("disk {}: it can't be read at byte {offset}", self.name),
-                error,
-            ));
+            return Err(self.unreadable(format_args!("it can't be read at byte {offset}"), error));
         }
-        let store_failed =
-            |error| Error::io(format_args!("disk {}: its preserved data can't be read", self.name), error);
+        let store_failed = |error| self.unreadable(format_args!("its preserved data can't be read"), error);
         let mut blocks_from_store = 0;
         let mut at = 0;
         for run in &batch.runs {
@@ -142,6 +139,11 @@ impl FrozenDiskFiles {
         self.pad(&batch, &mut buffer[..at]);
         let bytes_read = at as u64 - (blocks_from_store << self.shift).min(at as u64);
         Ok(Filled { batch, buffer, bytes_read, blocks_from_store })
+    }
+
+    /// What another freeze may not meet (C5).
+    fn unreadable(&self, what: fmt::Arguments<'_>, error: io::Error) -> Error {
+        Error::io(format_args!("disk {}: {what}", self.name), error).with_kind(Kind::Unreadable)
     }
 
     /// The disk's last block ends with zeros, also when the file has grown since the cut.
@@ -211,7 +213,7 @@ impl FrozenDiskFiles {
             );
             Error::caused(Kind::TrackerRefused, line, error)
         };
-        let failed = |error| Error::io(format_args!("disk {}: it can't be read", self.name), error);
+        let failed = |error| self.unreadable(format_args!("it can't be read"), error);
         check_log(self.log().map_err(failed)?, cut, self.size, self.shift).map_err(damaged)?;
         let blocks = self.size.div_ceil(1 << self.shift);
         let mut pending: Option<Range<u64>> = None;
