@@ -108,7 +108,7 @@ fn wanted_disks<'a>(content: &'a Content, request: &Request) -> Result<Vec<&'a D
 }
 
 /// A file for every disk. Names come from the vault and must not lead elsewhere (T21): one that could gives way to
-/// the disk's id.
+/// the disk's id. No two may be the same: with `--force` one disk would take the other's place.
 fn paths(disks: &[&DiskImage], to: &Path, folder: bool) -> Result<Vec<PathBuf>> {
     if !folder {
         return Ok(vec![to.to_owned(); disks.len()]);
@@ -117,13 +117,14 @@ fn paths(disks: &[&DiskImage], to: &Path, folder: bool) -> Result<Vec<PathBuf>> 
     let paths = disks.iter().map(|disk| {
         let mut parts = Path::new(&disk.name).components();
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == &*disk.name);
-        let name = match plain && !disk.name.contains('\0') && taken.insert(disk.name.clone()) {
-            true => disk.name.clone(),
-            false => disk.id.to_string(),
-        };
-        to.join(name)
+        let names = [(plain && !disk.name.contains('\0')).then(|| disk.name.clone()), Some(disk.id.to_string())];
+        let free = names.into_iter().flatten().find(|name| taken.insert(name.clone()));
+        free.map(|name| to.join(name)).ok_or_else(|| {
+            let line = format!("two disks of the point are called {}; restore them one by one with --disk", disk.id);
+            Error::new(Kind::Damage, line)
+        })
     });
-    Ok(paths.collect())
+    paths.collect()
 }
 
 fn restore_disks(

@@ -166,6 +166,13 @@ fn names_from_the_vault_never_lead_out_of_the_folder() {
     let twins = [disk("same", 0), disk("same", 1)];
     let paths = paths(&twins.iter().collect::<Vec<_>>(), to, true).unwrap();
     assert_eq!(paths, [to.join("same"), to.join(disk_id(1).to_string())]);
+    // One that is called as the id that another one gives way to: never two of one name.
+    let id = |n| to.join(disk_id(n).to_string());
+    let mut hostile = [disk("a/b", 0), disk(&disk_id(0).to_string(), 1)];
+    assert_eq!(super::paths(&hostile.iter().collect::<Vec<_>>(), to, true).unwrap(), [id(0), id(1)]);
+    hostile.reverse();
+    let error = super::paths(&hostile.iter().collect::<Vec<_>>(), to, true).unwrap_err();
+    assert!(error.line().contains("--disk"), "{}", error.line());
 }
 
 #[test]
