@@ -10,7 +10,7 @@ mod lineage;
 pub use find::{Wanted, find};
 
 use crate::vault::entry::{Consistency, DiskImage, Entry, EntryHeader, EntryKind, Totals};
-use crate::vault::names::{self, Parsed};
+use crate::vault::names;
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result};
 use lineage::Lineage;
@@ -52,10 +52,10 @@ pub struct PointDisk {
 pub struct History {
     /// The points, the oldest first.
     pub points: Vec<Point>,
-    /// Damaged or missing entries.
+    /// Damaged entries, and gaps between entries.
     pub damage: Vec<Error>,
-    /// The last entry.
-    pub head: u64,
+    /// How many entries the log has.
+    pub entries: u64,
 }
 
 /// Reads the whole log of a group.
@@ -71,12 +71,14 @@ pub fn history(vault: &Vault, group: &Group) -> Result<History> {
 /// # Errors
 /// As [`history`].
 pub fn history_with(vault: &Vault, group: &Group, mut tell: impl FnMut(&Entry)) -> Result<History> {
-    let mut history = History { head: last_entry(group)?, ..History::default() };
-    if history.head == 0 {
+    let numbers = group.numbers()?;
+    let mut history = History { entries: numbers.count(), ..History::default() };
+    if history.entries == 0 {
         return Err(no_such_group(vault, &group.name)?);
     }
     let mut headers: BTreeMap<u64, EntryHeader> = BTreeMap::new();
-    for seq in 1..=history.head {
+    for seq in numbers.iter() {
+        history.damage.extend(numbers.gap(seq).map(|gap| group.gap(&gap)));
         let entry = match group.entry_at(seq) {
             Ok(entry) => entry,
             Err(error) if matches!(error.kind(), Kind::Damage | Kind::NewerVault) => {
@@ -96,7 +98,7 @@ pub fn history_with(vault: &Vault, group: &Group, mut tell: impl FnMut(&Entry)) 
             history.points.push(point);
         }
     }
-    let mut lineage = Lineage::new(history.head, |seq| Ok(headers.get(&seq).copied()))?;
+    let mut lineage = Lineage::new(&numbers, |seq| Ok(headers.get(&seq).copied()))?;
     while let Some(header) = lineage.next()? {
         if let Ok(found) = history.points.binary_search_by_key(&header.seq, |point| point.seq) {
             history.points[found].abandoned = false;
@@ -119,29 +121,6 @@ impl Point {
             totals: content.totals,
             abandoned,
         })
-    }
-}
-
-/// The last entry that a listing shows or that follows it.
-fn last_entry(group: &Group) -> Result<u64> {
-    match group.head(0) {
-        Ok(head) => Ok(head),
-        // A gap is a writer's reason to stop; a reader goes on and reports it.
-        Err(error) if error.kind() == Kind::Damage => {
-            let prefix = names::log(group.id());
-            let (mut last, mut after) = (0, String::new());
-            loop {
-                let page = group.store.list(&prefix, &after, 1000)?;
-                let Some(end) = page.last() else { return Ok(last) };
-                after.clone_from(&end.name);
-                for object in &page {
-                    if let Some(Parsed::Entry { seq, .. }) = names::parse(&object.name) {
-                        last = last.max(seq);
-                    }
-                }
-            }
-        }
-        Err(error) => Err(error),
     }
 }
 

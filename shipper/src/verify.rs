@@ -13,7 +13,7 @@ use crate::vault::limits::PACK_MAX;
 use crate::vault::names::{self, ObjectName, Parsed};
 use crate::vault::pack::PackReader;
 use crate::vault::{Group, Vault};
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, store};
 use packs::{check_packs, expected};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -78,15 +78,15 @@ pub fn verify(vault: &Vault, group: Option<&str>) -> Result<Report> {
     }
     if group.is_none() {
         let mut others = BTreeSet::new();
-        each_object(vault, "", |name, _| {
-            match names::parse(name) {
+        store::each(&*vault.store, "", "", |object| {
+            match names::parse(&object.name) {
                 Some(Parsed::Data { group, .. } | Parsed::Entry { group, .. }) => {
                     others.insert(group);
                 }
                 Some(_) => {}
-                None => report.unknown.push(name.to_owned()),
+                None => report.unknown.push(object.name.clone()),
             }
-            Ok(())
+            Ok::<_, Error>(())
         })?;
         // A claim is put before any pack (V1), so packs without a log are a group whose log is gone; a log that is
         // there now belongs to a group that began after we looked.
@@ -109,16 +109,6 @@ fn lost(group: String) -> GroupReport {
     let damage = vec![format!("group {group} has packs and no log: its recovery points are lost")];
     let (entries, objects, bytes, orphans) = (0, 0, 0, 0);
     GroupReport { group, points: Vec::new(), damage, entries, objects, bytes, orphans }
-}
-
-fn each_object(vault: &Vault, prefix: &str, mut tell: impl FnMut(&str, u64) -> Result<()>) -> Result<()> {
-    let mut after = String::new();
-    loop {
-        let page = vault.store.list(prefix, &after, 1000)?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after.clone_from(&last.name);
-        page.iter().try_for_each(|object| tell(&object.name, object.length))?;
-    }
 }
 
 /// An index and the entries that list it.
@@ -201,7 +191,7 @@ impl<'a> Check<'a> {
             group: self.group().name.clone(),
             points: points.map(|(n, point)| (point, affected.contains(&n))).collect(),
             damage: self.damage,
-            entries: history.head,
+            entries: history.entries,
             objects: self.objects,
             bytes: self.bytes,
             orphans,
@@ -271,11 +261,11 @@ impl<'a> Check<'a> {
     /// Objects that no entry lists are checked as far as they can be by themselves.
     fn orphans(&mut self) -> Result<u64> {
         let mut found = Vec::new();
-        each_object(self.vault, &names::packs(self.group().id()), |name, length| {
-            if !self.seen.contains(name) {
-                found.push((name.to_owned(), length));
+        store::each(&*self.vault.store, &names::packs(self.group().id()), "", |object| {
+            if !self.seen.contains(&object.name) {
+                found.push((object.name.clone(), object.length));
             }
-            Ok(())
+            Ok::<_, Error>(())
         })?;
         let count = found.len() as u64;
         for (name, length) in found {

@@ -9,14 +9,11 @@ use crate::vault::frame::BlockHash;
 use crate::vault::image::{Found, Image};
 use crate::vault::index::PackRef;
 use crate::vault::names::{self, ObjectName, Parsed};
-use crate::{Kind, Result};
+use crate::{Kind, Result, store};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Objects in one request for a listing.
-const PAGE: usize = 1000;
 
 /// A block of the image below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,23 +64,15 @@ struct Present {
 impl Present {
     fn list(group: &Group) -> Result<Self> {
         let mut present = Self::default();
-        let (prefix, mut after) = (names::group(group.id()), String::new());
-        loop {
-            let page = group.store.list(&prefix, &after, PAGE)?;
-            for object in &page {
-                match names::parse(&object.name) {
-                    Some(Parsed::Data { name, index: false, .. }) => {
-                        present.packs.insert(name, object.length)
-                    }
-                    Some(Parsed::Entry { seq, .. }) => present.entries.insert(seq, object.length),
-                    _ => None,
-                };
-            }
-            match page.last() {
-                Some(last) if page.len() == PAGE => after.clone_from(&last.name),
-                _ => return Ok(present),
-            }
-        }
+        store::each(&*group.store, &names::group(group.id()), "", |object| {
+            match names::parse(&object.name) {
+                Some(Parsed::Data { name, index: false, .. }) => present.packs.insert(name, object.length),
+                Some(Parsed::Entry { seq, .. }) => present.entries.insert(seq, object.length),
+                _ => None,
+            };
+            Ok::<_, crate::Error>(())
+        })?;
+        Ok(present)
     }
 
     fn has(&self, pack: &PackRef) -> bool {

@@ -1,7 +1,7 @@
 //! Which recovery point is meant.
 
 use super::lineage::Lineage;
-use super::{Point, last_entry, no_such_group};
+use super::{Point, no_such_group};
 use crate::vault::entry::{EntryHeader, EntryKind};
 use crate::vault::{Group, Vault, names};
 use crate::{Error, Kind, Result};
@@ -44,8 +44,8 @@ impl FromStr for Wanted {
 /// can't be read, or if one that can't be read may be the one that is meant: an older one is not handed out for it;
 /// the store's.
 pub fn find(vault: &Vault, group: &Group, wanted: &Wanted) -> Result<Point> {
-    let head = last_entry(group)?;
-    if head == 0 {
+    let numbers = group.numbers()?;
+    if numbers.count() == 0 {
         return Err(no_such_group(vault, &group.name)?);
     }
     let mut known: BTreeMap<u64, Option<EntryHeader>> = BTreeMap::new();
@@ -68,7 +68,10 @@ pub fn find(vault: &Vault, group: &Group, wanted: &Wanted) -> Result<Point> {
     };
     let mut fitting = Vec::new();
     if let Wanted::Id(id) = wanted {
-        for seq in 1..=head {
+        for seq in numbers.iter() {
+            if numbers.gap(seq).is_some() {
+                header(seq - 1)?;
+            }
             fitting.extend(
                 header(seq)?
                     .filter(|found| found.kind == EntryKind::Point && found.cut.to_string().starts_with(id)),
@@ -76,7 +79,7 @@ pub fn find(vault: &Vault, group: &Group, wanted: &Wanted) -> Result<Point> {
         }
     }
     let mut abandoned = true;
-    let mut lineage = Lineage::new(head, &mut header)?;
+    let mut lineage = Lineage::new(&numbers, &mut header)?;
     while let Some(found) = lineage.next()? {
         let meant = match wanted {
             Wanted::Id(_) => fitting.len() == 1 && fitting[0].seq == found.seq,

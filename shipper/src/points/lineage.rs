@@ -2,18 +2,20 @@
 
 use crate::Result;
 use crate::vault::entry::{EntryHeader, EntryKind};
+use crate::vault::numbers::Numbers;
 
 /// The images of a group's lineage, the newest first. An entry that can't be read (`None`) is passed over: what is
 /// below it in the log is taken for what is below it in the lineage.
-pub(super) struct Lineage<F> {
+pub(super) struct Lineage<'a, F> {
+    numbers: &'a Numbers,
     at: u64,
     header: F,
 }
 
-impl<F: FnMut(u64) -> Result<Option<EntryHeader>>> Lineage<F> {
-    pub(super) fn new(head: u64, header: F) -> Result<Self> {
-        let mut lineage = Self { at: 0, header };
-        lineage.at = lineage.stands_for(head)?;
+impl<'a, F: FnMut(u64) -> Result<Option<EntryHeader>>> Lineage<'a, F> {
+    pub(super) fn new(numbers: &'a Numbers, header: F) -> Result<Self> {
+        let mut lineage = Self { numbers, at: 0, header };
+        lineage.at = lineage.stands_for(numbers.last())?;
         Ok(lineage)
     }
 
@@ -23,7 +25,8 @@ impl<F: FnMut(u64) -> Result<Option<EntryHeader>>> Lineage<F> {
             match (self.header)(seq)? {
                 Some(header) if header.kind == EntryKind::Claim => return Ok(header.base),
                 Some(header) if header.kind.has_content() => return Ok(seq),
-                _ => seq -= 1,
+                Some(_) => seq -= 1,
+                None => seq = self.numbers.before(seq),
             }
         }
         Ok(0)
@@ -36,7 +39,7 @@ impl<F: FnMut(u64) -> Result<Option<EntryHeader>>> Lineage<F> {
                     self.at = header.base;
                     return Ok(Some(header));
                 }
-                None => self.at = self.stands_for(self.at - 1)?,
+                None => self.at = self.stands_for(self.numbers.before(self.at))?,
             }
         }
         Ok(None)

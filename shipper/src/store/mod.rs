@@ -65,6 +65,29 @@ pub trait Store: Send + Sync {
     fn delete(&self, name: &str) -> Result<(), StoreError>;
 }
 
+/// Objects in one request for a listing.
+const PAGE: usize = 1000;
+
+/// Tells every object whose name begins with `prefix` and is greater than `after`, in order.
+///
+/// # Errors
+/// The store's, and those of `tell`, which end it.
+pub fn each<E: From<StoreError>>(
+    store: &dyn Store,
+    prefix: &str,
+    after: &str,
+    mut tell: impl FnMut(&Listed) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut after = after.to_owned();
+    loop {
+        let page = store.list(prefix, &after, PAGE)?;
+        // Not by its length: a page may be short for other reasons (a wrapper that hides names).
+        let Some(last) = page.last() else { return Ok(()) };
+        after.clone_from(&last.name);
+        page.iter().try_for_each(&mut tell)?;
+    }
+}
+
 /// The answer to a conditional put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {

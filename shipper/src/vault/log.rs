@@ -5,11 +5,8 @@ use super::entry::{self, ATTACHED, Draft, Entry, EntryHeader, EntryRef};
 use super::envelope::TAG;
 use super::limits::ENTRY_MAX;
 use super::names;
-use crate::store::{Put, StoreErrorKind};
+use crate::store::{self, Put, StoreErrorKind};
 use crate::{Error, Kind, Result};
-
-/// Objects in one request for a listing.
-const PAGE: usize = 1000;
 
 /// What became of a put.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +57,7 @@ impl Group {
         }
     }
 
-    fn exists(&self, seq: u64) -> Result<bool> {
+    pub(super) fn exists(&self, seq: u64) -> Result<bool> {
         match self.store.len(&names::entry(self.seal.group, seq)) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == StoreErrorKind::NotFound => Ok(false),
@@ -70,22 +67,16 @@ impl Group {
 
     /// The greatest seq that a listing shows above `after`, if any. A hint: a listing may be stale.
     fn greatest_listed(&self, after: u64) -> Result<Option<u64>> {
-        let prefix = names::log(self.seal.group);
-        let mut start = names::entry(self.seal.group, after);
+        let (prefix, start) = (names::log(self.seal.group), names::entry(self.seal.group, after));
         let mut greatest = None;
-        loop {
-            let page = self.store.list(&prefix, &start, PAGE)?;
-            for object in &page {
-                match names::parse(&object.name) {
-                    Some(names::Parsed::Entry { seq, .. }) => greatest = greatest.max(Some(seq)),
-                    _ => return Err(Error::damage(&object.name, "it is no name of an entry")),
-                }
-            }
-            match page.last() {
-                Some(last) if page.len() == PAGE => start.clone_from(&last.name),
-                _ => return Ok(greatest),
-            }
-        }
+        store::each(&*self.store, &prefix, &start, |object| {
+            let Some(names::Parsed::Entry { seq, .. }) = names::parse(&object.name) else {
+                return Err(Error::damage(&object.name, "it is no name of an entry"));
+            };
+            greatest = greatest.max(Some(seq));
+            Ok(())
+        })?;
+        Ok(greatest)
     }
 
     /// The log's last entry, 0 if it is empty, by galloping and bisecting from `known` (an anchor's seq, or the head
@@ -98,10 +89,11 @@ impl Group {
         let start = listed.unwrap_or(0).max(known);
         let (mut low, mut high) = if start == 0 || self.exists(start)? {
             // Gallop: a stale listing may not show the newest.
-            let (mut low, mut step) = (start, 1);
-            while self.exists(low.saturating_add(step))? {
-                low += step;
-                step *= 2;
+            let (mut low, mut step) = (start, 1u64);
+            while let Some(next) = low.checked_add(step)
+                && self.exists(next)?
+            {
+                (low, step) = (next, step.saturating_mul(2));
             }
             (low, low.saturating_add(step))
         } else {
@@ -118,6 +110,9 @@ impl Group {
                 &names::entry(self.seal.group, low + 1),
                 format_args!("it is missing, although entry {beyond} is there"),
             )),
+            None if low == u64::MAX => {
+                Err(Error::damage(&names::entry(self.seal.group, low), "nothing can follow it"))
+            }
             None => Ok(low),
         }
     }

@@ -29,6 +29,7 @@ pub mod layout;
 pub mod limits;
 pub mod log;
 pub mod names;
+pub mod numbers;
 pub mod pack;
 pub mod publish;
 #[cfg(test)]
