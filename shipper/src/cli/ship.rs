@@ -35,8 +35,8 @@ pub struct Args {
     /// `towline verify` reports, for this and all later points, and costs a full copy
     #[arg(long, requires = "full")]
     distrust: bool,
-    /// Take over a group whose log went on without this tracker, or that belongs to other disks: everything is
-    /// compared
+    /// Take over a group whose log went on without this tracker, that belongs to other disks, or whose log is damaged:
+    /// everything is compared
     #[arg(long)]
     take_over: bool,
     /// Memory to use, whatever the size of the disks; at least 64MiB

@@ -22,7 +22,9 @@
 //! | ours | newer than T, and not in the log as we know it: the vault was put back | | resynchronization over T |
 //! | ours | otherwise | | broken lineage |
 //!
-//! With `take_over`, foreign owner and broken lineage become resynchronization over T.
+//! With `take_over`, foreign owner and broken lineage become resynchronization over T. What must be looked at and can't
+//! be read is an error; with `take_over` it becomes resynchronization over the newest image that can be read, or, where
+//! there is none, initial.
 //!
 //! Adopting needs no look at A: a point of our live cut in this vault was put by a shipper of this very freeze, which
 //! chose its base by this table, and it is whole by itself.
@@ -180,6 +182,8 @@ pub fn decide(
         None => attached.vouched.contains(&header.cut),
     };
     let in_log = match anchor {
+        // What our own resynchronization does not lie over need not be readable.
+        Some(_) if at != bottom && vouched(&top) => false,
         Some(anchor) => log.header(anchor.seq)?.is_some_and(|header| header.hash() == anchor.hash),
         None => false,
     };
@@ -367,14 +371,9 @@ impl Group {
                         && self.entry_header(head)?.is_some_and(|last| last.reference() == claim)
                 }
             };
-            let decision = decide(attached, self.seal.vault, head, &mut &*self, take_over)?.accept()?;
-            let before = match head {
-                0 => None,
-                // The chain from the base on is checked whenever somebody builds on it.
-                head => {
-                    let from = decision.base().map_or(head, |base| base.header.seq);
-                    self.chain(from, head)?.last().map(EntryHeader::reference)
-                }
+            let (decision, before) = match self.decided(attached, head, take_over) {
+                Err(damage) if damage.kind() == Kind::Damage => self.fallen_back(head, take_over, damage)?,
+                decided => decided?,
             };
             let draft = decision.claim(attached, claimant);
             match self.append(before, 0, &draft)? {
@@ -388,6 +387,62 @@ impl Group {
                 }
             }
         }
+    }
+}
+
+impl Group {
+    /// The decision, and the entry that a claim follows.
+    fn decided(
+        &self,
+        attached: &Attached,
+        head: u64,
+        take_over: bool,
+    ) -> Result<(Decision, Option<EntryRef>)> {
+        let decision = decide(attached, self.seal.vault, head, &mut &*self, take_over)?.accept()?;
+        let before = match head {
+            0 => None,
+            // The chain from the base on is checked whenever somebody builds on it.
+            head => {
+                let from = decision.base().map_or(head, |base| base.header.seq);
+                self.chain(from, head)?.last().map(EntryHeader::reference)
+            }
+        };
+        Ok((decision, before))
+    }
+
+    /// What the word to take over means for a log that can't be read where it must be: everything is compared with the
+    /// newest image that can be read, so it need not be of our lineage.
+    fn fallen_back(&self, head: u64, take_over: bool, damage: Error) -> Result<(Decision, Option<EntryRef>)> {
+        if !take_over {
+            let remedy = "--take-over compares everything with the newest image that can be read and goes on";
+            return Err(Error::new(Kind::Damage, format!("{}; {remedy}", damage.line())));
+        }
+        let unreadable = |error: &Error| error.kind() == Kind::Damage;
+        let numbers = self.numbers()?;
+        let (mut at, mut base) = (head, None);
+        while at > 0 && base.is_none() {
+            at = match self.entry_at(at) {
+                Ok(Entry { header, payload: Payload::Claim(_) }) => header.base,
+                Ok(Entry { header, payload: Payload::Content(content) }) => {
+                    base = Some(Base { header, content });
+                    at
+                }
+                Ok(_) => numbers.before(at),
+                Err(error) if unreadable(&error) => numbers.before(at),
+                Err(error) => return Err(error),
+            };
+        }
+        let before = match self.entry_header(head) {
+            Ok(header) => header.map(|header| header.reference()),
+            // Nobody can check the link to what nobody can read.
+            Err(error) if unreadable(&error) => Some(EntryRef { seq: head, hash: [0; 32] }),
+            Err(error) => return Err(error),
+        };
+        let decision = base.map_or(Decision::Initial, |base| {
+            let reason = format!("the damaged log was taken over: {}", damage.line());
+            Decision::Resync { base, reason, taken_over: true }
+        });
+        Ok((decision, before))
     }
 }
 

@@ -193,6 +193,50 @@ fn a_copy_of_the_vault_used_in_turn_is_a_broken_lineage() {
     assert!(matches!(decision, Decision::Resync { taken_over: true, .. }), "{decision:?}");
 }
 
+/// Schedule: 1. the newest point, or the claim that it stands on, is damaged; 2. no shipper gets past it, as it should be;
+/// 3. the word to take over is given: everything is compared with what can be read; 4. killed behind a checkpoint, the
+/// next one goes on without the word; 5. its point is found.
+#[test]
+fn a_damaged_tip_is_left_with_the_word_to_take_over_and_only_with_it() {
+    let flip = |world: &World, seq: u64, from_end: bool| {
+        let name = names::entry(world.group.id(), seq);
+        let mut bytes = crate::store::Store::get(&world.store, &name, 1 << 20).unwrap();
+        let at = if from_end { bytes.len() - 1 } else { 100 };
+        bytes[at] ^= 1;
+        world.store.overwrite(&name, bytes);
+    };
+    // Which entries, of three claims and three points, and the image that is left.
+    let damages: [(&[u64], bool, u64); 5] = [
+        (&[6], true, 4),
+        (&[6], false, 4),
+        (&[5], true, 6),
+        (&[3, 4, 5, 6], false, 2),
+        (&[2, 4, 6], true, 0),
+    ];
+    for (damaged, from_end, left) in damages {
+        let mut world = shipped(3);
+        damaged.iter().for_each(|seq| flip(&world, *seq, from_end));
+        let error = world.claim(false).unwrap_err();
+        assert_eq!(error.kind(), Kind::Damage);
+        assert!(error.line().contains("--take-over"), "{}", error.line());
+        let decision = world.claim(true).unwrap();
+        match &decision {
+            Decision::Initial => assert_eq!(left, 0),
+            Decision::Resync { base, taken_over: true, .. } => assert_eq!(base.header.seq, left),
+            decision => panic!("{decision:?}"),
+        }
+        let cut = CutId([9; 16]);
+        world.freeze(cut);
+        world.publish(&one(8), cut, EntryKind::Checkpoint, usize::MAX);
+        assert!(world.claim(false).unwrap().base().is_some(), "{damaged:?}");
+        let point = world.publish(&one(9), cut, EntryKind::Point, usize::MAX);
+        world.release(&point);
+        assert!(matches!(world.claim(false).unwrap(), Decision::Delta(_)));
+        let found = crate::points::find(&world.vault, &world.group, &crate::points::Wanted::Latest);
+        assert_eq!(found.unwrap().id, cut, "{damaged:?}");
+    }
+}
+
 #[test]
 fn a_cloned_disk_and_sidecar_used_in_turn_is_refused() {
     let mut world = shipped(2);
