@@ -240,8 +240,9 @@ impl<'a> Run<'a> {
                 return Ok(shipped);
             }
             self.hand_out();
-            // Packs wait for a putter: let the workers wait too.
-            let done = if self.waiting.is_empty() { &self.line.done } else { &nobody };
+            // Packs wait for a putter, or a full index for the checkpoint before it: let the workers wait too.
+            let wait = !self.waiting.is_empty() || !self.queued.is_empty() && self.index_is_full();
+            let done = if wait { &nobody } else { &self.line.done };
             select! {
                 recv(done) -> said => match said {
                     Ok(said) => self.hear(said?)?,
@@ -321,10 +322,9 @@ impl<'a> Run<'a> {
 
     /// Puts a checkpoint if it is time, one at a time.
     fn checkpoint(&mut self) -> Result<()> {
-        let weight = Plan::index_weight(self.since.blocks, self.since.zero_runs);
         let due = self.since.bytes >= self.cycle.checkpoint.bytes
             || self.since.time.elapsed() >= self.cycle.checkpoint.age
-            || weight >= self.cycle.plan.index_bytes;
+            || self.index_is_full();
         if !due || self.since.jobs.is_empty() || !self.queued.is_empty() {
             return Ok(());
         }
@@ -334,6 +334,11 @@ impl<'a> Run<'a> {
         let covered = self.covered();
         self.since = Since::now(&self.frontier);
         self.entry(EntryKind::Checkpoint, attached, disks, covered)
+    }
+
+    /// The index that is being built has all the memory that it may have.
+    fn index_is_full(&self) -> bool {
+        Plan::index_weight(self.since.blocks, self.since.zero_runs) >= self.cycle.plan.index_bytes
     }
 
     fn covered(&self) -> Vec<Covered> {

@@ -10,7 +10,6 @@ use crate::vault::image::{Found, Image};
 use crate::vault::index::PackRef;
 use crate::vault::names::{self, ObjectName, Parsed};
 use crate::{Kind, Result, store};
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,38 +48,62 @@ impl Below for NothingBelow {
 /// The images of a content, looked at by their index pages.
 pub struct ImageBelow {
     /// For each disk, if it has an image that can be read.
-    images: Vec<Option<Image>>,
-    present: Present,
+    images: Vec<Option<Looked>>,
     met_damage: AtomicBool,
 }
 
-/// What a listing showed: lengths of packs and of entries. Listed once, before anything is skipped (V7).
-#[derive(Default)]
-struct Present {
-    packs: HashMap<ObjectName, u64>,
-    entries: HashMap<u64, u64>,
+/// An image, and which of its packs are there.
+struct Looked {
+    image: Image,
+    /// By the pack's number in the image: a listing showed it with the right length.
+    present: Vec<bool>,
 }
 
-impl Present {
-    fn list(group: &Group) -> Result<Self> {
-        let mut present = Self::default();
-        store::each(&*group.store, &names::group(group.id()), "", |object| {
-            match names::parse(&object.name) {
-                Some(Parsed::Data { name, index: false, .. }) => present.packs.insert(name, object.length),
-                Some(Parsed::Entry { seq, .. }) => present.entries.insert(seq, object.length),
-                _ => None,
-            };
-            Ok::<_, crate::Error>(())
-        })?;
-        Ok(present)
-    }
+/// The object that holds a pack: itself or an entry.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Holder {
+    Pack(ObjectName),
+    Entry(u64),
+}
 
-    fn has(&self, pack: &PackRef) -> bool {
-        match pack.offset {
-            0 => self.packs.get(&pack.name) == Some(&pack.length),
-            offset => self.entries.get(&pack.entry).is_some_and(|length| offset + pack.length <= *length),
-        }
+impl Holder {
+    fn of(pack: &PackRef) -> Self {
+        if pack.offset == 0 { Self::Pack(pack.name) } else { Self::Entry(pack.entry) }
     }
+}
+
+/// Lists the group once, before anything is skipped (V7), and keeps what is asked for: a few bytes for each pack of the
+/// images, however many others the group has.
+fn mark(group: &Group, images: &mut [Option<Looked>]) -> Result<()> {
+    let sorted = |looked: &Looked| {
+        let packs = looked.image.packs();
+        let mut order: Vec<u32> = (0u32..).take(packs.len()).collect();
+        order.sort_unstable_by_key(|number| Holder::of(&packs[*number as usize]));
+        order
+    };
+    let orders: Vec<_> = images.iter().flatten().map(sorted).collect();
+    store::each(&*group.store, &names::group(group.id()), "", |object| {
+        let holder = match names::parse(&object.name) {
+            Some(Parsed::Data { name, index: false, .. }) => Holder::Pack(name),
+            Some(Parsed::Entry { seq, .. }) => Holder::Entry(seq),
+            _ => return Ok(()),
+        };
+        for (looked, order) in images.iter_mut().flatten().zip(&orders) {
+            let packs = looked.image.packs();
+            let first = order.partition_point(|number| Holder::of(&packs[*number as usize]) < holder);
+            for number in order[first..].iter().map(|number| *number as usize) {
+                let pack = &packs[number];
+                if Holder::of(pack) != holder {
+                    break;
+                }
+                looked.present[number] = match pack.offset {
+                    0 => pack.length == object.length,
+                    offset => offset.saturating_add(pack.length) <= object.length,
+                };
+            }
+        }
+        Ok::<_, crate::Error>(())
+    })
 }
 
 impl ImageBelow {
@@ -102,7 +125,7 @@ impl ImageBelow {
             let image = shape(disk).base_image(Some(base)).filter(|_| *compare);
             images.push(match image.map(|image| Image::open(reader.clone(), image)) {
                 None => None,
-                Some(Ok(image)) => Some(image),
+                Some(Ok(image)) => Some(Looked { present: vec![false; image.packs().len()], image }),
                 Some(Err(error)) if error.kind() == Kind::Damage => {
                     tracing::warn!(
                         disk = disk.name,
@@ -114,7 +137,8 @@ impl ImageBelow {
                 Some(Err(error)) => return Err(error),
             });
         }
-        Ok(Self { images, present: Present::list(group)?, met_damage: AtomicBool::new(false) })
+        mark(group, &mut images)?;
+        Ok(Self { images, met_damage: AtomicBool::new(false) })
     }
 
     /// Whether the disk at this place in the group's order has an image that could be opened.
@@ -130,7 +154,9 @@ impl ImageBelow {
 
 impl Below for ImageBelow {
     fn look(&self, disk: usize, run: Range<u64>, blocks: &mut Vec<BelowBlock>) -> Result<()> {
-        let Some(image) = &self.images[disk] else { return NothingBelow.look(disk, run, blocks) };
+        let Some(Looked { image, present }) = &self.images[disk] else {
+            return NothingBelow.look(disk, run, blocks);
+        };
         let count = usize::try_from(run.end - run.start).expect("a run is a part of a batch");
         let window = match image.window(run.start, count) {
             Ok(window) => window,
@@ -147,9 +173,7 @@ impl Below for ImageBelow {
         };
         blocks.extend(run.map(|block| match window.get(block) {
             Found::Zero => BelowBlock::Zeros,
-            Found::Data { frame, hash, .. } if self.present.has(image.pack(frame.pack)) => {
-                BelowBlock::Data(*hash)
-            }
+            Found::Data { frame, hash, .. } if present[frame.pack as usize] => BelowBlock::Data(*hash),
             Found::Data { .. } => BelowBlock::Unknown,
         }));
         Ok(())

@@ -338,6 +338,47 @@ fn a_block_whose_pack_is_missing_or_cut_is_shipped_again() {
     }
 }
 
+/// Schedule: 1. a checkpoint waits for one slow put; 2. the workers go on; 3. the next index must not grow meanwhile
+/// beyond what it may have.
+#[test]
+fn an_index_stays_small_while_the_checkpoint_before_it_waits() {
+    let mut world = World::new(vec![(0..12_000).flat_map(noise).collect()]);
+    // An index of one job's blocks is full.
+    world.plan =
+        Plan { workers: 1, window: 2, putters: 2, index_bytes: Plan::index_weight(1024, 0), ..world.plan };
+    let source = world.cut(world.whole(), false, true);
+    let slow = Mutex::new(true);
+    let store = Scripted::new(world.store.clone(), move |call| {
+        let index = call.is_put() && call.name.ends_with(".index");
+        if index && std::mem::take(&mut *slow.lock().unwrap()) {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        Mood::Good
+    });
+    let (shipped, _) = world.ship(store, &source, &mut Quiet::new(true)).unwrap();
+    world.check(&shipped.content);
+    let largest = shipped.content.disks[0].indexes.iter().map(|index| index.length).max().unwrap();
+    assert!(largest < 40 * 4 * 1024, "{largest} bytes");
+}
+
+/// Schedule: 1. every second block of the disk holds data; 2. all of it becomes one hole, and the sidecar is new: the
+/// hole is compared with thousands of small runs.
+#[test]
+fn a_compared_hole_costs_one_run_whatever_is_below() {
+    let data: Vec<u8> =
+        (0..8192).flat_map(|block| if block % 2 == 0 { noise(block) } else { vec![0; BLOCK] }).collect();
+    let mut world = World::new(vec![data]);
+    let source = world.cut(world.whole(), false, true);
+    world.ship_quietly(&source);
+    world.disks[0].fill(0);
+    let source = world.cut(world.whole(), true, true);
+    let shipped = world.ship_quietly(&source);
+    world.check(&shipped.content);
+    assert_eq!(shipped.content.totals.blocks_zero, 4096);
+    let index = shipped.content.disks[0].indexes.last().unwrap();
+    assert!(index.length < 1024, "{} bytes", index.length);
+}
+
 /// V8: every put's answer is lost once; nothing is doubled, nothing is missing.
 #[test]
 fn lost_answers_and_bad_moments_change_nothing() {

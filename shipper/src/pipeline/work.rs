@@ -14,8 +14,7 @@ use std::ops::Range;
 /// Batches that a worker has under way: deep enough for a device, few enough for memory.
 const DEPTH: usize = 8;
 
-/// Holes of up to this many blocks are looked up in the image below, so that many small ones don't fill an index;
-/// a larger one costs one run.
+/// Holes of up to this many blocks are looked up in the image below, so that many small ones don't fill an index.
 const HOLE_BLOCKS_LOOKED_AT: u64 = 1 << 20;
 /// How many of them at once.
 const HOLE_WINDOW: usize = 1 << 16;
@@ -176,13 +175,16 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// A hole as of the cut: nothing needs to be said of it where the image below is known to be zero.
+    /// A hole as of the cut: nothing needs to be said of it where the image below is known to be zero. One run says the
+    /// rest, from the first block that needs it to the last: what lies between reads as zeros all the same. So the runs
+    /// of a job are bounded by its holes, whatever the image below is.
     fn hole(&mut self, done: &mut Done, run: Range<u64>) -> Result<()> {
         if !self.shop.compare[done.job.disk] || run.end - run.start > HOLE_BLOCKS_LOOKED_AT {
             done.blocks_zero += run.end - run.start;
             done.zeros.push(run);
             return Ok(());
         }
+        let mut needed: Option<Range<u64>> = None;
         for first in run.clone().step_by(HOLE_WINDOW) {
             let part = first..(first + HOLE_WINDOW as u64).min(run.end);
             self.below.clear();
@@ -190,10 +192,14 @@ impl<'a> Worker<'a> {
             for (block, below) in part.zip(&self.below) {
                 match below {
                     BelowBlock::Zeros => done.blocks_unchanged += 1,
-                    BelowBlock::Data(_) | BelowBlock::Unknown => done.zero(block),
+                    BelowBlock::Data(_) | BelowBlock::Unknown => {
+                        done.blocks_zero += 1;
+                        needed = Some(needed.map_or(block, |needed| needed.start)..block + 1);
+                    }
                 }
             }
         }
+        done.zeros.extend(needed);
         Ok(())
     }
 

@@ -110,6 +110,11 @@ impl Image {
         &self.reader
     }
 
+    /// The packs that frames refer to.
+    pub fn packs(&self) -> &[PackRef] {
+        &self.packs
+    }
+
     /// A pack that frames refer to.
     pub fn pack(&self, number: u32) -> &PackRef {
         &self.packs[number as usize]
