@@ -434,6 +434,10 @@ impl Group {
         }
         let before = match self.entry_header(head) {
             Ok(header) => header.map(|header| header.reference()),
+            // Behind a gap it is no entry of ours but a stray name, and what followed it would stand there for ever (V3).
+            Err(error) if unreadable(&error) && numbers.gap(head).is_some() => {
+                return Err(error.context("this stands behind a gap and is no entry: remove it"));
+            }
             // Nobody can check the link to what nobody can read.
             Err(error) if unreadable(&error) => Some(EntryRef { seq: head, hash: [0; 32] }),
             Err(error) => return Err(error),

@@ -110,7 +110,8 @@ mod tests {
             assert!(error.line().contains(&ids[2].to_string()), "{}", error.line());
             let report = verify(&world.vault, Some("db")).unwrap();
             assert!(!report.is_sound() && report.groups[0].points.iter().all(|(_, affected)| !affected));
-            assert!(world.claim(false).is_err());
+            assert!(world.claim(false).is_err() && world.claim(true).is_err());
+            assert_eq!(world.group.numbers().unwrap().count(), 5, "nothing was put behind it");
         }
     }
 
