@@ -164,10 +164,15 @@ impl Group {
     pub fn put_entry(&self, header: &EntryHeader, bytes: &[u8]) -> Result<Appended> {
         assert!(bytes.len() <= ENTRY_MAX);
         if header.seq > 1 {
-            let before = self.entry_header(header.seq - 1)?;
-            let before = before.ok_or_else(|| self.gone(header.seq - 1))?;
-            if before.hash() != header.previous {
-                return Ok(Appended::Theirs(before));
+            match self.entry_header(header.seq - 1) {
+                // The link is zero behind what can't be read, which the word to take over left.
+                Err(error) if error.kind() == Kind::Damage && header.previous == [0; 32] => {}
+                before => {
+                    let before = before?.ok_or_else(|| self.gone(header.seq - 1))?;
+                    if before.hash() != header.previous {
+                        return Ok(Appended::Theirs(before));
+                    }
+                }
             }
         }
         let name = names::entry(self.seal.group, header.seq);
