@@ -280,10 +280,11 @@ impl Shipper<'_> {
 
     /// What the freeze is laid over. The writer's base is taken: it is whatever comes of the freeze.
     fn ground(&self, writer: &mut Writer, source: &FrozenSource) -> Result<Ground> {
-        let (cut, base) = (source.info().cut, writer.base.take());
+        let (info, base) = (source.info(), writer.base.take());
         // A checkpoint of this very cut has only what was shipped for it.
-        let begun = base.as_ref().is_some_and(|base| base.header.cut == cut);
-        let distrust = self.options.distrust && self.full_cut == Some(cut) && !begun;
+        let of_this = |base: &Base| (base.header.cut, base.header.time_ns) == (info.cut, info.time_ns);
+        let begun = base.as_ref().is_some_and(of_this);
+        let distrust = self.options.distrust && self.full_cut == Some(info.cut) && !begun;
         Ground::new(&writer.group, base, source.disks(), distrust, self.plan.cache_bytes)
     }
 
