@@ -147,6 +147,7 @@ pub(crate) fn ask(room: &Room, options: &Options, report: &mut Report) -> Result
 
 /// The initial replication without a guest: its seconds.
 fn shipment(room: &Room, disk: &Path) -> Result<f64> {
+    room.warm(disk.metadata()?.len())?;
     let server = Server::tracker(room, disk, &[])?;
     let shipper = Shipper::new(room, room.memory.path())?;
     Ok(shipper.once(&server)?.1.seconds)
@@ -159,6 +160,7 @@ fn beside(room: &Room, disk: &Path, size: u64, workload: Workload, alone_s: f64)
     drop(server);
     // fio's blocks are alike, and compress: what ships is random again, as it was alone.
     random_file(disk, size, size)?;
+    room.warm(size + size / 2)?;
     // A tracker that has never seen the disk: its first generation is all of it.
     let server = Server::tracker(room, disk, &[])?;
     let shipper = Shipper::new(room, room.memory.path())?;
@@ -181,6 +183,7 @@ fn beside(room: &Room, disk: &Path, size: u64, workload: Workload, alone_s: f64)
 
 /// The peer: what its guest saw, and the seconds of the copy (or of the guest, without a reader).
 fn fleece(room: &Room, disk: &Path, size: u64, workload: Workload, reader: bool) -> Result<(Seen, f64)> {
+    room.warm(size + size / 2)?;
     let store = room.memory.path().join("fleece.raw");
     std::fs::File::create(&store)?.set_len(size)?;
     let nodes = [

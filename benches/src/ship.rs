@@ -102,6 +102,7 @@ fn initial(room: &Room, options: &Options, report: &mut Report, place: &str, fol
             ["towline ship --once", "cp --sparse=always", "qemu-img convert", "nbdcopy", "qsd backup full"];
         for turn in 0..names.len() {
             let name = names[(turn + round) % names.len()];
+            room.warm(size)?;
             let ended = match name {
                 "towline ship --once" => {
                     let server = Server::tracker(room, &disk, &[])?;

@@ -50,7 +50,7 @@ pub struct Args {
     checkpoint_every: u64,
     /// How far to stand back for others when the processors are busy, the guest's disk first of all: 0 (not at all) to
     /// 19. Not used if the program was started with a niceness of its own
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i8).range(0..=19))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(i8).range(0..=19))]
     nice: i8,
     /// One JSON object per published entry on standard output, for programs
     #[arg(long)]
