@@ -6,14 +6,16 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 SEEDS ?= 200
 SEED ?=
+KILLS ?= 300
 
-.PHONY: help demo test tools check unit bench mutants sim
+.PHONY: help demo test tools check unit bench mutants sim kills
 
 help:
 	@echo 'make demo [DISK=path] [VAULT=url]   a disk under load, replicated and restored, in a minute'
 	@echo 'make test                           everything that must hold'
 	@echo 'make check                          format, lints, documentation'
 	@echo 'make sim [SEEDS=n] [SEED=s]         the simulator, with more seeds or with one'
+	@echo 'make kills [KILLS=n] [SEED=s]       kill -9 under verified load; adds a line to tests/CAMPAIGNS.md'
 	@echo 'make mutants                        the tests notice known bugs'
 	@echo 'make bench [ARGS=...]               speed, side by side with others'
 
@@ -51,6 +53,12 @@ mutants: tools
 
 sim:
 	TOWLINE_SEEDS='$(SEEDS)' TOWLINE_SEED='$(SEED)' $(CARGO) test --release -p towline-tests -- --nocapture sim
+
+kills: tools
+	$(CARGO) build --workspace --bins
+	TOWLINE_BIN_DIR='$(abspath $(TARGET))/debug' TOWLINE_KILLS='$(KILLS)' TOWLINE_SEED='$(SEED)' \
+		TOWLINE_CAMPAIGNS='$(CURDIR)/tests/CAMPAIGNS.md' \
+		$(CARGO) test -p towline-tests --test it -- --nocapture --exact kills::programs_killed_at_any_moment_cost_no_guest_a_write
 
 bench: tools
 	$(CARGO) build --release --workspace --bins

@@ -12,6 +12,7 @@ mod freeze;
 mod full;
 mod guard;
 mod in_process;
+mod kills;
 mod lineage;
 mod locking;
 mod mutants;

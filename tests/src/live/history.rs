@@ -12,7 +12,7 @@
 use super::stamp::{self, BLOCK, Content, WriteId};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 /// Nanoseconds on the clock of the writers.
@@ -38,6 +38,21 @@ pub struct Write {
     pub issued: Time,
     /// After its reply was received, or [`NEVER`].
     pub acked: Time,
+}
+
+/// A read as its reader saw it: what it found in one block.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    /// The disk's place in the group.
+    pub disk: usize,
+    /// The block.
+    pub block: u64,
+    /// What was there.
+    pub content: Content,
+    /// Before it was sent.
+    pub begun: Time,
+    /// After its reply was received.
+    pub ended: Time,
 }
 
 /// All writes to a group of disks.
@@ -110,6 +125,27 @@ impl History {
         Ok(found)
     }
 
+    /// Checks what a guest read while others wrote: it was there at some instant of the read. A block that is being written
+    /// meanwhile may be a mixture.
+    ///
+    /// # Errors
+    /// A write is missing, or something was read that nobody wrote there.
+    pub fn check_read(&self, read: &Read) -> Result<(), String> {
+        let told = |what: &str| {
+            let Read { disk, block, content, begun, ended } = *read;
+            format!("disk {disk}, block {block}, read from {begun} to {ended}: {content:?}: {what}")
+        };
+        if read.content == Content::Foreign {
+            let history = self.blocks[read.disk][read.block as usize].iter();
+            let mut writes = history.map(|&index| &self.writes[index as usize]);
+            let torn = writes.any(|write| write.issued <= read.ended && write.acked >= read.begun);
+            return if torn { Ok(()) } else { Err(told("nobody wrote there meanwhile")) };
+        }
+        let ranges = self.ranges(read.disk, read.block, read.content)?;
+        let there = ranges.iter().any(|&(from, to)| from <= read.ended && to >= read.begun);
+        if there { Ok(()) } else { Err(told(&format!("it was there only in {ranges:?}"))) }
+    }
+
     /// Adds what one block says about the instant.
     fn look(
         &self,
@@ -118,6 +154,15 @@ impl History {
         content: Content,
         instants: &mut Intersection,
     ) -> Result<(), String> {
+        let ranges = self.ranges(disk, block, content)?;
+        instants.add(&ranges, || match content {
+            Content::Stamp(id) => format!("disk {disk}, block {block} of write {:x}", id.0),
+            _ => format!("disk {disk}, block {block} of zeros"),
+        })
+    }
+
+    /// When a block may have had this content.
+    fn ranges(&self, disk: usize, block: u64, content: Content) -> Result<Vec<(Time, Time)>, String> {
         let place = || format!("disk {disk}, block {block}");
         let history = &self.blocks[disk][block as usize];
         match content {
@@ -125,8 +170,7 @@ impl History {
             Content::Stamp(id) => match self.by_id.get(&id) {
                 Some(index) if history.contains(index) && !self.writes[*index as usize].zeros => {
                     let write = &self.writes[*index as usize];
-                    let range = (write.issued, self.overwritten(history, write.acked));
-                    instants.add(&[range], || format!("{} of write {:x}", place(), id.0))
+                    Ok(vec![(write.issued, self.overwritten(history, write.acked))])
                 }
                 _ => Err(format!("{}: the stamp of write {:x}, which was never there", place(), id.0)),
             },
@@ -145,7 +189,7 @@ impl History {
                 if ranges.is_empty() {
                     return Err(format!("{}: zeros, which were never there", place()));
                 }
-                instants.add(&ranges, || format!("{} of zeros", place()))
+                Ok(ranges)
             }
         }
     }
@@ -258,6 +302,21 @@ mod tests {
         assert!(check(&history, [[3, 0], [2, 0]], 45, 48).is_err(), "3 was issued after the cut");
         assert!(check(&history, [[2, 0], [2, 0]], 0, NEVER).is_err(), "a write of another place");
         assert!(check(&history, [[9, 0], [2, 0]], 0, NEVER).is_err(), "a write of nobody");
+    }
+
+    #[test]
+    fn a_read_finds_what_was_there_while_it_ran() {
+        let history = History::new(&[2], vec![write(1, 0, 0, 10, 20), write(2, 0, 0, 30, 40)]);
+        let read = |content, begun, ended| {
+            history.check_read(&Read { disk: 0, block: 0, content, begun, ended }).is_ok()
+        };
+        let [one, two] = [1, 2].map(|id| Content::Stamp(WriteId(id)));
+        assert!(read(Content::Zeros, 5, 15) && read(Content::Zeros, 15, 18), "1 is not acknowledged");
+        assert!(!read(Content::Zeros, 21, 25), "1 was acknowledged before the read began");
+        assert!(read(one, 12, 15) && read(one, 35, 50) && !read(one, 5, 9) && !read(one, 41, 50));
+        assert!(read(two, 31, 32) && read(two, 90, 99) && !read(two, 21, 29), "2 was not issued");
+        assert!(read(Content::Foreign, 15, 16) && !read(Content::Foreign, 21, 29));
+        assert!(!read(Content::Stamp(WriteId(9)), 1, 99), "a write of nobody");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 pub mod history;
 pub mod process;
+pub mod reader;
+pub mod relay;
 pub mod room;
 pub mod stamp;
 pub mod writer;

@@ -216,6 +216,11 @@ impl Site {
         Self::new(folder)
     }
 
+    /// Leaves everything where it is, for whoever looks into a failure.
+    pub fn keep(self) -> PathBuf {
+        self.folder.keep()
+    }
+
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

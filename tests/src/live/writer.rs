@@ -55,6 +55,27 @@ pub struct Load {
     pub first_writer: u64,
 }
 
+impl Load {
+    /// Where the next request goes: disk, first block, blocks.
+    pub(super) fn place(&self, draw: &mut impl FnMut(u64) -> u64) -> (usize, u64, u64) {
+        let disk = draw(self.disks.len() as u64) as usize;
+        let blocks = self.disks[disk].1;
+        let count = 1 + draw(self.blocks_max);
+        let within = if draw(100) < self.hot { self.hot_blocks.min(blocks) } else { blocks };
+        let block = draw(within.saturating_sub(count).max(1));
+        (disk, block, count.min(blocks - block))
+    }
+
+    /// Numbers for one of its threads.
+    pub(super) fn draws(&self, thread: u64) -> impl FnMut(u64) -> u64 + use<> {
+        let mut state = (self.seed ^ (thread + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
+        move |below| {
+            state = stamp::next(state);
+            (state >> 11) % below
+        }
+    }
+}
+
 /// Running writers.
 #[derive(Debug)]
 pub struct Writers {
@@ -82,6 +103,11 @@ impl Writers {
     /// Bytes acknowledged so far.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Whether one has ended by itself, which is a failure that [`Self::finish`] tells.
+    pub fn failed(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Ends them and collects what they did.
@@ -151,23 +177,14 @@ fn write(
         connections
             .push(Connection { client: Client::connect(&load.socket, name)?, waiting: HashMap::new() });
     }
-    let mut state = (load.seed ^ (writer + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
-    let mut draw = move |below: u64| {
-        state = stamp::next(state);
-        (state >> 11) % below
-    };
+    let mut draw = load.draws(writer);
     let mut bytes = vec![0; load.blocks_max as usize * BLOCK];
     while !stop.load(Ordering::Relaxed) {
-        let disk = draw(load.disks.len() as u64) as usize;
+        let (disk, block, count) = load.place(&mut draw);
         let connection = &mut connections[disk];
         while connection.waiting.len() >= load.depth {
             receive(connection, writes, clock, written)?;
         }
-        let blocks = load.disks[disk].1;
-        let count = 1 + draw(load.blocks_max);
-        let within = if draw(100) < load.hot { load.hot_blocks.min(blocks) } else { blocks };
-        let block = draw(within.saturating_sub(count).max(1));
-        let count = count.min(blocks - block);
         let id = WriteId((writer + 1) << 40 | (writes.len() as u64 + 1));
         let zeros = draw(100) < load.zeros;
         let (offset, length) = (block * BLOCK as u64, count as usize * BLOCK);
