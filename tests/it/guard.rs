@@ -75,3 +75,138 @@ fn a_test_is_found_with_its_comment_and_a_helper_is_none() {
     assert_eq!(comment_of(text, "it_holds").as_deref(), Some(" F1, and\n F2."));
     assert!(comment_of(text, "helper").is_none() && comment_of(text, "it_hold").is_none());
 }
+
+/// Every file with `unsafe` in it: how often, and why it is sound. Each block says its part of it beside itself.
+const UNSAFE: [(&str, usize, &str); 25] = [
+    (
+        "tracker/src/map/words.rs",
+        4,
+        "Maps and headers are reached as slices of atomic words alone, and their owner goes with the last clone. What the \
+         orders of these accesses promise is in `group/schedules/models.rs`.",
+    ),
+    (
+        "tracker/src/sidecar/maps.rs",
+        7,
+        "Mappings of whole files made here: page-aligned, of the mapped length, never truncated (C3), unmapped once, by \
+         the owner of their words.",
+    ),
+    (
+        "tracker/src/sidecar/disk_file.rs",
+        8,
+        "System calls on our own descriptor, which fill or read structs and buffers of the length told; one buffer with \
+         the disk's alignment, given back with the layout that it came with.",
+    ),
+    (
+        "tracker/src/io/buffer.rs",
+        7,
+        "A buffer is the only owner of its piece of an anonymous mapping, initialized by the kernel; the pool outlives \
+         its buffers or leaks the arena.",
+    ),
+    (
+        "tracker/src/io/uring.rs",
+        3,
+        "What an entry points to is on the heap and owned by its place in flight until its completion is reaped; a fresh \
+         descriptor of the kernel's has one owner.",
+    ),
+    (
+        "tracker/src/io/outgoing.rs",
+        3,
+        "The message header points to what the same value owns, and is described anew before each call.",
+    ),
+    (
+        "tracker/src/io/plain.rs",
+        4,
+        "System calls that fill at most the length told of our memory, or touch none.",
+    ),
+    ("tracker/src/io/schedule.rs", 4, "Structs of integers with their size, about the calling thread."),
+    (
+        "tracker/src/control/sys.rs",
+        2,
+        "The kernel fills a vector of the length told; descriptors that it has just installed have one owner.",
+    ),
+    ("tracker/src/socket.rs", 3, "A test's child process, which calls nothing that a fork forbids."),
+    ("tracker/tests/memory.rs", 5, "An allocator that hands on to the system's, and counts."),
+    (
+        "shipper/src/source/preserved.rs",
+        5,
+        "A read-only mapping of a file that its writer never truncates (C3), unmapped once, by the owner of its words.",
+    ),
+    (
+        "shipper/src/source/ring.rs",
+        1,
+        "A buffer neither moves nor is touched until its last completion is reaped; dropping the reader waits for it.",
+    ),
+    ("shipper/src/source/frozen.rs", 1, "One vector into a living buffer."),
+    ("shipper/src/source/holes.rs", 1, "A system call without pointers."),
+    ("shipper/src/source/tests.rs", 2, "A mapping that a test never unmaps, reached by atomic words alone."),
+    ("shipper/src/cli/background.rs", 5, "Attributes of the calling thread, by number."),
+    ("shipper/src/ship/stop.rs", 1, "A signal handler that only stores to an atomic."),
+    ("tests/src/live/process.rs", 2, "A signal to a child that is not reaped; a seek."),
+    ("tests/src/bin/towline-demo.rs", 1, "Two strings that end with zero."),
+    ("tests/it/full.rs", 1, "Two strings that end with zero, and a buffer of the length told."),
+    ("tests/it/cycle.rs", 1, "The user's number, which can't fail."),
+    ("tests/it/lineage.rs", 1, "As above."),
+    ("benches/src/process.rs", 4, "A signal to a child, and its usage, into a struct of integers."),
+    ("benches/src/room.rs", 1, "Two strings that end with zero."),
+];
+
+/// The lines with the word `unsafe` outside of comments, and whether a block or an implementation among them lacks its SAFETY
+/// comment right before the statement.
+fn unsafe_lines(text: &str) -> (usize, Option<usize>) {
+    // Not as one word, or this file would be in the list.
+    let word = ["un", "safe"].concat();
+    let lines: Vec<&str> = text.lines().collect();
+    let code = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
+    let of_a_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let found: Vec<usize> = (0..lines.len())
+        .filter(|at| code(lines[*at]).split(|letter| !of_a_word(letter)).any(|one| one == word))
+        .collect();
+    let argued = |at: usize| {
+        let before = lines[at.saturating_sub(4)..at].iter().rev().take_while(|line| !line.trim().is_empty());
+        before.into_iter().any(|line| line.trim_start().starts_with("// SAFETY: "))
+    };
+    let bare = found.iter().copied().find(|at| {
+        let code = code(lines[*at]);
+        let opens = [" {", " impl"].iter().any(|what| code.contains(&format!("{word}{what}")));
+        opens && !argued(*at)
+    });
+    (found.len(), bare.map(|at| at + 1))
+}
+
+/// STYLE 20: `unsafe` stands in few files, listed above with their argument, and each block says why it is sound.
+#[test]
+fn unsafe_code_is_listed_and_argued() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut folders: Vec<_> = ["tracker", "shipper", "tests", "benches"].map(|name| root.join(name)).into();
+    let mut listed = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|end| end != "rs") {
+                continue;
+            }
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+            let (count, bare) = unsafe_lines(&std::fs::read_to_string(&path).unwrap());
+            assert_eq!(bare, None, "{name}: no SAFETY comment before this line");
+            let known = UNSAFE.iter().find(|(file, ..)| *file == name);
+            assert_eq!(count, known.map_or(0, |(_, count, _)| *count), "{name}: the list says otherwise");
+            listed += usize::from(count > 0);
+        }
+    }
+    assert_eq!(listed, UNSAFE.len(), "the list has files that are gone");
+}
+
+#[test]
+fn an_unsafe_block_without_its_comment_is_found() {
+    let word = ["un", "safe"].concat();
+    let block = format!("    // SAFETY: so.\n    let it =\n        {word} {{ f() }};\n");
+    assert_eq!(unsafe_lines(&block), (1, None));
+    assert_eq!(unsafe_lines(&block.replace("// SAFETY", "// Sure")), (1, Some(3)));
+    assert_eq!(unsafe_lines(&block.replace(".\n", ".\n\n")), (1, Some(4)));
+    assert_eq!(unsafe_lines(&format!("// {word} {{\nlet {word}_here = 1;")), (0, None));
+    assert_eq!(unsafe_lines(&format!("{word} fn f() {{}}\n{word} impl A for B {{}}")), (2, Some(2)));
+}
