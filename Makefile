@@ -8,7 +8,7 @@ SEEDS ?= 200
 SEED ?=
 KILLS ?= 300
 
-.PHONY: help demo test tools check unit bench mutants sim kills
+.PHONY: help demo test tools check unit models bench mutants sim kills
 
 help:
 	@echo 'make demo [DISK=path] [VAULT=url]   a disk under load, replicated and restored, in a minute'
@@ -16,6 +16,7 @@ help:
 	@echo 'make check                          format, lints, documentation'
 	@echo 'make sim [SEEDS=n] [SEED=s]         the simulator, with more seeds or with one'
 	@echo 'make kills [KILLS=n] [SEED=s]       kill -9 under verified load; adds a line to tests/CAMPAIGNS.md'
+	@echo 'make models                         what processes share in memory, in every order of accesses'
 	@echo 'make mutants                        the tests notice known bugs'
 	@echo 'make bench [ARGS=...]               speed, side by side with others'
 
@@ -24,7 +25,7 @@ demo:
 	TOWLINE_BIN_DIR='$(abspath $(TARGET))/release' '$(TARGET)/release/towline-demo' \
 		$(if $(DISK),--disk '$(DISK)') $(if $(VAULT),--vault '$(VAULT)')
 
-test: tools check unit mutants
+test: tools check unit models mutants
 
 tools:
 	tests/tools/install.sh
@@ -42,6 +43,11 @@ ifeq ($(NEXTEST),yes)
 else
 	TOWLINE_BIN_DIR='$(abspath $(TARGET))/debug' $(CARGO) test --workspace --no-fail-fast
 endif
+
+# In a build of its own: the words of maps and headers are loom's.
+models:
+	CARGO_TARGET_DIR='$(abspath $(TARGET))/models' RUSTFLAGS='--cfg loom' \
+		$(CARGO) test -p towline-tracker --lib -- schedules::models
 
 # The programs with their bugs on demand, kept apart; then the tests that must notice them.
 mutants: tools

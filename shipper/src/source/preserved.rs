@@ -9,7 +9,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use towline_tracker::map::{Words, bits};
 
 /// The blocks that the tracker has copied before the guest overwrote them.
@@ -62,15 +61,12 @@ impl Preserved {
 
     /// The preserved runs of `range`, in order, as of now; what was read or sought before stays before (R1).
     pub(super) fn runs(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-        // The read has completed (a system call returned, or its completion was reaped); the loads must not move up.
-        fence(Ordering::SeqCst);
-        bits::runs(range, |index| self.map[index].load(Ordering::Acquire))
+        bits::look(&self.map, range)
     }
 
     /// Whether a block is preserved, as of now.
     pub(super) fn has(&self, block: u64) -> bool {
-        fence(Ordering::SeqCst);
-        bits::get(&self.map, block)
+        self.runs(block..block + 1).next().is_some()
     }
 
     /// Fills `buffer` from the store; what lies beyond the store's end (the disk's last block) is zeros.

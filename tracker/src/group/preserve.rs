@@ -43,6 +43,10 @@ impl Group {
                     self.preserves.len() - 1
                 }
             };
+            // Mutant: who sees the bit may not see the copy.
+            if mutant::active("preserved-before-copy") {
+                bits::set(&frozen.preserved, preserve.blocks.clone());
+            }
             self.preserves[index] = Some(preserve);
             actions.push(Action::Preserve {
                 id: Op::Preserve(index as u32).id(),

@@ -10,6 +10,9 @@ use crate::id::BootId;
 use crate::map::{Words, bits};
 use std::collections::BTreeSet;
 
+#[cfg(loom)]
+mod models;
+
 /// 32 KiB regions of 4 KiB blocks.
 const REGION_SHIFT: u8 = 15;
 const BUDGET: usize = 8;
@@ -19,6 +22,8 @@ const SECOND: u64 = 1_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     Guest,
+    /// Of a frozen block, to the store.
+    Copy,
     Sync,
     Slot,
     Append(Generation),
@@ -120,7 +125,8 @@ impl Rig {
                 Action::Reply { token, .. } => drop(self.replies.insert(token.0)),
                 Action::Answer { answer, .. } => self.answers.push(*answer),
                 Action::Job(job) => self.work(*job),
-                Action::Preserve { .. } | Action::Reopen { .. } => unreachable!("no test needs it"),
+                Action::Preserve { id, .. } => self.flying.push((id, Doing::Copy)),
+                Action::Reopen { .. } => unreachable!("no test needs it"),
             }
         }
     }

@@ -1,8 +1,9 @@
 //! One bit a block over [`super::Words`]. Stores are plain loads and stores of the one writer, not read-modify-write
 //! operations: no other thread ever stores to an open map.
 
+use super::sync::{AtomicU64, fence};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Blocks per word.
 pub const WORD_BLOCKS: u64 = 64;
@@ -82,6 +83,14 @@ pub fn runs(range: Range<u64>, load: impl Fn(usize) -> u64) -> impl Iterator<Ite
         at = stop;
         Some(start..stop)
     })
+}
+
+/// The preserved runs of `range`, in order, as of now. For a reader of a freeze, when its read or seek has completed (a
+/// system call returned, a completion was reaped): what may have seen new bytes finds their blocks here (R1).
+pub fn look(words: &[AtomicU64], range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    // The loads must not move up before the read; `Acquire`: who sees a bit sees the copy.
+    fence(Ordering::SeqCst);
+    runs(range, |index| words[index].load(Ordering::Acquire))
 }
 
 /// The first block at or after `at` and before `end` whose bit equals `set`.

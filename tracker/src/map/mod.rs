@@ -2,6 +2,7 @@
 
 pub mod bits;
 pub mod header;
+mod sync;
 mod words;
 
 pub use words::Words;

@@ -1,10 +1,10 @@
 //! Memory made of 64-bit words, private or shared with other processes. One thread of one process writes it; any
 //! number of readers, here or elsewhere, look at it with atomic loads.
 
+use super::sync::AtomicU64;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// A slice of atomic words that keeps its memory alive. Cloning shares the memory.
 #[derive(Clone)]
@@ -34,6 +34,7 @@ impl Words {
     /// `start` must be aligned and valid for `len` words, reads and writes (or reads only, if nothing is ever
     /// stored), for as long as `keep` lives, and reached by no other means than atomic operations.
     pub unsafe fn from_raw(start: NonNull<AtomicU64>, len: usize, keep: Arc<dyn Send + Sync>) -> Self {
+        assert_eq!(size_of::<AtomicU64>(), 8, "a model has words of its own alone");
         Self { start, len, keep }
     }
 
