@@ -1,14 +1,15 @@
 # The only door: people and machines call the same targets.
 
 CARGO ?= cargo
-TARGET = $(or $(CARGO_TARGET_DIR),target)
+OUT = $(or $(CARGO_TARGET_DIR),target)
 # The runner of tests: nextest where there is one.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 SEEDS ?= 200
 SEED ?=
+SECONDS ?= 30
 KILLS ?= 300
 
-.PHONY: help demo test tools check unit models bench mutants sim kills
+.PHONY: help demo test tools check unit models bench mutants sim kills fuzz
 
 help:
 	@echo 'make demo [DISK=path] [VAULT=url]   a disk under load, replicated and restored, in a minute'
@@ -16,13 +17,14 @@ help:
 	@echo 'make check                          format, lints, documentation'
 	@echo 'make sim [SEEDS=n] [SEED=s]         the simulator, with more seeds or with one'
 	@echo 'make kills [KILLS=n] [SEED=s]       kill -9 under verified load; adds a line to tests/CAMPAIGNS.md'
+	@echo 'make fuzz [SECONDS=n] [TARGET=name] what reads foreign bytes, fed by a fuzzer; adds lines there too'
 	@echo 'make models                         what processes share in memory, in every order of accesses'
 	@echo 'make mutants                        the tests notice known bugs'
 	@echo 'make bench [ARGS=...]               speed, side by side with others'
 
 demo:
 	$(CARGO) build --release -p towline-tracker -p towline -p towline-tests --bins
-	TOWLINE_BIN_DIR='$(abspath $(TARGET))/release' '$(TARGET)/release/towline-demo' \
+	TOWLINE_BIN_DIR='$(abspath $(OUT))/release' '$(OUT)/release/towline-demo' \
 		$(if $(DISK),--disk '$(DISK)') $(if $(VAULT),--vault '$(VAULT)')
 
 test: tools check unit models mutants
@@ -38,23 +40,23 @@ check:
 unit: tools
 	$(CARGO) build --workspace --bins
 ifeq ($(NEXTEST),yes)
-	TOWLINE_BIN_DIR='$(abspath $(TARGET))/debug' $(CARGO) nextest run --workspace --no-fail-fast
+	TOWLINE_BIN_DIR='$(abspath $(OUT))/debug' $(CARGO) nextest run --workspace --no-fail-fast
 	$(CARGO) test --workspace --doc
 else
-	TOWLINE_BIN_DIR='$(abspath $(TARGET))/debug' $(CARGO) test --workspace --no-fail-fast
+	TOWLINE_BIN_DIR='$(abspath $(OUT))/debug' $(CARGO) test --workspace --no-fail-fast
 endif
 
 # In a build of its own: the words of maps and headers are loom's.
 models:
-	CARGO_TARGET_DIR='$(abspath $(TARGET))/models' RUSTFLAGS='--cfg loom' \
+	CARGO_TARGET_DIR='$(abspath $(OUT))/models' RUSTFLAGS='--cfg loom' \
 		$(CARGO) test -p towline-tracker --lib -- schedules::models
 
 # The programs with their bugs on demand, kept apart; then the tests that must notice them.
 mutants: tools
 	$(CARGO) build --workspace --bins --features towline-tests/mutants
-	mkdir -p '$(TARGET)/mutants'
-	cp '$(TARGET)/debug/towline' '$(TARGET)/debug/towline-tracker' '$(TARGET)/mutants/'
-	TOWLINE_BIN_DIR='$(abspath $(TARGET))/mutants' \
+	mkdir -p '$(OUT)/mutants'
+	cp '$(OUT)/debug/towline' '$(OUT)/debug/towline-tracker' '$(OUT)/mutants/'
+	TOWLINE_BIN_DIR='$(abspath $(OUT))/mutants' \
 		$(CARGO) test -p towline-tests --features mutants -- mutant
 
 sim:
@@ -62,9 +64,12 @@ sim:
 
 kills: tools
 	$(CARGO) build --workspace --bins
-	TOWLINE_BIN_DIR='$(abspath $(TARGET))/debug' TOWLINE_KILLS='$(KILLS)' TOWLINE_SEED='$(SEED)' \
+	TOWLINE_BIN_DIR='$(abspath $(OUT))/debug' TOWLINE_KILLS='$(KILLS)' TOWLINE_SEED='$(SEED)' \
 		TOWLINE_CAMPAIGNS='$(CURDIR)/tests/CAMPAIGNS.md' \
 		$(CARGO) test -p towline-tests --test it -- --nocapture --exact kills::programs_killed_at_any_moment_cost_no_guest_a_write
+
+fuzz:
+	nice -n 10 tests/tools/fuzz.sh '$(SECONDS)' '$(abspath $(OUT))' '$(TARGET)'
 
 bench: tools
 	$(CARGO) build --release --workspace --bins

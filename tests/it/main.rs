@@ -10,6 +10,7 @@ mod devices;
 mod doctor;
 mod freeze;
 mod full;
+mod fuzz;
 mod guard;
 mod in_process;
 mod kills;

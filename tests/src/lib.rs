@@ -1,5 +1,6 @@
 //! Simulator and integration tests.
 
+pub mod fuzz;
 pub mod kills;
 pub mod live;
 pub mod sim;

@@ -50,7 +50,7 @@ macro_rules! id128 {
             type Err = BadId;
 
             fn from_str(text: &str) -> Result<Self, BadId> {
-                if text.len() != 32 || !text.is_ascii() {
+                if text.len() != 32 || !text.bytes().all(|letter| letter.is_ascii_hexdigit()) {
                     return Err(BadId);
                 }
                 let mut bytes = [0; 16];

@@ -15,3 +15,4 @@ pub mod map;
 pub mod mutant;
 pub mod recover;
 pub mod sidecar;
+pub mod units;

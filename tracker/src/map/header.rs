@@ -285,16 +285,15 @@ impl GroupHeader {
         self.put(Self::disk(disk) + 2, size);
     }
 
-    /// The blocks of failed writes (W5); none if there were too many to keep.
+    /// The blocks of failed writes (W5); none if there were too many to keep, or if they are no extents.
     pub fn failed(&self, disk: usize) -> Option<Vec<Range<u64>>> {
         let at = Self::disk(disk) + 3;
         let count = self.get(at) as usize;
-        (count <= FAILED_MAX).then(|| {
-            (0..count)
-                .map(|index| self.pair(at + 1 + 2 * index))
-                .map(|[first, count]| first..first + count)
-                .collect()
-        })
+        let extent = |index| {
+            let [first, count] = self.pair(at + 1 + 2 * index);
+            first.checked_add(count).filter(|_| count > 0).map(|end| first..end)
+        };
+        if count <= FAILED_MAX { (0..count).map(extent).collect() } else { None }
     }
 
     /// Remembers the blocks of failed writes.

@@ -31,10 +31,13 @@ pub fn log_name(generation: Generation, session: Session) -> String {
     format!("{:016x}-{session}.changes", generation.0)
 }
 
-/// The generation and the session in the name of a change log.
+/// The generation and the session in the name of a change log. One spelling only: a file of another name is none of ours,
+/// neither read as a log nor deleted as one.
 pub fn parse_log_name(name: &str) -> Option<(Generation, Session)> {
     let (generation, session) = name.strip_suffix(".changes")?.split_once('-')?;
-    Some((Generation(u64::from_str_radix(generation, 16).ok()?), Session(session.parse().ok()?)))
+    let generation = Generation(u64::from_str_radix(generation, 16).ok()?);
+    let session = Session(session.parse().ok()?);
+    (log_name(generation, session) == name).then_some((generation, session))
 }
 
 /// The name of a freeze's preserved data.

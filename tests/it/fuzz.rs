@@ -1,0 +1,56 @@
+//! Everything that reads foreign bytes, over every input that is kept: the corpora and what once failed. `make fuzz` looks
+//! for more.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use towline_tests::fuzz::TARGETS;
+
+/// A corpus is a few inputs that reach far; a campaign's own is not committed.
+const FILES_MAX: usize = 20;
+const BYTES_MAX: u64 = 100 << 10;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}
+
+/// The paths in a folder; none if there is no folder.
+fn paths(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.map(|entry| entry.expect("the folder can be read").path()).collect()
+}
+
+/// F47, F49: bytes from nowhere.
+#[test]
+fn every_input_that_is_kept_is_refused_or_sound() {
+    let mut failed = Vec::new();
+    for target in TARGETS {
+        let kept = ["corpus", "failures"].map(|kind| paths(&folder().join(kind).join(target.name)));
+        let bytes: u64 = kept[0].iter().map(|path| fs::metadata(path).expect("it is there").len()).sum();
+        assert!((1..=FILES_MAX).contains(&kept[0].len()), "{}: {} files", target.name, kept[0].len());
+        assert!(bytes <= BYTES_MAX, "{}: {bytes} bytes", target.name);
+        for path in kept.into_iter().flatten() {
+            let data = fs::read(&path).expect("it can be read");
+            failed.extend(catch_unwind(|| (target.run)(&data)).is_err().then_some(path));
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn every_target_has_a_fuzzer_and_every_input_a_target() {
+    let names: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
+    let manifest = fs::read_to_string(folder().join("Cargo.toml")).unwrap();
+    let programs = manifest.split("[[bin]]").skip(1).map(|bin| bin.split('"').nth(1).unwrap().to_owned());
+    assert_eq!(programs.collect::<BTreeSet<_>>(), names);
+    for name in &names {
+        let program = fs::read_to_string(folder().join(format!("fuzz_targets/{name}.rs"))).unwrap();
+        assert!(program.contains(&format!("fuzz::{name}::run(data)")), "{name}");
+    }
+    for kind in ["corpus", "failures"] {
+        for path in paths(&folder().join(kind)) {
+            assert!(names.contains(path.file_name().unwrap().to_str().unwrap()), "{}", path.display());
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Indexes, read as an image. Made by us: each block is what was shipped. Made up, with good seals: refused, or every
+//! block found lies inside a frame that lies inside a pack that is listed.
+
+use super::{Input, seal};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use towline::store::Store;
+use towline::store::memory::MemoryStore;
+use towline::vault::Group;
+use towline::vault::access::Reader;
+use towline::vault::entry::{DiskImage, IndexRef};
+use towline::vault::envelope::{HEADER, ObjectKind, POSITION_TABLE, POSITION_TRAILER, Seal, TAG};
+use towline::vault::frame::{BlockHash, blocks_per_frame};
+use towline::vault::image::{Found, Image};
+use towline::vault::index::{FinishedIndex, IndexBuilder, IndexHead, locate_directory, open_directory};
+use towline::vault::layout::{self, directory, directory_page, trailer};
+use towline::vault::names::ObjectName;
+use towline::vault::pack::{PackSummary, PackedFrame, TRAILER};
+use towline_tracker::id::{CutId, DiskId};
+
+const CUT: CutId = CutId([3; 16]);
+const DISK: DiskId = DiskId([4; 16]);
+const WINDOW: usize = 512;
+
+/// Reads a made-up index.
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let seal = seal();
+    let base = input.number() >> 18;
+    let (index, size, shift, model) = ours(&mut input, &seal, base);
+    let image = open(&seal, &index.object, &index.bytes, index.reference, size, shift).expect("our own");
+    for first in [0, base] {
+        let window = image.window(first, WINDOW).expect("our own");
+        for block in first..first + WINDOW as u64 {
+            match (window.get(block), model.get(&block)) {
+                (Found::Zero, None | Some(None)) => {}
+                (Found::Data { hash, .. }, Some(Some(expected))) => assert_eq!(hash, expected),
+                (found, expected) => panic!("block {block} is {found:?}, not {expected:?}"),
+            }
+        }
+    }
+    if input.is_empty() {
+        return;
+    }
+    let (bytes, reference) = changed(&mut input, &seal, &index);
+    let size = if input.bool() { size } else { input.number() };
+    let Ok(image) = open(&seal, &index.object, &bytes, reference, size, shift) else { return };
+    for first in [0, base, input.number() % (image.blocks() + 1)] {
+        let Ok(window) = image.window(first, WINDOW) else { continue };
+        for (block, frame, slot, _) in window.data() {
+            assert!((first..first + WINDOW as u64).contains(&block) && block < image.blocks());
+            assert!(u32::from(slot) < frame.blocks && frame.blocks as usize <= blocks_per_frame(shift));
+            assert!((frame.pack as usize) < image.packs().len());
+            let length = image.pack(frame.pack).length;
+            assert!(frame.offset + u64::from(frame.sealed) <= length, "{frame:?} of {length}");
+        }
+    }
+}
+
+/// A disk's index from `base` on, and what each of its blocks is: a hash, or zeros.
+fn ours(
+    input: &mut Input<'_>,
+    seal: &Seal,
+    base: u64,
+) -> (FinishedIndex, u64, u8, BTreeMap<u64, Option<BlockHash>>) {
+    let shift = 12 + input.u8() % 3;
+    let (mut model, mut zeros, mut frames) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let (mut next, mut offset) = (base, HEADER as u64);
+    for _ in 0..input.u8() % 16 {
+        next += u64::from(input.u8() % 4);
+        let count = 1 + u64::from(input.u8()) % blocks_per_frame(shift) as u64;
+        if input.bool() {
+            zeros.push((next, count));
+            model.extend((next..next + count).map(|block| (block, None)));
+            next += count;
+            continue;
+        }
+        let mut frame = PackedFrame { offset, sealed: 100, blocks: Vec::new(), hashes: Vec::new() };
+        for _ in 0..count {
+            next += u64::from(input.u8() / 200);
+            let hash = [input.u8(); 32];
+            model.insert(next, Some(hash));
+            frame.blocks.push(next);
+            frame.hashes.push(hash);
+            next += 1;
+        }
+        offset += 100;
+        frames.push(frame);
+    }
+    let size = (next + u64::from(input.u8())) << shift;
+    let mut builder = IndexBuilder::new(IndexHead { disk: DISK, size, block_shift: shift, level: 0 });
+    let packs = 1 + usize::from(input.u8()) % 3;
+    for (number, frames) in frames.chunks(frames.len().div_ceil(packs).max(1)).enumerate() {
+        let (name, salt) = (ObjectName([number as u8; 16]), [0; 32]);
+        let length = offset + TRAILER as u64;
+        builder.add_pack(PackSummary {
+            name,
+            epoch: 5,
+            cut: CUT,
+            length,
+            salt,
+            offset: 0,
+            frames: frames.to_vec(),
+        });
+    }
+    zeros.into_iter().for_each(|(first, count)| builder.add_zeros(first, count));
+    (builder.finish(seal, 5, CUT), size, shift, model)
+}
+
+/// The index with bodies changed and sealed again.
+fn changed(input: &mut Input<'_>, seal: &Seal, index: &FinishedIndex) -> (Vec<u8>, IndexRef) {
+    let (bytes, length) = (&index.bytes, index.bytes.len());
+    let opener = seal.opener(ObjectKind::Index, &index.object, bytes).expect("our own");
+    let tail = &bytes[length - TRAILER..];
+    let (offset, sealed) = locate_directory(&opener, tail, length as u64).expect("our own");
+    let mut section = bytes[offset as usize..offset as usize + sealed].to_vec();
+    let mut table = section[..sealed - TAG].to_vec();
+    let found = open_directory(&opener, &mut section, offset, &index.reference).expect("our own");
+
+    let sealer = seal.sealer(ObjectKind::Index, &index.object);
+    let mut made = sealer.header().to_vec();
+    input.patch(&mut table);
+    for (number, page) in found.pages.iter().enumerate() {
+        let at = page.offset as usize;
+        let mut body = bytes[at..at + page.sealed as usize - TAG].to_vec();
+        input.patch(&mut body);
+        sealer.seal(number as u64, &body, &mut made);
+        let record = &mut table[directory::LENGTH + number * directory_page::LENGTH..];
+        record[directory_page::HASH].copy_from_slice(blake3::hash(&body).as_bytes());
+    }
+    let offset = made.len();
+    sealer.seal(POSITION_TABLE, &table, &mut made);
+    let mut end = [0; trailer::LENGTH];
+    layout::set(&mut end, trailer::OFFSET, offset as u64);
+    layout::set(&mut end, trailer::SEALED, (made.len() - offset) as u64);
+    layout::set(&mut end, trailer::TOTAL, (made.len() + TRAILER) as u64);
+    sealer.seal(POSITION_TRAILER, &end, &mut made);
+    let hash = *blake3::hash(&table).as_bytes();
+    (made, IndexRef { hash, ..index.reference })
+}
+
+fn open(
+    seal: &Seal,
+    object: &str,
+    bytes: &[u8],
+    reference: IndexRef,
+    size: u64,
+    block_shift: u8,
+) -> towline::Result<Image> {
+    let store = MemoryStore::new();
+    store.put(object, bytes).expect("memory");
+    let group = Group { store: Arc::new(store), seal: *seal, name: "g".into() };
+    let disk = DiskImage { id: DISK, name: "d".into(), size, block_shift, indexes: vec![reference] };
+    Image::open(Arc::new(Reader::new(group, 1 << 20)), &disk)
+}

@@ -1,0 +1,66 @@
+//! What reads foreign bytes, one target a file: a plain function that feeds a reader with what a fuzzer made up and fails
+//! by panic. The same functions run under libFuzzer (`tests/fuzz`, `make fuzz`) and over every committed input
+//! (`it/fuzz.rs`, `make test`).
+//!
+//! A checksum or a seal would keep a fuzzer outside, so a target makes them itself: behind them the bytes are the
+//! fuzzer's. Each target has an oracle beside "no panic": what is accepted is written again as the same bytes, or is what
+//! a model says, or is sound (ordered, inside the disk, inside its limits). The fuzzer bounds memory.
+
+pub mod changes;
+pub mod command_line;
+pub mod control;
+pub mod descriptor;
+pub mod entries;
+pub mod header;
+pub mod indexes;
+mod input;
+pub mod intents;
+pub mod meta;
+pub mod names;
+pub mod nbd_session;
+pub mod packs;
+
+use input::Input;
+use towline::vault::envelope::{ObjectKind, Seal, Suite};
+use towline::vault::names::GroupId;
+use towline_tracker::id::VaultId;
+
+/// A target: its name, as in `tests/fuzz`, and its function.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The name.
+    pub name: &'static str,
+    /// The function.
+    pub run: fn(&[u8]),
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    Target { name: "changes", run: changes::run },
+    Target { name: "command_line", run: command_line::run },
+    Target { name: "control", run: control::run },
+    Target { name: "descriptor", run: descriptor::run },
+    Target { name: "entries", run: entries::run },
+    Target { name: "header", run: header::run },
+    Target { name: "indexes", run: indexes::run },
+    Target { name: "intents", run: intents::run },
+    Target { name: "meta", run: meta::run },
+    Target { name: "names", run: names::run },
+    Target { name: "nbd_session", run: nbd_session::run },
+    Target { name: "packs", run: packs::run },
+];
+
+const VAULT: VaultId = VaultId([1; 16]);
+
+/// The group whose objects are made up.
+fn seal() -> Seal {
+    Seal { suite: Suite::Unkeyed, vault: VAULT, group: GroupId::of(VAULT, "g") }
+}
+
+/// An object of sealed sections: bodies with their positions.
+fn sealed(seal: &Seal, kind: ObjectKind, name: &str, sections: &[(u64, &[u8])]) -> Vec<u8> {
+    let sealer = seal.sealer(kind, name);
+    let mut bytes = sealer.header().to_vec();
+    sections.iter().for_each(|(position, body)| sealer.seal(*position, body, &mut bytes));
+    bytes
+}
