@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use towline_tests::live::process::{Outcome, Running, Site, Tracker, run, until};
+use std::process::Command;
+use towline_tests::live::process::{Outcome, Site, Tracker, qemu_nbd, run};
 use towline_tests::live::room::{Device, as_root};
 use towline_tests::live::stamp::BLOCK;
 use towline_tracker::frontend::nbd::client::Operation;
@@ -150,11 +150,7 @@ fn a_block_device_in_use_is_refused_both_ways() {
     tracker.stop();
 
     // While somebody else has it: an emulator, a file system.
-    let socket = site.path("other");
-    let mut command = Command::new("qemu-nbd");
-    command.args(["-f", "raw", "-t", "-k"]).arg(&socket).arg(device.path()).stderr(Stdio::null());
-    let other = Running::new(command.spawn().unwrap());
-    until("qemu-nbd listens", || socket.exists());
+    let other = qemu_nbd(device.path(), &site.path("other"));
     refused(&run(&mut site.tracker_command(&[])), "towline-tracker", 4, "in use");
     refused(&restore(&site, device.path(), &["--force"]), "towline", 7, "in use");
     drop(other);

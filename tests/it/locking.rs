@@ -1,8 +1,8 @@
 //! The lock on a disk: the tools of QEMU keep out while we have it, and we keep out while they do (S2).
 
 use std::fs;
-use std::process::{Command, Stdio};
-use towline_tests::live::process::{Running, Site, run, until};
+use std::process::Command;
+use towline_tests::live::process::{Site, qemu_nbd, run};
 
 fn qemu_io(site: &Site, command: &str, more: &[&str]) -> towline_tests::live::process::Outcome {
     run(Command::new("qemu-io").args(["-f", "raw"]).args(more).args(["-c", command]).arg(site.first()))
@@ -30,11 +30,7 @@ fn qemus_tools_refuse_to_write_a_tracked_disk() {
 fn a_disk_that_others_have_open_is_refused() {
     for site in [Site::memory(), Site::disk()] {
         fs::write(site.first(), vec![7; 1 << 20]).unwrap();
-        let socket = site.path("other");
-        let mut command = Command::new("qemu-nbd");
-        command.args(["-f", "raw", "-t", "-k"]).arg(&socket).arg(site.first()).stderr(Stdio::null());
-        let other = Running::new(command.spawn().unwrap());
-        until("qemu-nbd listens", || socket.exists());
+        let other = qemu_nbd(&site.first(), &site.path("other"));
         let refused = run(&mut site.tracker_command(&[]));
         assert_eq!(refused.code, Some(4), "{}", refused.stderr);
         assert!(

@@ -157,6 +157,24 @@ impl Drop for Running {
     }
 }
 
+/// QEMU's own server with this file open for writing, as another user of a disk.
+///
+/// It listens before it opens the file, so it has the file only when it greets.
+///
+/// # Panics
+/// If it can't be started, or does not serve within [`PATIENCE`].
+#[track_caller]
+pub fn qemu_nbd(file: &Path, socket: &Path) -> Running {
+    let mut command = Command::new("qemu-nbd");
+    command.args(["-f", "raw", "-t", "-k"]).arg(socket).arg(file).stderr(Stdio::null());
+    let mut server = Running::new(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
+    until("qemu-nbd serves", || {
+        assert_eq!(server.ended(), None, "{command:?}");
+        Client::connect(socket, "").is_ok()
+    });
+    server
+}
+
 /// Waits until something is so.
 ///
 /// # Panics
