@@ -31,6 +31,8 @@ pub enum Kind {
     Revoked,
     /// The group's log can take no more cycles.
     GroupFull,
+    /// Changes were found that the tracker had not seen.
+    Untracked,
     /// The guest overwrites faster than a freeze can be kept exact; given up.
     FuzzyGiveUp,
     /// No tracker answers.

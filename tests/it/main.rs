@@ -1,6 +1,7 @@
 //! Integration tests: the real programs, driven from outside. One program for all; each file is a subject.
 
 mod access;
+mod audit;
 mod bad_input;
 mod clients;
 mod crash;

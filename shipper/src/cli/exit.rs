@@ -23,6 +23,7 @@
 //! | 18 | stopped by a signal before it was done | run it again: it goes on |
 //! | 19 | a block of the disk can't be read, twice in a row | replace the disk's device; what the guest overwrites may heal it |
 //! | 20 | the group's log can take no more cycles | a new vault, or another `--group` |
+//! | 21 | the audit found changes that the tracker had not seen; the new point has them | find out who writes past the tracker; `towline points` shows the points before |
 
 use crate::Kind;
 
@@ -49,6 +50,7 @@ pub fn code(kind: Kind) -> u8 {
         Kind::Stopped => 18,
         Kind::Unreadable => 19,
         Kind::GroupFull => 20,
+        Kind::Untracked => 21,
     }
 }
 
@@ -82,6 +84,7 @@ mod tests {
             Kind::Stopped,
             Kind::Unreadable,
             Kind::GroupFull,
+            Kind::Untracked,
         ];
         let mut codes: BTreeSet<u8> = kinds.iter().map(|kind| code(*kind)).collect();
         assert_eq!(codes.len(), kinds.len());

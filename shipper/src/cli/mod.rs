@@ -27,7 +27,8 @@ use std::process::ExitCode;
     after_help = "Exit codes: 0 done, 2 bad arguments, 3 not a vault, 4 newer \
 vault, 5 no such group, 6 no such point, 7 output exists, 8 no space, 9 damage, 10 broken lineage, 11 foreign owner, \
 12 taken over, 13 given up on fuzzy freezes, 14 no tracker, 15 refused by the tracker, 16 permission, 17 store \
-unreachable, 18 stopped by a signal, 19 the disk unreadable, 20 the group is full, 1 anything else."
+unreachable, 18 stopped by a signal, 19 the disk unreadable, 20 the group is full, \
+21 changes found that were not tracked, 1 anything else."
 )]
 pub struct Cli {
     #[command(subcommand)]

@@ -48,6 +48,11 @@ pub struct Args {
     /// Bytes after which a long shipment puts a checkpoint (also every 5 minutes)
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::size)]
     checkpoint_every: u64,
+    /// At each cut, compare so much of what did not change with the vault all the same, going through the disks from a
+    /// random place on; 0: nothing. What differs was changed unseen by the tracker: everything is compared then, and
+    /// --once ends with exit code 21
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = units::size)]
+    audit: u64,
     /// How far to stand back for others when the processors are busy, the guest's disk first of all: 0 (not at all) to
     /// 19. Not used if the program was started with a niceness of its own
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(i8).range(0..=19))]
@@ -82,6 +87,7 @@ pub fn run(args: Args) -> Result<()> {
         memory: args.memory,
         pack_size: usize::try_from(args.pack_size).unwrap_or(PACK_SIZE_MAX),
         checkpoint_every: args.checkpoint_every,
+        audit: args.audit,
         retry: Retry::STORE,
         minute: Duration::from_secs(60),
     };
@@ -92,9 +98,20 @@ pub fn run(args: Args) -> Result<()> {
         std::process::exit(code.into());
     })?;
     match ship::run(&options, &stop, &mut Progress::new(args.json))? {
-        // With --json the object was the last line.
-        Ended::Once(summary) if !args.json => super::print(&format!("{}\n", summary.id)),
-        Ended::Once(_) => Ok(()),
+        Ended::Once(summary) => {
+            // With --json the object was the last line.
+            if !args.json {
+                super::print(&format!("{}\n", summary.id))?;
+            }
+            match summary.blocks_untracked {
+                0 => Ok(()),
+                _ => Err(Error::new(
+                    Kind::Untracked,
+                    "changes were found that the tracker had not seen; this point has \
+                    them, points before it may lack them: find out who writes to the disk past the tracker",
+                )),
+            }
+        }
         Ended::Stopped => {
             tracing::info!("stopped");
             Ok(())

@@ -31,6 +31,24 @@ struct Freeze {
     unreadable: bool,
     map: File,
     store: File,
+    /// What was changed since.
+    open: File,
+}
+
+/// Whether a map in a file has a block.
+fn has(map: &File, block: u64) -> bool {
+    word(map, block) >> (block % 64) & 1 == 1
+}
+
+fn mark(map: &File, block: u64) {
+    let word = word(map, block) | 1 << (block % 64);
+    map.write_all_at(&word.to_le_bytes(), block / 64 * 8).unwrap();
+}
+
+fn word(map: &File, block: u64) -> u64 {
+    let mut word = [0; 8];
+    map.read_exact_at(&mut word, block / 64 * 8).unwrap();
+    u64::from_le_bytes(word)
 }
 
 /// What the fake knows and what it is told to do.
@@ -138,22 +156,24 @@ impl State {
     /// The guest writes a block: preserved first if the freeze wants it (W3).
     pub(super) fn write(&mut self, block: u64, data: &[u8]) {
         let at = block as usize * BLOCK;
-        if let Some(freeze) =
-            self.live.as_ref().filter(|freeze| !freeze.fuzzy && freeze.frozen.contains(&block))
-        {
-            let mut word = [0; 8];
-            let place = block / 64 * 8;
-            freeze.map.read_exact_at(&mut word, place).unwrap();
-            let bit = 1u64 << (block % 64);
-            if u64::from_le_bytes(word) & bit == 0 {
-                freeze.store.write_all_at(&self.disk[at..at + BLOCK], at as u64).unwrap();
-                let word = u64::from_le_bytes(word) | bit;
-                freeze.map.write_all_at(&word.to_le_bytes(), place).unwrap();
-            }
+        let wanted =
+            |freeze: &&Freeze| !freeze.fuzzy && freeze.frozen.contains(&block) && !has(&freeze.map, block);
+        if let Some(freeze) = self.live.as_ref().filter(wanted) {
+            freeze.store.write_all_at(&self.disk[at..at + BLOCK], at as u64).unwrap();
+            mark(&freeze.map, block);
         }
+        if let Some(freeze) = &self.live {
+            mark(&freeze.open, block);
+        }
+        self.dirty.insert(block);
+        self.write_unseen(block, data);
+    }
+
+    /// Somebody writes a block, past the tracker.
+    pub(super) fn write_unseen(&mut self, block: u64, data: &[u8]) {
+        let at = block as usize * BLOCK;
         self.disk[at..at + BLOCK].copy_from_slice(data);
         self.file.write_all_at(data, at as u64).unwrap();
-        self.dirty.insert(block);
     }
 
     /// The live freeze can be kept exact no more.
@@ -177,14 +197,18 @@ impl State {
             File::options().read(true).write(true).create_new(true).open(folder.join(name)).unwrap()
         };
         let (map, store) = (open(format!("{cut}.map")), open(format!("{cut}.store")));
-        map.set_len(bits::words_for(self.blocks()) as u64 * 8).unwrap();
+        let dirty = open(format!("{cut}.open"));
+        for map in [&map, &dirty] {
+            map.set_len(bits::words_for(self.blocks()) as u64 * 8).unwrap();
+        }
         store.set_len(self.disk.len() as u64).unwrap();
         let fuzzy = self.fuzzy_cuts > 0;
         self.fuzzy_cuts = self.fuzzy_cuts.saturating_sub(1);
         let compare = std::mem::take(&mut self.recovered) || self.resync.is_some();
         let unreadable = self.unreadable_cuts > 0;
         self.unreadable_cuts = self.unreadable_cuts.saturating_sub(1);
-        self.live = Some(Freeze { cut, frozen, compare, whole, fuzzy: false, unreadable, map, store });
+        self.live =
+            Some(Freeze { cut, frozen, compare, whole, fuzzy: false, unreadable, map, store, open: dirty });
         self.vouched.push(cut);
         self.at_cut.insert(cut, self.disk.clone());
         self.cuts.push(cut);
@@ -258,6 +282,7 @@ impl State {
             format!("{}.log", freeze.cut),
             format!("{}.map", freeze.cut),
             format!("{}.store", freeze.cut),
+            format!("{}.open", freeze.cut),
         ];
         let open = |name: String| {
             let readable = name != "disk" || !freeze.unreadable;
@@ -347,7 +372,7 @@ impl State {
             Request::Status => Answer::Status(Status {
                 group: "vm".into(),
                 session: 1,
-                generation: self.generation,
+                generation: self.generation + 1,
                 tracking: "availability".into(),
                 version: "0".into(),
                 pid: 1,

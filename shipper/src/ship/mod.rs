@@ -12,6 +12,7 @@
 //!
 //! [`plan`] holds what is decided, without I/O; the rest does what it says.
 
+mod audit;
 #[cfg(test)]
 mod fake;
 mod ground;
@@ -52,6 +53,8 @@ pub struct Options {
     pub pack_size: usize,
     /// Bytes after which a checkpoint is put.
     pub checkpoint_every: u64,
+    /// Bytes that each cut's audit compares with the vault.
+    pub audit: u64,
     /// How a store's bad moments are sat out within a cycle.
     pub retry: Retry,
     /// What longer waits for a store are counted in: a minute, but in tests.
@@ -102,4 +105,8 @@ pub struct Summary {
     pub seconds_cut: f64,
     /// Fuzzy entries in a row, with this one.
     pub fuzzy_in_a_row: u32,
+    /// Bytes that were not changed, as far as was known, and were compared with the vault all the same.
+    pub bytes_audited: u64,
+    /// Blocks of these that were changed, unseen by the tracker: everything was compared for them.
+    pub blocks_untracked: u64,
 }

@@ -1,5 +1,6 @@
 //! The loop itself: does what [`super::plan`] decides.
 
+use super::audit::{self, Audit, Auditor};
 use super::ground::Ground;
 use super::plan::{self, Backoff, Fuzzy, Opening};
 use super::tracker::{Mine, Tracker};
@@ -68,6 +69,7 @@ pub(super) fn run_into(
         backoff: Backoff::new(options.minute),
         fuzzy: Fuzzy::default(),
         unreadable: 0,
+        audited: (0, 0),
     };
     loop {
         let error = match shipper.attached() {
@@ -113,6 +115,8 @@ struct Shipper<'a> {
     fuzzy: Fuzzy,
     /// Freezes in a row that were undone because they can't be read.
     unreadable: u32,
+    /// What was audited since the last entry.
+    audited: (u64, u64),
 }
 
 /// The right to append to a group's log, and the image that the next index is laid over.
@@ -121,6 +125,7 @@ struct Writer {
     publisher: Publisher,
     base: Option<Base>,
     lately: Lately,
+    auditor: Auditor,
     attached: Attached,
 }
 
@@ -155,7 +160,10 @@ impl Shipper<'_> {
             describe(&decision)
         );
         let publisher = Publisher::new(group.seal, &claimed.claim);
+        // Where the audits begin is nobody's choice; anything random will do.
+        let start = u64::from_le_bytes(CutId::random().0[..8].try_into().expect("eight bytes"));
         let mut writer = Writer {
+            auditor: Auditor::new(&group, self.options.audit, start, self.plan.cache_bytes),
             group,
             publisher,
             base: decision.base().cloned(),
@@ -263,9 +271,16 @@ impl Shipper<'_> {
             self.full_cut = Some(source.info().cut);
         }
         let mut ground = self.ground(writer, &source)?;
-        if !plan::fits(source.disks(), ground.content(), whole) {
-            // A disk that the vault does not have, not with these blocks, or no more: only a whole freeze gives its image.
+        let fits = plan::fits(source.disks(), ground.content(), whole);
+        let untracked = if fits { self.audit(tracker, writer, &source, ground.content())? } else { None };
+        if !fits || untracked.is_some() {
+            // A disk that the vault does not have, not with these blocks, or no more, or whose blocks were changed unseen:
+            // only a whole freeze gives its image.
             tracker.undo(source.info().cut)?;
+            if let Some(what) = untracked {
+                tracing::error!("{what}; comparing everything");
+                tracker.resynchronize(&what)?;
+            }
             writer.base = ground.into_base();
             source = self::source(tracker.cut(true)?, &writer.attached)?;
             ground = self.ground(writer, &source)?;
@@ -276,6 +291,32 @@ impl Shipper<'_> {
             }
         }
         self.ship(tracker, writer, &source, ground, false, begun)
+    }
+
+    /// Audits a sample of what the freeze does not hold. Answers what is to be said of changes that nobody saw.
+    fn audit(
+        &mut self,
+        tracker: &mut Tracker<'_>,
+        writer: &mut Writer,
+        source: &FrozenSource,
+        base: Option<&Content>,
+    ) -> Result<Option<String>> {
+        let Some(base) = base.filter(|_| !source.info().fuzzy) else { return Ok(None) };
+        let Audit { bytes, differing, met_damage } = match writer.auditor.audit(source, base) {
+            // The cycle finds by itself whether the store is away.
+            Err(error) => {
+                tracing::warn!(error = error.line(), "no audit this time");
+                return Ok(None);
+            }
+            Ok(audit) => audit,
+        };
+        self.full |= met_damage;
+        self.audited.0 += bytes;
+        if differing.is_empty() || !tracker.tracks_behind(source.info().generation)? {
+            return Ok(None);
+        }
+        self.audited.1 += differing.len() as u64;
+        Ok(audit::describe(source.disks(), &differing))
     }
 
     /// What the freeze is laid over. The writer's base is taken: it is whatever comes of the freeze.
@@ -375,6 +416,7 @@ impl Shipper<'_> {
         self.unreadable = 0;
         self.fuzzy.published(header.kind, header.time_ns, content.totals.bytes_changed);
         let summary = self.summary(writer, header, content, counters, seconds);
+        self.audited = (0, 0);
         self.report.published(&summary);
         summary
     }
@@ -406,6 +448,8 @@ impl Shipper<'_> {
             seconds: begun.elapsed().as_secs_f64(),
             seconds_cut,
             fuzzy_in_a_row: self.fuzzy.in_a_row,
+            bytes_audited: self.audited.0,
+            blocks_untracked: self.audited.1,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The loop against a fake tracker and a store in memory.
 
+mod audit;
 mod damaged;
 mod interrupted;
 mod limit;
@@ -83,6 +84,7 @@ fn options(fake: &Fake, every: Option<Duration>) -> Options {
         memory: MEMORY_MIN,
         pack_size: 256 << 10,
         checkpoint_every: u64::MAX,
+        audit: 0,
         retry: Retry { first: Duration::from_millis(1), tries: 3 },
         minute: Duration::from_secs(60),
     }

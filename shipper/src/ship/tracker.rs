@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use towline_tracker::control::client::{Client, ClientError, Handed};
 use towline_tracker::control::message::{Attached, Refusal};
-use towline_tracker::id::{Anchor, AttachNumber, CutId, TargetId};
+use towline_tracker::id::{Anchor, AttachNumber, CutId, Generation, TargetId};
 
 /// How often an idle shipper asks whether it is still the newest, beside listening for being told.
 const ASK_EVERY: Duration = Duration::from_secs(2);
@@ -154,6 +154,13 @@ impl<'a> Tracker<'a> {
     pub(super) fn resynchronize(&mut self, reason: &str) -> Result<()> {
         let attach = self.number();
         self.call(|client| client.resynchronize(attach, reason))
+    }
+
+    /// Whether the tracker has tracked everything since the cut that ended this generation, in one open map.
+    pub(super) fn tracks_behind(&mut self, generation: Generation) -> Result<bool> {
+        let status = self.call(Client::status)?;
+        let tracked = status.disks.iter().all(|disk| !disk.degraded && disk.resync.is_none());
+        Ok(tracked && status.generation == generation.next().0)
     }
 
     /// Listens, without waiting: a stop, a newer shipper, a tracker that is gone.

@@ -1,7 +1,7 @@
 //! A freeze handed out by a tracker: its descriptors, read as DESIGN 3.4 says.
 
 use super::plain::PlainReader;
-use super::preserved::Preserved;
+use super::preserved::{self, Preserved};
 use super::ring::RingReader;
 use super::{Batch, Buffer, Filled, FreezeInfo, Part, Reader, Source, SourceDisk, holes};
 use crate::{Error, Kind, Result};
@@ -15,6 +15,7 @@ use towline_tracker::control::client::{Handed, HandedDisk};
 use towline_tracker::control::message::FrozenDisk;
 use towline_tracker::format::changes;
 use towline_tracker::id::CutId;
+use towline_tracker::map::{Words, bits};
 use towline_tracker::mutant;
 
 /// A freeze, read through the descriptors that a tracker handed out.
@@ -38,6 +39,8 @@ pub(super) struct FrozenDiskFiles {
     changes: File,
     /// `None`: the freeze was fuzzy when it was handed out; everything is read as it is now.
     preserved: Option<Preserved>,
+    /// The blocks that the guest has changed since the cut.
+    open: Words,
     /// The file system does non-blocking I/O.
     nowait: bool,
 }
@@ -89,9 +92,11 @@ impl FrozenDiskFiles {
         let preserved = match fuzzy {
             true => None,
             false => {
-                Some(Preserved::new(handed.preserved.into(), handed.store.into(), blocks).map_err(failed)?)
+                let map = File::from(handed.preserved);
+                Some(Preserved::new(&map, handed.store.into(), blocks).map_err(failed)?)
             }
         };
+        let open = preserved::words(&handed.open.into(), blocks).map_err(failed)?;
         let file = File::from(handed.disk);
         if about.direct {
             direct(&file).map_err(failed)?;
@@ -99,7 +104,7 @@ impl FrozenDiskFiles {
         let nowait = nowait(&file);
         let changes = handed.changes.into();
         let name = name.to_owned();
-        Ok(Self { file, shift: about.block_shift, size: about.size, name, changes, preserved, nowait })
+        Ok(Self { file, shift: about.block_shift, size: about.size, name, changes, preserved, open, nowait })
     }
 
     /// Ends the reading of a batch: what the guest has overwritten is taken from the store (R1).
@@ -266,6 +271,10 @@ impl Source for FrozenSource {
             }
         }
         Ok(Box::new(PlainReader::new(&self.files)))
+    }
+
+    fn changed_since(&self, disk: usize, block: u64) -> bool {
+        bits::look(&self.files[disk].open, block..block + 1).next().is_some()
     }
 }
 

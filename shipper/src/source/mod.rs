@@ -140,6 +140,12 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// Whatever the kernel says.
     fn reader(&self) -> Result<Box<dyn Reader + '_>>;
+
+    /// Whether a block was changed since the cut, as of now, or nobody can tell. A write is marked before it is
+    /// submitted (W4), so of a block that was read before and is found unchanged here, that read saw no newer write.
+    fn changed_since(&self, _disk: usize, _block: u64) -> bool {
+        true
+    }
 }
 
 /// Reads batches, several under way at once, and gives them back in the order in which they were begun.

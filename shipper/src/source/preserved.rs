@@ -31,32 +31,39 @@ unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `Preserved::new` with this length, and reachable only through clones of the words that
+        // SAFETY: mapped by [`words`] with this length, and reachable only through clones of the words that
         // own this value.
         let _ = unsafe { munmap(self.start, self.length) };
     }
 }
 
+/// Maps the words of a tracker's map, which must hold a bit for each of `blocks` blocks.
+///
+/// # Errors
+/// A map that is too short, or that can't be mapped.
+pub(super) fn words(map: &File, blocks: u64) -> io::Result<Words> {
+    let needed = bits::words_for(blocks) * 8;
+    let length = usize::try_from(map.metadata()?.len()).map_err(io::Error::other)?;
+    if length < needed {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a map of blocks is too short"));
+    }
+    let Some(size) = NonZeroUsize::new(needed) else {
+        return Ok(Words::private(0));
+    };
+    // SAFETY: a fresh shared read-only mapping of a file that the tracker never truncates (C3).
+    let start = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, map.as_fd(), 0) }?;
+    let keep = Arc::new(Mapping { start, length: needed });
+    // SAFETY: page-aligned, `needed` bytes long, read only by atomic loads, and unmapped with the last clone.
+    Ok(unsafe { Words::from_raw(start.cast(), needed / 8, keep) })
+}
+
 impl Preserved {
-    /// Maps the words of `map`, which must hold a bit for each of `blocks` blocks.
+    /// The preserved blocks of a disk of so many.
     ///
     /// # Errors
     /// A map that is too short, or that can't be mapped.
-    pub(super) fn new(map: File, store: File, blocks: u64) -> io::Result<Self> {
-        let needed = bits::words_for(blocks) * 8;
-        let length = usize::try_from(map.metadata()?.len()).map_err(io::Error::other)?;
-        if length < needed {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the preserved map is too short"));
-        }
-        let Some(size) = NonZeroUsize::new(needed) else {
-            return Ok(Self { map: Words::private(0), store });
-        };
-        // SAFETY: a fresh shared read-only mapping of a file that the tracker never truncates (C3).
-        let start = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, map.as_fd(), 0) }?;
-        let keep = Arc::new(Mapping { start, length: needed });
-        // SAFETY: page-aligned, `needed` bytes long, read only by atomic loads, and unmapped with the last clone.
-        let map = unsafe { Words::from_raw(start.cast(), needed / 8, keep) };
-        Ok(Self { map, store })
+    pub(super) fn new(map: &File, store: File, blocks: u64) -> io::Result<Self> {
+        Ok(Self { map: words(map, blocks)?, store })
     }
 
     /// The preserved runs of `range`, in order, as of now; what was read or sought before stays before (R1).

@@ -132,6 +132,7 @@ impl Rig {
             changes: open("log"),
             preserved: open("map"),
             store: open("store"),
+            open: open("map"),
         };
         FrozenSource::new(Handed { frozen, disks: vec![files] }, &["d".to_owned()]).unwrap()
     }

@@ -66,28 +66,44 @@ impl Image {
     /// # Errors
     /// `Damage`, `NewerVault`, the store's.
     pub fn open(reader: Arc<Reader>, disk: &DiskImage) -> Result<Self> {
-        let mut layers = Vec::with_capacity(disk.indexes.len());
-        let mut packs = Vec::new();
-        for reference in &disk.indexes {
-            let index = reader.open_index(reference)?;
+        Self { reader, size: 0, block_shift: disk.block_shift, layers: Vec::new(), packs: Vec::new() }
+            .then(disk)
+    }
+
+    /// The image of the same disk in another entry: indexes that are the same in both are not opened again.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn then(mut self, disk: &DiskImage) -> Result<Self> {
+        let same =
+            self.layers.iter().zip(&disk.indexes).take_while(|(layer, of)| layer.index.reference == **of);
+        let same = same.count();
+        if let Some(layer) = self.layers.get(same) {
+            self.packs.truncate(layer.first_pack as usize);
+            self.layers.truncate(same);
+        }
+        for reference in &disk.indexes[same..] {
+            let index = self.reader.open_index(reference)?;
             let head = &index.directory.head;
             if head.disk != disk.id || head.block_shift != disk.block_shift {
                 return Err(Error::damage(
-                    &reader.index_place(reference).name,
+                    &self.reader.index_place(reference).name,
                     "it is about another disk than the entry says",
                 ));
             }
             let first_pack =
-                u32::try_from(packs.len()).map_err(|_| Error::damage("an image", "too many packs"))?;
-            packs.extend_from_slice(&index.directory.packs);
-            layers.push(Layer { end: blocks_of(head.size, head.block_shift), index, first_pack });
+                u32::try_from(self.packs.len()).map_err(|_| Error::damage("an image", "too many packs"))?;
+            self.packs.extend_from_slice(&index.directory.packs);
+            self.layers.push(Layer { end: 0, index, first_pack });
         }
+        (self.size, self.block_shift) = (disk.size, disk.block_shift);
         let mut end = blocks_of(disk.size, disk.block_shift);
-        for layer in layers.iter_mut().rev() {
-            end = end.min(layer.end);
+        for layer in self.layers.iter_mut().rev() {
+            let head = &layer.index.directory.head;
+            end = end.min(blocks_of(head.size, head.block_shift));
             layer.end = end;
         }
-        Ok(Self { reader, size: disk.size, block_shift: disk.block_shift, layers, packs })
+        Ok(self)
     }
 
     /// The disk's size in bytes.

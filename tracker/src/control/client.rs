@@ -97,6 +97,8 @@ pub struct HandedDisk {
     pub preserved: OwnedFd,
     /// The preserved data, at the disk's own offsets.
     pub store: OwnedFd,
+    /// The map of the blocks changed since the cut, as long as the freeze lives: 64-bit words on tmpfs.
+    pub open: OwnedFd,
 }
 
 /// A freeze that can be read.
@@ -261,10 +263,10 @@ impl Client {
         }
         let mut rest = descriptors.into_iter();
         let mut disks = Vec::with_capacity(frozen.disks.len());
-        while let (Some(disk), Some(changes), Some(preserved), Some(store)) =
-            (rest.next(), rest.next(), rest.next(), rest.next())
+        while let (Some(disk), Some(changes), Some(preserved), Some(store), Some(open)) =
+            (rest.next(), rest.next(), rest.next(), rest.next(), rest.next())
         {
-            disks.push(HandedDisk { disk, changes, preserved, store });
+            disks.push(HandedDisk { disk, changes, preserved, store, open });
         }
         Ok(Handed { frozen, disks })
     }

@@ -189,13 +189,14 @@ pub struct Frozen {
     pub time_ns: u64,
     /// It turned fuzzy already.
     pub fuzzy: bool,
-    /// The disks in the group's order; each comes with four descriptors, read-only, opened afresh (R1): the disk,
-    /// the change log, the preserved map (a file of 64-bit words on tmpfs), the preserved data.
+    /// The disks in the group's order; each comes with five descriptors, read-only, opened afresh (R1): the disk,
+    /// the change log, the preserved map (a file of 64-bit words on tmpfs), the preserved data, and the map of what the
+    /// guest has changed since the cut, which lets the shipper audit what was not frozen.
     pub disks: Vec<FrozenDisk>,
 }
 
 /// Descriptors per disk that follow a [`Frozen`].
-pub const DESCRIPTORS_PER_DISK: usize = 4;
+pub const DESCRIPTORS_PER_DISK: usize = 5;
 
 /// What is frozen of one disk.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

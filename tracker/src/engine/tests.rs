@@ -2,7 +2,7 @@
 
 use super::passthrough::{NoJobs, PassThrough};
 use super::{EngineHandle, Operation, Options, Parts, spawn_parts};
-use crate::control::message::Answer;
+use crate::control::message::{Answer, DESCRIPTORS_PER_DISK};
 use crate::frontend::nbd::client::{Client, Operation as Ask};
 use crate::frontend::nbd::serve::REQUESTS_MAX;
 use crate::group::job::JobDone;
@@ -584,7 +584,7 @@ fn a_group_is_written_cut_preserved_released_and_stopped() {
             let Answer::Attached(attached) = ask(Question::Attach { target }) else { panic!("attached") };
             let attach = attached.attach;
             let Answer::Frozen(frozen) = ask(Question::Cut { attach, full: true }) else { panic!("frozen") };
-            assert_eq!(handout.open(frozen.generation, frozen.cut).unwrap().len(), 8);
+            assert_eq!(handout.open(frozen.generation, frozen.cut).unwrap().len(), 2 * DESCRIPTORS_PER_DISK);
             for n in 0..64u64 {
                 let data = [session + 100; 4096];
                 client.send(&Ask::Write { offset: n * 65536, data: &data, fua: n % 9 == 0 }, n).unwrap();

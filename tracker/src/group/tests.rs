@@ -2,7 +2,7 @@
 //! and a test decides when a copy ends.
 
 use super::{Action, Change, Errno, Group, OpId, Question, Request, Ticket, Token};
-use crate::control::message::{Answer, Frozen, Refusal};
+use crate::control::message::{Answer, DESCRIPTORS_PER_DISK, Frozen, Refusal};
 use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Nanos, TargetId, VaultId};
 use crate::map::bits;
 use crate::sidecar::{self, Config, DiskConfig, Handout, OpenDisk, Tracking, Worker};
@@ -342,7 +342,7 @@ fn the_files_of_each_freeze_are_fresh_while_others_are_read() {
     for round in 0..6 {
         let frozen = driven.cut(attach);
         let handed = driven.handout.open(frozen.generation, frozen.cut).unwrap();
-        for (n, fd) in handed.iter().enumerate().filter(|(n, _)| n % 4 != 0) {
+        for (n, fd) in handed.iter().enumerate().filter(|(n, _)| n % DESCRIPTORS_PER_DISK != 0) {
             assert!(seen.insert(inode(fd)), "file {n} of freeze {round} was another freeze's");
         }
         held.extend(handed);
@@ -354,7 +354,7 @@ fn the_files_of_each_freeze_are_fresh_while_others_are_read() {
         };
         assert_eq!(ended, Answer::Done);
     }
-    assert_eq!(seen.len(), 6 * 2 * 3);
+    assert_eq!(seen.len(), 6 * 2 * (DESCRIPTORS_PER_DISK - 1));
 }
 
 /// R1, W7: what a shipper is handed can't write, reads the disk in the tracker's own cache mode, and is another open file
@@ -369,14 +369,14 @@ fn handed_descriptors_are_read_only_of_the_same_cache_mode_and_carry_no_lock() {
         let attach = driven.attach();
         let frozen = driven.cut(attach);
         let handed = driven.handout.open(frozen.generation, frozen.cut).unwrap();
-        assert_eq!(handed.len(), 2 * 4);
+        assert_eq!(handed.len(), 2 * DESCRIPTORS_PER_DISK);
         for (n, fd) in handed.iter().enumerate() {
             let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap());
             assert_eq!(flags & OFlag::O_ACCMODE, OFlag::O_RDONLY, "descriptor {n}");
-            let open = &driven.disks[n / 4];
-            let as_tracker = n % 4 == 0 && open.direct;
+            let open = &driven.disks[n / DESCRIPTORS_PER_DISK];
+            let as_tracker = n % DESCRIPTORS_PER_DISK == 0 && open.direct;
             assert_eq!(flags.contains(OFlag::O_DIRECT), as_tracker, "descriptor {n}, {direct:?}");
-            if n % 4 == 0 {
+            if n % DESCRIPTORS_PER_DISK == 0 {
                 assert!(direct.is_none_or(|direct| open.direct == direct));
                 let ours = OFlag::from_bits_retain(fcntl(&open.fd, FcntlArg::F_GETFL).unwrap());
                 assert_eq!(ours.contains(OFlag::O_DIRECT), open.direct);

@@ -162,8 +162,8 @@ pub struct Handout {
 
 impl Handout {
     /// Fresh read-only descriptors of a sealed freeze: for each disk in order the disk, the change log, the
-    /// preserved map and the preserved data ([`crate::control::message::DESCRIPTORS_PER_DISK`]). Never a duplicate of
-    /// the locked descriptor: it would carry the lock.
+    /// preserved map, the preserved data and the open map ([`crate::control::message::DESCRIPTORS_PER_DISK`]). Never a
+    /// duplicate of the locked descriptor: it would carry the lock.
     ///
     /// # Errors
     /// Whatever the file system says.
@@ -179,6 +179,8 @@ impl Handout {
             all.push(sealed_log(folder, generation, cut)?);
             all.push(maps.open_read(&jobs::preserved_name(generation, index))?);
             all.push(folder.open_read(&files::store_name(cut))?);
+            // While this freeze lives no other cut can be made (C4): the generation behind it stays the open one.
+            all.push(maps.open_read(&jobs::map_name(generation.next(), index))?);
         }
         Ok(all)
     }
