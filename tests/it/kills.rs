@@ -18,7 +18,7 @@ fn lines<'a>(table: &'a str, campaign: &'a str) -> impl Iterator<Item = Vec<&'a 
     rows.filter(move |cells| cells.get(2) == Some(&campaign))
 }
 
-/// F2, F39: whoever dies, and at what: guests behind clients that reconnect see no error, nothing that was acknowledged is
+/// F2, F36, F39: whoever dies, and at what: guests behind clients that reconnect see no error, nothing that was acknowledged is
 /// missing, and points go on.
 #[test]
 fn programs_killed_at_any_moment_cost_no_guest_a_write() {

@@ -34,6 +34,8 @@ const TRACKER: [&str; 6] =
 const SHIPPER: [&str; 7] = ["--every", "600ms", "--json", "--pack-size", "256KiB", "--memory", "64MiB"];
 /// `towline ship` found no tracker when it started: whoever restarts it tries again.
 const NO_TRACKER: i32 = 14;
+/// `towline ship` ends because another one has its place.
+const REPLACED: i32 = 12;
 
 /// What a leg does.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +61,8 @@ struct Leg<'a> {
     guests: Vec<Guests>,
     tracker: Running,
     shipper: Running,
+    /// Stopped at its work (SIGSTOP), and when; another one ships.
+    stopped: Option<(Running, Instant)>,
     tally: &'a mut Tally,
     site: Evidence,
 }
@@ -113,11 +117,15 @@ pub(super) fn run(plan: Plan, tally: &mut Tally) {
     });
     let (guests, eye) = (guests.collect(), Eye::new(&site));
     let shipper = spawn_shipper(&site);
-    let mut leg = Leg { rng, clock, wall, eye, guests, tracker, shipper, tally, site };
+    let mut leg = Leg { rng, clock, wall, eye, guests, tracker, shipper, stopped: None, tally, site };
     let end = leg.tally.kills.len() + plan.kills;
     while leg.tally.kills.len() < end {
+        if leg.stopped.is_none() && leg.rng.chance(500) {
+            leg.stop_shipper();
+        }
         leg.round();
     }
+    leg.go_on_too_late();
     leg.compare(first);
 }
 
@@ -173,6 +181,27 @@ impl Leg<'_> {
         if victim == Victim::Both {
             self.wait_for_shipper(attach, killed);
         }
+    }
+
+    /// F36: a shipper is stopped at something and another one takes its place, for the rest of the leg.
+    fn stop_shipper(&mut self) {
+        let aim = [State::Preserving, State::Publication, State::Release, State::Other][self.rng.index(4)];
+        self.watch(aim);
+        self.revive_shipper();
+        let (attach, begun) = (self.eye.attach(), Instant::now());
+        self.shipper.signal(libc::SIGSTOP);
+        let successor = spawn_shipper(&self.site);
+        self.stopped = Some((std::mem::replace(&mut self.shipper, successor), begun));
+        self.wait_for_shipper(attach, begun);
+    }
+
+    /// The stopped shipper goes on with what it was at, and must find that its time is over.
+    fn go_on_too_late(&mut self) {
+        let Some((mut late, begun)) = self.stopped.take() else { return };
+        self.tally.stopped.push(begun.elapsed());
+        late.signal(libc::SIGCONT);
+        let code = late.wait().expect("a shipper that goes on too late ends").code();
+        assert!(matches!(code, Some(REPLACED | NO_TRACKER)), "{code:?}\n{}", self.told("shipper.err"));
     }
 
     /// Waits until the state is there, or for [`AIM`]. Gives a look of moments ago.

@@ -21,6 +21,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 /// Kills of a leg.
 const LEG: usize = 15;
 
+/// Kills of the first leg of a long campaign: minutes, in which a shipper is stopped (SIGSTOP) and another one ships.
+const LONG_LEG: usize = 150;
+
 /// So many more at most while a state was not hit often enough: what an aim hits depends on the machine and its load.
 const MORE: usize = 4 * LEG;
 
@@ -33,7 +36,11 @@ pub fn run(count: usize, seed: u64, mut told: impl FnMut(&Tally)) -> Tally {
     let mut tally = Tally::default();
     while tally.kills.len() < count || tally.hit().is_err() && tally.kills.len() < count + MORE {
         let done = tally.kills.len();
-        let kills = if done < count { LEG.min(count - done) } else { LEG };
+        let kills = match count.saturating_sub(done) {
+            0 => LEG,
+            left if done == 0 && left > LONG_LEG => LONG_LEG,
+            left => LEG.min(left),
+        };
         let leg = leg::Plan { seed: seed + done as u64, kills };
         let ended = catch_unwind(AssertUnwindSafe(|| leg::run(leg, &mut tally)));
         tally.failures += usize::from(ended.is_err());

@@ -48,6 +48,8 @@ pub struct Tally {
     pub guests: Vec<Duration>,
     /// From a shipper's kill until its successor is attached.
     pub shipping: Vec<Duration>,
+    /// How long each shipper was stopped that another one replaced meanwhile.
+    pub stopped: Vec<Duration>,
     /// Points that were made under the kills and compared.
     pub points: usize,
     /// Acknowledged writes, and blocks read, all of them checked.
@@ -128,13 +130,15 @@ impl fmt::Display for Tally {
         let [writes, reads] = self.requests;
         write!(
             f,
-            "{}; {}; p50/max until service {}, until the guests go on {}, until the next shipper {}; {writes} writes, \
-             {reads} blocks read, {} points compared",
+            "{}; {}; p50/max until service {}, until the guests go on {}, until the next shipper {}; {} shippers stopped \
+             and replaced, for {}; {writes} writes, {reads} blocks read, {} points compared",
             victims.join(", "),
             states.join(", "),
             times(&self.service),
             times(&self.guests),
             times(&self.shipping),
+            self.stopped.len(),
+            times(&self.stopped),
             self.points
         )
     }
