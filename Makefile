@@ -9,7 +9,7 @@ SEED ?=
 SECONDS ?= 30
 KILLS ?= 300
 
-.PHONY: help demo test tools check unit models bench mutants sim kills fuzz
+.PHONY: help demo test tools check unit models bench mutants sim kills fuzz figures
 
 help:
 	@echo 'make demo [DISK=path] [VAULT=url]   a disk under load, replicated and restored, in a minute'
@@ -18,6 +18,7 @@ help:
 	@echo 'make sim [SEEDS=n] [SEED=s]         the simulator, with more seeds or with one'
 	@echo 'make kills [KILLS=n] [SEED=s]       kill -9 under verified load; adds a line to tests/CAMPAIGNS.md'
 	@echo 'make fuzz [SECONDS=n] [TARGET=name] what reads foreign bytes, fed by a fuzzer; adds lines there too'
+	@echo 'make figures                        adds up what the campaigns ran, at the end of tests/FAILURES.md'
 	@echo 'make models                         what processes share in memory, in every order of accesses'
 	@echo 'make mutants                        the tests notice known bugs'
 	@echo 'make bench [ARGS=...]               speed, side by side with others'
@@ -67,9 +68,14 @@ kills: tools
 	TOWLINE_BIN_DIR='$(abspath $(OUT))/debug' TOWLINE_KILLS='$(KILLS)' TOWLINE_SEED='$(SEED)' \
 		TOWLINE_CAMPAIGNS='$(CURDIR)/tests/CAMPAIGNS.md' \
 		$(CARGO) test -p towline-tests --test it -- --nocapture --exact kills::programs_killed_at_any_moment_cost_no_guest_a_write
+	$(MAKE) figures
 
 fuzz:
 	nice -n 10 tests/tools/fuzz.sh '$(SECONDS)' '$(abspath $(OUT))' '$(TARGET)'
+	$(MAKE) figures
+
+figures:
+	TOWLINE_FIGURES=1 $(CARGO) test -p towline-tests --test it -- --exact campaigns::the_figures_are_the_sums_of_all_runs
 
 bench: tools
 	$(CARGO) build --release --workspace --bins

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod bad_input;
+mod campaigns;
 mod clients;
 mod crash;
 mod cycle;
