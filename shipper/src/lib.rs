@@ -1,6 +1,7 @@
 //! The shipper.
 
 pub mod cli;
+pub mod edge;
 pub mod error;
 pub mod pipeline;
 pub mod points;

@@ -191,7 +191,7 @@ mod tests {
         let lost = world.cycle(&simple([(1, Change::Text(3))]));
         // A writer that knows only the first point (as after failing over to it) claims it as its base.
         let decision = crate::vault::attach::Decision::Delta(base.unwrap());
-        let draft = decision.claim(&world.attached, &world.claimant());
+        let draft = decision.claim(&world.attached, &world.claimant(), CutId::random());
         let crate::vault::log::Appended::Ours(claim) = world.group.append(world.head, 0, &draft).unwrap()
         else {
             panic!()

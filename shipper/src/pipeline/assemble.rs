@@ -1,28 +1,25 @@
 //! The caller's end of the pipeline: frames into packs in order, objects to the putters, entries in their order.
 
 use super::below::{Below, shape};
-use super::jobs::{self, Planned};
 use super::lately::Lately;
-use super::put::{self, Item, Outcome};
-use super::work::{self, Done, Said, Shop};
-use super::{Counters, Plan, Retry};
+use super::line::{Crew, Heard, Line};
+use super::put::{Item, Outcome};
+use super::work::{Done, Said};
+use super::{Counters, Plan, Retry, TICK, inline, threads};
+use crate::edge::Edge;
 use crate::source::Source;
 use crate::vault::Group;
-use crate::vault::cycle::{Assembler, Flushed, Object};
+use crate::vault::cycle::{Assembler, Flushed, Maker, Object, Sizes};
 use crate::vault::entry::{
     Consistency, Content, Covered, DiskImage, Draft, EntryHeader, EntryKind, Payload, Totals,
 };
 use crate::vault::publish::{Action, Publisher, Token};
 use crate::{Error, Kind, Result};
-use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use towline_tracker::id::{AttachNumber, Session};
 use towline_tracker::mutant;
-
-/// How often the caller's hooks are called at least.
-const TICK: Duration = Duration::from_millis(100);
 
 /// When a checkpoint is put.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +60,10 @@ pub struct Cycle<'a> {
     pub retry: Retry,
     /// Progress.
     pub counters: &'a Counters,
+    /// Time and names.
+    pub edge: Edge,
+    /// Who does the work.
+    pub crew: Crew<'a>,
 }
 
 /// What a cycle asks of its caller, always from the caller's own thread. An error ends the cycle.
@@ -97,42 +98,7 @@ pub struct Shipped {
 /// # Errors
 /// The source's, the store's, the hooks'; `Revoked` if another shipper's claim has our place.
 pub fn ship(cycle: &Cycle<'_>, publisher: &mut Publisher, hooks: &mut dyn Hooks) -> Result<Shipped> {
-    let Plan { workers, putters, window, .. } = cycle.plan;
-    let shop = Shop {
-        source: cycle.source,
-        below: cycle.below,
-        compare: cycle.compare,
-        lately: cycle.lately,
-        hasher: cycle.group.hasher(),
-        counters: cycle.counters,
-    };
-    std::thread::scope(|scope| {
-        let (credit, credits) = bounded(window);
-        let (job_out, job_in) = bounded(window + 1);
-        let (done_out, done_in) = bounded(window + workers);
-        let (item_out, item_in) = bounded(putters);
-        let (outcome_out, outcome_in) = unbounded();
-        let (over_out, over_in) = bounded::<()>(0);
-        (0..window).for_each(|_| credit.send(()).expect("there is room"));
-        let planner = done_out.clone();
-        scope.spawn(move || {
-            if let Err(error) = jobs::plan(cycle.source, cycle.skip, &credits, &job_out) {
-                let _ = planner.send(Err(error));
-            }
-        });
-        for _ in 0..workers {
-            let (jobs, done): (Receiver<Planned>, Sender<Result<Said>>) = (job_in.clone(), done_out.clone());
-            let shop = &shop;
-            scope.spawn(move || work::work(shop, &jobs, &done));
-        }
-        drop((job_in, done_out));
-        for _ in 0..putters {
-            let (items, over, outcomes) = (item_in.clone(), over_in.clone(), outcome_out.clone());
-            scope.spawn(move || put::put(cycle.group, cycle.retry, cycle.counters, &items, &over, &outcomes));
-        }
-        // Whatever ends this function closes every channel, and so ends every thread.
-        let line =
-            Line { credit, done: done_in, items: item_out, outcomes: outcome_in, over: Some(over_out) };
+    let shipped = |line: &mut dyn Line| {
         let mut run = Run::new(cycle, publisher, hooks, line);
         let shipped = run.run();
         if let Err(error) = &shipped
@@ -141,23 +107,18 @@ pub fn ship(cycle: &Cycle<'_>, publisher: &mut Publisher, hooks: &mut dyn Hooks)
             run.salvage();
         }
         shipped
-    })
-}
-
-/// The caller's ends of the channels.
-struct Line {
-    credit: Sender<()>,
-    done: Receiver<Result<Said>>,
-    items: Sender<Item>,
-    outcomes: Receiver<Outcome>,
-    over: Option<Sender<()>>,
+    };
+    match cycle.crew {
+        Crew::Threads => threads::with(cycle, shipped),
+        Crew::InLine(turns) => inline::with(cycle, turns, shipped),
+    }
 }
 
 struct Run<'a> {
     cycle: &'a Cycle<'a>,
     publisher: &'a mut Publisher,
     hooks: &'a mut dyn Hooks,
-    line: Line,
+    line: &'a mut dyn Line,
     /// Gone once the cycle's last frame is in.
     assembler: Option<Assembler>,
     /// Jobs that overtook others.
@@ -190,18 +151,25 @@ struct Since {
 }
 
 impl Since {
-    fn now(frontier: &[u64]) -> Self {
-        let (time, jobs, frontier) = (Instant::now(), Vec::new(), frontier.to_vec());
+    fn begin(time: Instant, frontier: &[u64]) -> Self {
+        let (jobs, frontier) = (Vec::new(), frontier.to_vec());
         Self { time, bytes: 0, blocks: 0, zero_runs: 0, jobs, frontier }
     }
 }
 
 impl<'a> Run<'a> {
-    fn new(cycle: &'a Cycle<'a>, publisher: &'a mut Publisher, hooks: &'a mut dyn Hooks, line: Line) -> Self {
+    fn new(
+        cycle: &'a Cycle<'a>,
+        publisher: &'a mut Publisher,
+        hooks: &'a mut dyn Hooks,
+        line: &'a mut dyn Line,
+    ) -> Self {
         let disks = cycle.source.disks();
         let shapes: Vec<_> = disks.iter().map(shape).collect();
         let (seal, epoch, cut) = (cycle.group.seal, publisher.epoch(), cycle.source.info().cut);
-        let assembler = Assembler::new(seal, epoch, cut, cycle.plan.pack_size, cycle.base, &shapes);
+        let maker = Maker { seal, epoch, cut, draw: cycle.group.draw };
+        let sizes = Sizes { pack: cycle.plan.pack_size, attached: cycle.plan.attached_max };
+        let assembler = Assembler::new(maker, sizes, cycle.base, &shapes);
         let totals =
             Totals { bytes_changed: disks.iter().map(|disk| disk.frozen_bytes).sum(), ..cycle.totals };
         let covered = |id| {
@@ -220,7 +188,7 @@ impl<'a> Run<'a> {
             early: BTreeMap::new(),
             next: 0,
             jobs: None,
-            since: Since::now(&frontier),
+            since: Since::begin((cycle.edge.now)(), &frontier),
             frontier,
             totals,
             waiting: VecDeque::new(),
@@ -232,36 +200,24 @@ impl<'a> Run<'a> {
     }
 
     fn run(&mut self) -> Result<Shipped> {
-        let nobody = never();
-        let mut ticked = Instant::now();
+        let mut ticked = (self.cycle.edge.now)();
         loop {
             self.publish()?;
             if let Some(shipped) = self.shipped.take() {
                 return Ok(shipped);
             }
             self.hand_out();
-            // Packs wait for a putter, or a full index for the checkpoint before it: let the workers wait too.
+            // Packs wait for a putter, or a full index for the checkpoint before it: let the workers wait too. Once all
+            // is assembled they have nothing more to say.
             let wait = !self.waiting.is_empty() || !self.queued.is_empty() && self.index_is_full();
-            let done = if wait { &nobody } else { &self.line.done };
-            select! {
-                recv(done) -> said => match said {
-                    Ok(said) => self.hear(said?)?,
-                    // All workers are gone, which is right only when all jobs are assembled.
-                    Err(_) if self.assembler.is_none() => {
-                        let outcome = self.line.outcomes.recv_timeout(TICK);
-                        if let Ok(outcome) = outcome { self.put(outcome)? }
-                    }
-                    Err(_) => return Err(Error::new(Kind::Other, "a thread of the pipeline ended early")),
-                },
-                recv(self.line.outcomes) -> outcome => match outcome {
-                    Ok(outcome) => self.put(outcome)?,
-                    Err(_) => return Err(Error::new(Kind::Other, "the pipeline's putters ended early")),
-                },
-                default(TICK) => {}
+            match self.line.hear(!wait && self.assembler.is_some())? {
+                Heard::Said(said) => self.hear(said)?,
+                Heard::Put(outcome) => self.put(outcome)?,
+                Heard::Nothing => {}
             }
-            if ticked.elapsed() >= TICK {
+            if self.cycle.edge.since(ticked) >= TICK {
                 self.hooks.tick()?;
-                ticked = Instant::now();
+                ticked = (self.cycle.edge.now)();
             }
         }
     }
@@ -274,8 +230,7 @@ impl<'a> Run<'a> {
         while let Some(done) = self.early.remove(&self.next) {
             self.assemble(done);
             self.next += 1;
-            // The planner may have gone already.
-            let _ = self.line.credit.try_send(());
+            self.line.credit();
         }
         if self.jobs == Some(self.next) {
             // The last read over all disks is done, and no point is put: now the tracker says what it is (R2).
@@ -323,7 +278,7 @@ impl<'a> Run<'a> {
     /// Puts a checkpoint if it is time, one at a time.
     fn checkpoint(&mut self) -> Result<()> {
         let due = self.since.bytes >= self.cycle.checkpoint.bytes
-            || self.since.time.elapsed() >= self.cycle.checkpoint.age
+            || self.cycle.edge.since(self.since.time) >= self.cycle.checkpoint.age
             || self.index_is_full();
         if !due || self.since.jobs.is_empty() || !self.queued.is_empty() {
             return Ok(());
@@ -332,7 +287,7 @@ impl<'a> Run<'a> {
         let Flushed { objects, attached, disks } = assembler.checkpoint();
         objects.into_iter().for_each(|object| self.begin(object));
         let covered = self.covered();
-        self.since = Since::now(&self.frontier);
+        self.since = Since::begin((self.cycle.edge.now)(), &self.frontier);
         self.entry(EntryKind::Checkpoint, attached, disks, covered)
     }
 
@@ -438,10 +393,10 @@ impl<'a> Run<'a> {
     /// again, into a store that is full already. Nothing is lost without it.
     fn salvage(&mut self) {
         // Whoever pauses before another try gives up; what is on its way arrives or not.
-        self.line.over = None;
+        self.line.give_up();
         let in_order = self.queued.is_empty();
         while self.putting > 0
-            && let Ok(outcome) = self.line.outcomes.recv()
+            && let Some(outcome) = self.line.last()
         {
             self.putting -= 1;
             if let Outcome::Object(token, Ok(_)) = outcome {
@@ -470,7 +425,7 @@ impl<'a> Run<'a> {
             && let Some(item) = self.waiting.pop_front()
         {
             self.putting += 1;
-            self.line.items.send(item).expect("the putters live as long as we send");
+            self.line.put(item);
         }
     }
 

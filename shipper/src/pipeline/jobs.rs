@@ -1,13 +1,11 @@
 //! Frozen parts, cut into jobs.
 
+use super::Plan;
 use crate::Result;
-use crate::source::{BATCH_BYTES, Batch, Part, Source};
+use crate::source::{Batch, Part, Source};
 use crate::vault::entry::Covered;
-use crossbeam_channel::{Receiver, Sender};
 use std::ops::{ControlFlow, Range};
 
-/// The data of a job in bytes, whole blocks.
-pub(super) const JOB_BYTES: usize = 4 << 20;
 /// Runs of zeros of a job.
 const JOB_ZERO_RUNS: usize = 4096;
 
@@ -28,28 +26,15 @@ pub(super) struct Job {
     pub(super) blocks: u64,
 }
 
-/// What the planner says.
-pub(super) enum Planned {
-    /// Work.
-    Job(Job),
-    /// How many jobs there were.
-    End(u64),
-}
-
-/// The most data of a batch: small enough for a core's own cache, at least a block.
-fn batch_blocks(block_shift: u8) -> u64 {
-    ((BATCH_BYTES / 4) as u64 >> block_shift).max(1)
-}
-
-/// Cuts all frozen parts that `skip` does not cover into jobs, each sent against a credit. Ends early without an error
-/// when nobody listens any more.
+/// Cuts all frozen parts that `skip` does not cover into jobs and gives them to `each`, until that breaks. Answers how
+/// many they are, unless it broke.
 pub(super) fn plan(
     source: &dyn Source,
     skip: &[Covered],
-    credits: &Receiver<()>,
-    jobs: &Sender<Planned>,
-) -> Result<()> {
-    let mut cutter = Cutter { job: Job::default(), data: 0, credits, jobs };
+    sizes: &Plan,
+    each: &mut dyn FnMut(Job) -> ControlFlow<()>,
+) -> Result<Option<u64>> {
+    let mut cutter = Cutter { job: Job::default(), data: 0, sizes, each };
     for (index, disk) in source.disks().iter().enumerate() {
         let covered = joined(skip.iter().filter(|covered| covered.disk == disk.id));
         cutter.job = Job { number: cutter.job.number, disk: index, ..Job::default() };
@@ -62,11 +47,15 @@ pub(super) fn plan(
         // The disk is covered to its end, also behind its last frozen block.
         cutter.job.end = disk.blocks();
         if gone || cutter.flush().is_break() {
-            return Ok(());
+            return Ok(None);
         }
     }
-    let _ = jobs.send(Planned::End(cutter.job.number));
-    Ok(())
+    Ok(Some(cutter.job.number))
+}
+
+/// The most blocks of a batch: at least one.
+fn batch_blocks(sizes: &Plan, block_shift: u8) -> u64 {
+    (sizes.batch_bytes as u64 >> block_shift).max(1)
 }
 
 /// What is covered, in order, no two touching.
@@ -87,8 +76,8 @@ fn joined<'a>(covered: impl Iterator<Item = &'a Covered>) -> Vec<Range<u64>> {
 struct Cutter<'a> {
     job: Job,
     data: usize,
-    credits: &'a Receiver<()>,
-    jobs: &'a Sender<Planned>,
+    sizes: &'a Plan,
+    each: &'a mut dyn FnMut(Job) -> ControlFlow<()>,
 }
 
 impl Cutter<'_> {
@@ -119,7 +108,7 @@ impl Cutter<'_> {
                 ControlFlow::Continue(())
             };
         }
-        let (mut rest, most) = (range, batch_blocks(block_shift));
+        let (mut rest, most) = (range, batch_blocks(self.sizes, block_shift));
         while !rest.is_empty() {
             let (disk, batches) = (self.job.disk, &mut self.job.batches);
             let room = batches.last().map_or(0, |batch| most - batch.blocks());
@@ -134,22 +123,19 @@ impl Cutter<'_> {
             self.job.blocks += blocks;
             batches.last_mut().expect("it has room").runs.push(run);
             self.data += (blocks as usize) << block_shift;
-            if self.data >= JOB_BYTES {
+            if self.data >= self.sizes.job_bytes {
                 self.flush()?;
             }
         }
         ControlFlow::Continue(())
     }
 
-    /// Sends the job and begins the next one on the same disk.
+    /// Gives the job away and begins the next one on the same disk.
     fn flush(&mut self) -> ControlFlow<()> {
         let next = Job { number: self.job.number + 1, disk: self.job.disk, ..Job::default() };
         let job = std::mem::replace(&mut self.job, next);
         self.data = 0;
-        if self.credits.recv().is_err() || self.jobs.send(Planned::Job(job)).is_err() {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
+        (self.each)(job)
     }
 }
 
@@ -185,33 +171,26 @@ mod tests {
             let skip: Vec<_> = done.iter()
                 .map(|(first, count)| Covered { disk: DiskId([1; 16]), first: *first, count: *count })
                 .collect();
-            let (give, credits) = crossbeam_channel::unbounded();
-            let (jobs, planned) = crossbeam_channel::unbounded();
-            (0..1000).for_each(|_| give.send(()).unwrap());
-            plan(&source, &skip, &credits, &jobs).unwrap();
-            drop(jobs);
+            let sizes = Plan::new(0, 1 << 20, 1);
+            let mut planned = Vec::new();
+            let jobs = plan(&source, &skip, &sizes, &mut |job| {
+                planned.push(job);
+                ControlFlow::Continue(())
+            });
+            prop_assert_eq!(jobs.unwrap(), Some(planned.len() as u64));
             let expected: Vec<u64> = frozen.into_iter().flatten()
                 .filter(|block| !done.iter().any(|(first, count)| (*first..first + count).contains(block)))
                 .collect();
             let mut seen = [Vec::new(), Vec::new()];
-            let (mut number, mut ended) = (0, false);
-            for message in planned {
-                match message {
-                    Planned::Job(job) => {
-                        prop_assert_eq!(job.number, number);
-                        prop_assert!(!ended);
-                        number += 1;
-                        prop_assert!(job.batches.iter().map(Batch::blocks).sum::<u64>() << 12 <= JOB_BYTES as u64);
-                        for batch in &job.batches {
-                            prop_assert!(batch.blocks() <= batch_blocks(12) && batch.disk == job.disk);
-                            seen[job.disk].extend(batch.runs.iter().cloned().flatten());
-                        }
-                        prop_assert!(seen[job.disk].last().is_none_or(|last| *last < job.end));
-                    }
-                    Planned::End(jobs) => { prop_assert_eq!(jobs, number); ended = true; }
+            for (number, job) in (0..).zip(planned) {
+                prop_assert_eq!(job.number, number);
+                prop_assert!(job.batches.iter().map(Batch::blocks).sum::<u64>() << 12 <= sizes.job_bytes as u64);
+                for batch in &job.batches {
+                    prop_assert!(batch.blocks() <= batch_blocks(&sizes, 12) && batch.disk == job.disk);
+                    seen[job.disk].extend(batch.runs.iter().cloned().flatten());
                 }
+                prop_assert!(seen[job.disk].last().is_none_or(|last| *last < job.end));
             }
-            prop_assert!(ended);
             prop_assert_eq!(&seen[0], &expected);
             prop_assert_eq!(&seen[1], &expected);
         }

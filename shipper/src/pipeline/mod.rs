@@ -1,4 +1,5 @@
-//! From a freeze to the objects of its cycle: threads over bounded channels.
+//! From a freeze to the objects of its cycle: threads over bounded channels ([`threads`]), or one thread that does one
+//! thing after another ([`inline`]).
 //!
 //! ```text
 //! planner ── jobs ──► workers ── frames ──► assembler ── objects ──► putters ──► store
@@ -15,21 +16,29 @@
 
 mod assemble;
 mod below;
+mod inline;
 mod jobs;
 mod lately;
+mod line;
 mod plan;
 mod put;
 #[cfg(test)]
 pub(crate) mod tests;
+mod threads;
 mod work;
 
 pub use assemble::{Checkpoint, Cycle, Hooks, Shipped, ship};
 pub use below::{Below, BelowBlock, ImageBelow, NothingBelow, shape};
 pub use lately::Lately;
+pub use line::{Begun, Crew, Turn, Turns};
 pub use plan::{MEMORY_MIN, Plan};
 pub use put::Retry;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How often the caller's hooks are called at least.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What a cycle has done so far; shown while it runs.
 #[derive(Debug, Default)]

@@ -1,10 +1,14 @@
 //! How much of everything fits the memory that was allowed.
 
-use super::jobs::JOB_BYTES;
-use crate::vault::limits::{PACK_SIZE_MAX, PACK_SIZE_MIN};
+use crate::source::BATCH_BYTES;
+use crate::vault::limits::{ATTACHED_MAX, PACK_SIZE_MAX, PACK_SIZE_MIN};
 
 /// The least memory that can be asked for, in bytes.
 pub const MEMORY_MIN: u64 = 64 << 20;
+/// The data of a job in bytes.
+const JOB_BYTES: usize = 4 << 20;
+/// The data of a batch: small enough for a core's own cache.
+const BATCH: usize = BATCH_BYTES / 4;
 /// An index holds some 50 bytes a block while it is built, and its bytes are made beside it.
 const INDEX_BYTES_PER_BLOCK: u64 = 100;
 /// A run of zeros in an index that is being built.
@@ -19,8 +23,14 @@ pub struct Plan {
     pub putters: usize,
     /// Jobs between the planner and the packs.
     pub window: usize,
+    /// The data of a job in bytes, whole blocks.
+    pub job_bytes: usize,
+    /// The most data of a batch in bytes; at least a block.
+    pub batch_bytes: usize,
     /// A pack is closed when it reaches this many bytes.
     pub pack_size: usize,
+    /// A cycle of up to this many bytes rides inside its entry.
+    pub attached_max: usize,
     /// An index under construction is closed by a checkpoint when it has grown to this.
     pub index_bytes: u64,
     /// For pages of the image below, when blocks are compared.
@@ -45,7 +55,10 @@ impl Plan {
             workers,
             putters,
             window: jobs.min(2 * workers + 2).max(2),
+            job_bytes: JOB_BYTES,
+            batch_bytes: BATCH,
             pack_size,
+            attached_max: ATTACHED_MAX,
             index_bytes: 2 * part,
             cache_bytes: part,
         }

@@ -1,12 +1,12 @@
-//! Putters: threads that put objects and entries into the store, and try again when the store has a bad moment.
+//! Putting objects and entries into the store, and trying again when the store has a bad moment.
 
 use super::Counters;
-use crate::vault::Group;
+use super::assemble::Cycle;
 use crate::vault::entry::EntryHeader;
 use crate::vault::log::Appended;
 use crate::vault::publish::Token;
 use crate::{Kind, Result};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 /// How a store's bad moments are sat out within a cycle. Longer outages end the cycle; the shipping loop waits.
@@ -43,37 +43,31 @@ pub(super) enum Outcome {
     Entry(Result<Appended>),
 }
 
-/// Puts until there is nothing more to put. `over` is closed when the cycle is given up.
-pub(super) fn put(
-    group: &Group,
-    retry: Retry,
-    counters: &Counters,
-    items: &Receiver<Item>,
-    over: &Receiver<()>,
-    outcomes: &Sender<Outcome>,
-) {
-    for item in items {
-        let outcome = match item {
-            Item::Object { token, name, bytes } => {
-                let length = bytes.len() as u64;
-                let put = again(retry, over, || Ok(group.store.put(&name, &bytes)?));
-                if put.is_ok() {
-                    Counters::add(&counters.put, length);
-                }
-                Outcome::Object(token, put.map(|()| bytes))
+/// Puts an item, again as long as the store has a bad moment and `pause` comes back in good time: false if the cycle was
+/// given up meanwhile.
+pub(super) fn put(cycle: &Cycle<'_>, item: Item, pause: &mut dyn FnMut(Duration) -> bool) -> Outcome {
+    let (group, retry) = (cycle.group, cycle.retry);
+    match item {
+        Item::Object { token, name, bytes } => {
+            let length = bytes.len() as u64;
+            let put = again(retry, pause, || Ok(group.store.put(&name, &bytes)?));
+            if put.is_ok() {
+                Counters::add(&cycle.counters.put, length);
             }
-            Item::Entry { header, bytes } => {
-                Outcome::Entry(again(retry, over, || group.put_entry(&header, &bytes)))
-            }
-        };
-        if outcomes.send(outcome).is_err() {
-            return;
+            Outcome::Object(token, put.map(|()| bytes))
+        }
+        Item::Entry { header, bytes } => {
+            Outcome::Entry(again(retry, pause, || group.put_entry(&header, &bytes)))
         }
     }
 }
 
 /// Calls until it succeeds, fails for good, or the tries are used up.
-fn again<T>(retry: Retry, over: &Receiver<()>, mut call: impl FnMut() -> Result<T>) -> Result<T> {
+fn again<T>(
+    retry: Retry,
+    pause: &mut dyn FnMut(Duration) -> bool,
+    mut call: impl FnMut() -> Result<T>,
+) -> Result<T> {
     let mut tried = 0;
     loop {
         let error = match call() {
@@ -82,7 +76,7 @@ fn again<T>(retry: Retry, over: &Receiver<()>, mut call: impl FnMut() -> Result<
         };
         tried += 1;
         match retry.pause(tried) {
-            Some(pause) if slept(pause, over) => {
+            Some(time) if time.is_zero() || pause(time) => {
                 tracing::debug!(error = error.line(), tried, "the store failed; trying again");
             }
             _ => return Err(error),
@@ -90,7 +84,7 @@ fn again<T>(retry: Retry, over: &Receiver<()>, mut call: impl FnMut() -> Result<
     }
 }
 
-/// Sleeps; false if the cycle was given up meanwhile.
-fn slept(pause: Duration, over: &Receiver<()>) -> bool {
-    pause.is_zero() || matches!(over.recv_timeout(pause), Err(RecvTimeoutError::Timeout))
+/// Sleeps; false if `over` was closed meanwhile.
+pub(super) fn paused(time: Duration, over: &Receiver<()>) -> bool {
+    matches!(over.recv_timeout(time), Err(RecvTimeoutError::Timeout))
 }

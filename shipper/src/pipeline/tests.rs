@@ -3,6 +3,7 @@
 #![allow(clippy::single_range_in_vec_init)] // A list of one extent is meant.
 
 use super::*;
+use crate::edge::Edge;
 use crate::source::{FreezeInfo, MemoryDisk, MemorySource, Source, SourceDisk};
 use crate::store::memory::MemoryStore;
 use crate::store::scripted::{Mood, Scripted};
@@ -174,6 +175,8 @@ impl World {
             checkpoint: self.checkpoint,
             retry: self.retry,
             counters: &counters,
+            edge: Edge::SYSTEM,
+            crew: Crew::Threads,
         };
         let shipped = ship(&cycle, &mut publisher, hooks)?;
         let header = shipped.header;
@@ -602,6 +605,8 @@ fn an_error_of_a_hook_ends_the_cycle() {
         checkpoint: world.checkpoint,
         retry: Retry::STORE,
         counters: &counters,
+        edge: Edge::SYSTEM,
+        crew: Crew::Threads,
     };
     assert_eq!(ship(&cycle, &mut publisher, &mut Tired).unwrap_err().kind(), Kind::Revoked);
 }

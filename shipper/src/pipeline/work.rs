@@ -1,11 +1,12 @@
 //! A worker: reads the blocks of its jobs, drops what is zero or unchanged, hashes and compresses the rest.
 
 use super::Counters;
+use super::assemble::Cycle;
 use super::below::{Below, BelowBlock};
-use super::jobs::{Job, Planned};
+use super::jobs::Job;
 use super::lately::Lately;
 use crate::Result;
-use crate::source::{BATCH_BYTES, Buffer, Filled, Reader, Source};
+use crate::source::{Buffer, Filled, Reader, Source};
 use crate::vault::frame::{BlockHash, BlockHasher, EncodedFrame, FrameEncoder, blocks_per_frame};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::VecDeque;
@@ -53,24 +54,42 @@ pub(super) struct Shop<'a> {
     pub(super) lately: Option<&'a Lately>,
     pub(super) hasher: BlockHasher,
     pub(super) counters: &'a Counters,
+    /// The most data of a batch.
+    pub(super) batch_bytes: usize,
+}
+
+impl<'a> Shop<'a> {
+    /// For this cycle.
+    pub(super) fn of(cycle: &'a Cycle<'_>) -> Self {
+        Self {
+            source: cycle.source,
+            below: cycle.below,
+            compare: cycle.compare,
+            lately: cycle.lately,
+            hasher: cycle.group.hasher(),
+            counters: cycle.counters,
+            batch_bytes: cycle.plan.batch_bytes,
+        }
+    }
 }
 
 /// Works until there are no more jobs or nobody listens.
-pub(super) fn work(shop: &Shop<'_>, jobs: &Receiver<Planned>, done: &Sender<Result<Said>>) {
+pub(super) fn work(shop: &Shop<'_>, jobs: &Receiver<Job>, done: &Sender<Result<Said>>) {
     if let Err(error) = Worker::new(shop).and_then(|mut worker| worker.run(jobs, done)) {
         let _ = done.send(Err(error));
     }
 }
 
-/// What a worker says.
+/// What workers and the planner say.
 pub(super) enum Said {
     /// A job is finished.
     Done(Done),
-    /// The planner has ended: so many jobs.
+    /// All frozen parts are cut into so many jobs.
     End(u64),
 }
 
-struct Worker<'a> {
+/// Reads and encodes jobs, one after another.
+pub(super) struct Worker<'a> {
     shop: &'a Shop<'a>,
     reader: Box<dyn Reader + 'a>,
     free: Vec<Buffer>,
@@ -104,7 +123,7 @@ struct Stage {
 }
 
 impl<'a> Worker<'a> {
-    fn new(shop: &'a Shop<'a>) -> Result<Self> {
+    pub(super) fn new(shop: &'a Shop<'a>) -> Result<Self> {
         Ok(Self {
             shop,
             reader: shop.source.reader()?,
@@ -117,7 +136,8 @@ impl<'a> Worker<'a> {
         })
     }
 
-    fn run(&mut self, jobs: &Receiver<Planned>, done: &Sender<Result<Said>>) -> Result<()> {
+    /// Works until there are no more jobs or nobody listens.
+    pub(super) fn run(&mut self, jobs: &Receiver<Job>, done: &Sender<Result<Said>>) -> Result<()> {
         let mut reading = 0;
         let mut more = true;
         loop {
@@ -129,13 +149,7 @@ impl<'a> Worker<'a> {
                 }
                 let message = if self.begun.is_empty() { jobs.recv().ok() } else { jobs.try_recv().ok() };
                 match message {
-                    Some(Planned::Job(job)) => self.take(job)?,
-                    Some(Planned::End(count)) => {
-                        more = false;
-                        if done.send(Ok(Said::End(count))).is_err() {
-                            return Ok(());
-                        }
-                    }
+                    Some(job) => self.take(job)?,
                     None if self.begun.is_empty() => more = false,
                     None => break,
                 }
@@ -212,7 +226,7 @@ impl<'a> Worker<'a> {
         let batch = begun.done.job.batches[begun.next].clone();
         begun.next += 1;
         let shift = self.shop.source.disks()[batch.disk].block_shift;
-        let needed = (BATCH_BYTES / 4).max(1 << shift);
+        let needed = self.shop.batch_bytes.max(1 << shift);
         let mut buffer = self.free.pop().unwrap_or_else(|| Buffer::new(needed));
         if buffer.len() < needed {
             buffer = Buffer::new(needed);

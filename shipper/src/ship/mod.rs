@@ -13,6 +13,7 @@
 //! [`plan`] holds what is decided, without I/O; the rest does what it says.
 
 mod audit;
+mod control;
 #[cfg(test)]
 mod fake;
 mod ground;
@@ -23,7 +24,8 @@ mod stop;
 mod tests;
 mod tracker;
 
-pub use run::{Report, run};
+pub use control::{Answered, Control, Surroundings};
+pub use run::{Report, run, run_in};
 pub use stop::Stop;
 pub use tracker::refusal;
 

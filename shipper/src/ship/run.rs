@@ -4,16 +4,16 @@ use super::audit::{self, Audit, Auditor};
 use super::ground::Ground;
 use super::plan::{self, Backoff, Fuzzy, Opening};
 use super::tracker::{Mine, Tracker};
-use super::{Ended, Options, Stop, Summary};
+use super::{Ended, Options, Stop, Summary, Surroundings};
+use crate::edge::Edge;
 use crate::pipeline::{self, Checkpoint, Counters, Cycle, Hooks, Lately, Plan, Shipped};
-use crate::source::{FrozenSource, Source};
+use crate::source::{FrozenSource, OpenedFreeze, Source};
 use crate::vault::attach::{Base, Claimant, Decision, TakeOver};
 use crate::vault::entry::{Content, EntryHeader, EntryKind, EntryRef, Totals};
 use crate::vault::publish::Publisher;
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result, store};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use towline_tracker::control::client::Handed;
+use std::time::{Duration, Instant};
 use towline_tracker::control::message::Attached;
 use towline_tracker::id::{Anchor, CutId, TargetId};
 
@@ -36,18 +36,25 @@ pub trait Report {
 /// Everything that does not pass by itself; see [`crate::cli::exit`].
 pub fn run(options: &Options, stop: &Stop, report: &mut dyn Report) -> Result<Ended> {
     let vault = Vault::open(store::open(&options.vault)?)?;
-    run_into(vault, options, stop, report)
+    run_in(&Surroundings::here(), vault, options, stop, report)
 }
 
-/// As [`run`], into an open vault.
-pub(super) fn run_into(
-    vault: Vault,
+/// As [`run`], in other surroundings, and into an open vault.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_in(
+    surroundings: &Surroundings<'_>,
+    mut vault: Vault,
     options: &Options,
     stop: &Stop,
     report: &mut dyn Report,
 ) -> Result<Ended> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let plan = Plan::new(options.memory, options.pack_size, cores);
+    vault.draw = surroundings.edge.draw;
+    let plan = surroundings.plan.unwrap_or_else(|| {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Plan::new(options.memory, options.pack_size, cores)
+    });
     if plan.pack_size < options.pack_size {
         tracing::debug!(
             bytes = plan.pack_size,
@@ -56,6 +63,7 @@ pub(super) fn run_into(
     }
     let mut shipper = Shipper {
         target: TargetId(vault.id().0),
+        surroundings: *surroundings,
         vault,
         options,
         stop,
@@ -97,6 +105,7 @@ pub(super) fn run_into(
 }
 
 struct Shipper<'a> {
+    surroundings: Surroundings<'a>,
     vault: Vault,
     target: TargetId,
     options: &'a Options,
@@ -136,14 +145,19 @@ impl Writer {
 }
 
 impl Shipper<'_> {
+    fn edge(&self) -> Edge {
+        self.surroundings.edge
+    }
+
     /// One attach: everything from the connection to its end.
     fn attached(&mut self) -> Result<Ended> {
-        let mut tracker = Tracker::connect(&self.options.tracker, self.stop, self.mine)?;
+        let mut tracker = Tracker::connect(&self.surroundings, &self.options.tracker, self.stop, self.mine)?;
         let attached = tracker.attach(self.target);
         self.mine = tracker.mine();
         let attached = attached?;
         let group = self.vault.group(&attached.group);
-        let claimant = Claimant { host: host(), target: self.target, time_ns: now_ns() };
+        let claimant =
+            Claimant { host: (self.edge().host)(), target: self.target, time_ns: (self.edge().wall_ns)() };
         let claimed = group.claim(&attached, &claimant, self.take_over)?;
         let decision = claimed.decision;
         // The word was for what was found now, not for what may come: until something of ours lies over it, the next
@@ -161,7 +175,7 @@ impl Shipper<'_> {
         );
         let publisher = Publisher::new(group.seal, &claimed.claim);
         // Where the audits begin is nobody's choice; anything random will do.
-        let start = u64::from_le_bytes(CutId::random().0[..8].try_into().expect("eight bytes"));
+        let start = u64::from_le_bytes((self.edge().draw)()[..8].try_into().expect("eight bytes"));
         let mut writer = Writer {
             auditor: Auditor::new(&group, self.options.audit, start, self.plan.cache_bytes),
             group,
@@ -182,7 +196,7 @@ impl Shipper<'_> {
             _ => None,
         };
         loop {
-            let begun = Instant::now();
+            let begun = (self.edge().now)();
             if let Some(reason) = reason.take() {
                 // Stored by the tracker, so that it outlives this process and the tracker's.
                 tracker.resynchronize(&reason)?;
@@ -209,7 +223,7 @@ impl Shipper<'_> {
             if self.fuzzy.hopeless() {
                 tracing::error!("{}", self.hopeless().line());
             }
-            wait(&mut tracker, begun + every)?;
+            wait(&mut tracker, self.edge(), begun + every)?;
         }
     }
 
@@ -220,7 +234,7 @@ impl Shipper<'_> {
         writer: &mut Writer,
         decision: &Decision,
     ) -> Result<bool> {
-        let begun = Instant::now();
+        let begun = (self.edge().now)();
         let Some(live) = writer.attached.live else {
             // The release was done, and only its answer was lost.
             if let Some(base) = decision.base().filter(|base| self.untold == Some(base.reference())) {
@@ -262,7 +276,7 @@ impl Shipper<'_> {
 
     /// Cuts and ships.
     fn cycle(&mut self, tracker: &mut Tracker<'_>, writer: &mut Writer, whole: bool) -> Result<Summary> {
-        let begun = Instant::now();
+        let begun = (self.edge().now)();
         // Before a freeze is made that can't be published.
         writer.base.as_ref().map_or(Ok(()), |base| base.content.room_for(writer.attached.disks.len()))?;
         let handed = tracker.cut(whole || self.full)?;
@@ -339,7 +353,7 @@ impl Shipper<'_> {
         resume: bool,
         begun: Instant,
     ) -> Result<Summary> {
-        let seconds_cut = begun.elapsed().as_secs_f64();
+        let seconds_cut = self.edge().since(begun).as_secs_f64();
         let info = source.info();
         let content = ground.content();
         let whole = source.disks().iter().any(|disk| disk.whole);
@@ -366,6 +380,8 @@ impl Shipper<'_> {
             checkpoint: Checkpoint { bytes: self.options.checkpoint_every, age: CHECKPOINT_AGE },
             retry: self.options.retry,
             counters: &counters,
+            edge: self.edge(),
+            crew: self.surroundings.crew,
         };
         let mut hooks =
             Talk { tracker, report: self.report, counters: &counters, cut: info.cut, fuzzy: info.fuzzy };
@@ -445,7 +461,7 @@ impl Shipper<'_> {
             bytes_unchanged: totals.blocks_unchanged << shift,
             bytes_shipped: totals.blocks_put << shift,
             reads_from_store: Counters::get(&counters.from_store),
-            seconds: begun.elapsed().as_secs_f64(),
+            seconds: self.edge().since(begun).as_secs_f64(),
             seconds_cut,
             fuzzy_in_a_row: self.fuzzy.in_a_row,
             bytes_audited: self.audited.0,
@@ -468,33 +484,34 @@ impl Shipper<'_> {
 
     /// Waits before another attach; the tracker is not listened to, but nothing is done that a newer shipper minds.
     fn sit_out(&self, time: Duration) -> Result<()> {
-        let until = Instant::now() + time;
-        let mut asked = Instant::now();
-        while Instant::now() < until {
+        let edge = self.edge();
+        let until = (edge.now)() + time;
+        let mut asked = (edge.now)();
+        while (edge.now)() < until {
             self.stop.check()?;
             // A long wait for the store must not hide that a newer shipper is at work.
-            if asked.elapsed() > Duration::from_secs(5) {
-                asked = Instant::now();
-                match Tracker::connect(&self.options.tracker, self.stop, self.mine) {
+            if edge.since(asked) > Duration::from_secs(5) {
+                asked = (edge.now)();
+                match Tracker::connect(&self.surroundings, &self.options.tracker, self.stop, self.mine) {
                     Err(error) if error.kind() == Kind::Revoked => return Err(error),
                     _ => {}
                 }
             }
-            std::thread::sleep(LISTEN.min(until - Instant::now().min(until)));
+            (edge.sleep)(LISTEN.min(until - (edge.now)().min(until)));
         }
         Ok(())
     }
 }
 
 /// Waits for the next cycle, listening.
-fn wait(tracker: &mut Tracker<'_>, until: Instant) -> Result<()> {
+fn wait(tracker: &mut Tracker<'_>, edge: Edge, until: Instant) -> Result<()> {
     loop {
         tracker.tick()?;
-        let now = Instant::now();
+        let now = (edge.now)();
         if now >= until {
             return Ok(());
         }
-        std::thread::sleep(LISTEN.min(until - now));
+        (edge.sleep)(LISTEN.min(until - now));
     }
 }
 
@@ -524,7 +541,7 @@ impl Hooks for Talk<'_, '_> {
 }
 
 /// The freeze that was handed out, its disks named as the group names them.
-fn source(handed: Handed, attached: &Attached) -> Result<FrozenSource> {
+fn source(handed: OpenedFreeze, attached: &Attached) -> Result<FrozenSource> {
     let name = |id| {
         attached
             .disks
@@ -547,14 +564,4 @@ fn describe(decision: &Decision) -> String {
         }
         Decision::BrokenLineage { .. } | Decision::Foreign { .. } => "refused".to_owned(),
     }
-}
-
-fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
-}
-
-fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

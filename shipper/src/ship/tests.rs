@@ -10,8 +10,8 @@ mod unchanged;
 mod unreadable;
 
 use super::fake::{BLOCK, Fake, State};
-use super::run::{Report, run_into};
-use super::{Ended, Options, Stop, Summary};
+use super::run::{Report, run_in};
+use super::{Ended, Options, Stop, Summary, Surroundings};
 use crate::pipeline::tests::{noise, restored};
 use crate::pipeline::{Counters, MEMORY_MIN, Retry};
 use crate::store::memory::MemoryStore;
@@ -103,7 +103,7 @@ fn group(store: &MemoryStore) -> Group {
 fn run_with(store: &MemoryStore, options: &Options) -> Result<(Ended, Vec<Summary>)> {
     let told = Told::nothing();
     let vault = Vault::open(Arc::new(store.clone()))?;
-    let ended = run_into(vault, options, &Stop::new(), &mut &told)?;
+    let ended = run_in(&Surroundings::here(), vault, options, &Stop::new(), &mut &told)?;
     Ok((ended, told.summaries.into_inner().unwrap()))
 }
 
@@ -164,7 +164,10 @@ fn every_point_is_one_instant_although_the_guest_overwrites_while_it_ships() {
     let told = Told { summaries: Mutex::default(), stop: Some((&stop, 5)) };
     let vault = Vault::open(Arc::new(store.clone())).unwrap();
     let every = Some(Duration::from_millis(1));
-    assert_eq!(run_into(vault, &options(&fake, every), &stop, &mut &told).unwrap(), Ended::Stopped);
+    assert_eq!(
+        run_in(&Surroundings::here(), vault, &options(&fake, every), &stop, &mut &told).unwrap(),
+        Ended::Stopped
+    );
     let summaries = told.summaries.into_inner().unwrap();
     assert_eq!(summaries.len(), 5);
     for summary in &summaries {

@@ -1,11 +1,13 @@
 //! The tracker as the loop sees it: the control client, with errors that say what to do.
 
-use super::Stop;
+use super::{Answered, Control, Stop, Surroundings};
+use crate::edge::Edge;
+use crate::source::OpenedFreeze;
 use crate::{Error, Kind, Result};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use towline_tracker::control::client::{Client, ClientError, Handed};
+use towline_tracker::control::client::ClientError;
 use towline_tracker::control::message::{Attached, Refusal};
 use towline_tracker::id::{Anchor, AttachNumber, CutId, Generation, TargetId};
 
@@ -82,7 +84,8 @@ impl Mine {
 /// A connection.
 pub(super) struct Tracker<'a> {
     socket: PathBuf,
-    client: Client,
+    client: Box<dyn Control>,
+    edge: Edge,
     stop: &'a Stop,
     mine: Option<Mine>,
     asked: Instant,
@@ -91,20 +94,21 @@ pub(super) struct Tracker<'a> {
 impl<'a> Tracker<'a> {
     /// Connects. With `mine`, the place that this process had before its connection broke, ends if somebody newer has
     /// attached meanwhile: attaching would take it back.
-    pub(super) fn connect(socket: &Path, stop: &'a Stop, mine: Option<Mine>) -> Result<Self> {
-        let wish = stop.clone();
-        let client = Client::connect_until(socket, move || wish.is_asked());
-        let client = client.map_err(|error| refusal(socket, error))?;
-        let mut tracker = Self { socket: socket.to_owned(), client, stop, mine, asked: Instant::now() };
+    pub(super) fn connect(
+        surroundings: &Surroundings<'_>,
+        socket: &Path,
+        stop: &'a Stop,
+        mine: Option<Mine>,
+    ) -> Result<Self> {
+        let client = (surroundings.connect)(socket, stop).map_err(|error| refusal(socket, error))?;
+        let (socket, edge) = (socket.to_owned(), surroundings.edge);
+        let mut tracker = Self { socket, client, edge, stop, mine, asked: (edge.now)() };
         tracker.ask()?;
         Ok(tracker)
     }
 
-    fn call<T>(
-        &mut self,
-        call: impl FnOnce(&mut Client) -> std::result::Result<T, ClientError>,
-    ) -> Result<T> {
-        call(&mut self.client).map_err(|error| refusal(&self.socket, error))
+    fn call<T>(&mut self, call: impl FnOnce(&mut dyn Control) -> Answered<T>) -> Result<T> {
+        call(&mut *self.client).map_err(|error| refusal(&self.socket, error))
     }
 
     pub(super) fn attach(&mut self, target: TargetId) -> Result<Attached> {
@@ -126,12 +130,12 @@ impl<'a> Tracker<'a> {
         self.mine.expect("attached before").attach
     }
 
-    pub(super) fn cut(&mut self, full: bool) -> Result<Handed> {
+    pub(super) fn cut(&mut self, full: bool) -> Result<OpenedFreeze> {
         let attach = self.number();
         self.call(|client| client.cut(attach, full))
     }
 
-    pub(super) fn reopen(&mut self, cut: CutId) -> Result<Handed> {
+    pub(super) fn reopen(&mut self, cut: CutId) -> Result<OpenedFreeze> {
         let attach = self.number();
         self.call(|client| client.reopen(attach, cut))
     }
@@ -158,16 +162,14 @@ impl<'a> Tracker<'a> {
 
     /// Whether the tracker has tracked everything since the cut that ended this generation, in one open map.
     pub(super) fn tracks_behind(&mut self, generation: Generation) -> Result<bool> {
-        let status = self.call(Client::status)?;
-        let tracked = status.disks.iter().all(|disk| !disk.degraded && disk.resync.is_none());
-        Ok(tracked && status.generation == generation.next().0)
+        self.call(|control| control.tracks_behind(generation))
     }
 
     /// Listens, without waiting: a stop, a newer shipper, a tracker that is gone.
     pub(super) fn tick(&mut self) -> Result<()> {
         self.stop.check()?;
-        self.call(Client::idle)?;
-        if self.asked.elapsed() >= ASK_EVERY {
+        self.call(|client| client.idle())?;
+        if self.edge.since(self.asked) >= ASK_EVERY {
             self.ask()?;
         }
         Ok(())
@@ -175,9 +177,9 @@ impl<'a> Tracker<'a> {
 
     /// Whether we are still the newest.
     fn ask(&mut self) -> Result<()> {
-        self.asked = Instant::now();
+        self.asked = (self.edge.now)();
         let Some(mine) = self.mine else { return Ok(()) };
-        let newest = self.call(Client::status)?.attach;
+        let newest = self.call(|client| client.newest())?;
         if mine.revoked(newest) {
             let newest = AttachNumber(newest);
             return Err(refusal(&self.socket, ClientError::Refused(Refusal::Revoked { newest })));

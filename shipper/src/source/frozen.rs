@@ -1,24 +1,23 @@
 //! A freeze handed out by a tracker: its descriptors, read as DESIGN 3.4 says.
 
+use super::opened::{Opened, OpenedDisk, OpenedFreeze, Sequential};
 use super::plain::PlainReader;
-use super::preserved::{self, Preserved};
+use super::preserved::Preserved;
 use super::ring::RingReader;
-use super::{Batch, Buffer, Filled, FreezeInfo, Part, Reader, Source, SourceDisk, holes};
+use super::{Batch, Buffer, Filled, FreezeInfo, Part, Reader, Source, SourceDisk};
 use crate::{Error, Kind, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufReader, Seek, SeekFrom};
+use std::io::{self, BufReader};
 use std::ops::{ControlFlow, Range};
-use std::os::fd::{AsFd, AsRawFd};
-use towline_tracker::control::client::{Handed, HandedDisk};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use towline_tracker::control::message::FrozenDisk;
 use towline_tracker::format::changes;
 use towline_tracker::id::CutId;
 use towline_tracker::map::{Words, bits};
 use towline_tracker::mutant;
 
-/// A freeze, read through the descriptors that a tracker handed out.
+/// A freeze, read through what a tracker handed out.
 #[derive(Debug)]
 pub struct FrozenSource {
     info: FreezeInfo,
@@ -30,19 +29,19 @@ pub struct FrozenSource {
 #[derive(Debug)]
 pub(super) struct FrozenDiskFiles {
     /// The disk itself.
-    pub(super) file: File,
+    pub(super) file: Box<dyn Opened>,
     /// log2 of the block size.
     pub(super) shift: u8,
     /// Bytes.
     pub(super) size: u64,
     name: String,
-    changes: File,
+    changes: Box<dyn Opened>,
     /// `None`: the freeze was fuzzy when it was handed out; everything is read as it is now.
     preserved: Option<Preserved>,
     /// The blocks that the guest has changed since the cut.
     open: Words,
-    /// The file system does non-blocking I/O.
-    nowait: bool,
+    /// The disk's descriptor, if its file system does non-blocking I/O: then a ring reads it best.
+    pub(super) ring: Option<RawFd>,
 }
 
 impl FrozenSource {
@@ -50,8 +49,8 @@ impl FrozenSource {
     ///
     /// # Errors
     /// A geometry that makes no sense, or a preserved map that can't be mapped.
-    pub fn new(handed: Handed, names: &[String]) -> Result<Self> {
-        let Handed { frozen, disks } = handed;
+    pub fn new(freeze: impl Into<OpenedFreeze>, names: &[String]) -> Result<Self> {
+        let OpenedFreeze { frozen, disks } = freeze.into();
         let info = FreezeInfo {
             cut: frozen.cut,
             first_generation: frozen.first_generation,
@@ -78,7 +77,7 @@ impl FrozenSource {
 }
 
 impl FrozenDiskFiles {
-    fn new(about: &FrozenDisk, handed: HandedDisk, name: &str, fuzzy: bool) -> Result<Self> {
+    fn new(about: &FrozenDisk, opened: OpenedDisk, name: &str, fuzzy: bool) -> Result<Self> {
         use towline_tracker::limits::{BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, DISK_MAX};
         let bad = |what: &str| Error::new(Kind::TrackerRefused, format!("disk {name}: {what}"));
         if !(BLOCK_SHIFT_MIN..=BLOCK_SHIFT_MAX).contains(&about.block_shift) || about.size > DISK_MAX {
@@ -89,22 +88,21 @@ impl FrozenDiskFiles {
         }
         let failed = |error| Error::io(format_args!("disk {name}: its freeze can't be opened"), error);
         let blocks = about.size.div_ceil(1 << about.block_shift);
+        let OpenedDisk { disk: file, changes, preserved, store, open } = opened;
         let preserved = match fuzzy {
             true => None,
-            false => {
-                let map = File::from(handed.preserved);
-                Some(Preserved::new(&map, handed.store.into(), blocks).map_err(failed)?)
-            }
+            false => Some(Preserved::new(&*preserved, store, blocks).map_err(failed)?),
         };
-        let open = preserved::words(&handed.open.into(), blocks).map_err(failed)?;
-        let file = File::from(handed.disk);
-        if about.direct {
-            direct(&file).map_err(failed)?;
+        let open = open.words(bits::words_for(blocks)).map_err(failed)?;
+        let mut ring = None;
+        if let Some(descriptor) = file.descriptor() {
+            if about.direct {
+                direct(descriptor).map_err(failed)?;
+            }
+            ring = nowait(descriptor).then(|| descriptor.as_raw_fd());
         }
-        let nowait = nowait(&file);
-        let changes = handed.changes.into();
         let name = name.to_owned();
-        Ok(Self { file, shift: about.block_shift, size: about.size, name, changes, preserved, open, nowait })
+        Ok(Self { file, shift: about.block_shift, size: about.size, name, changes, preserved, open, ring })
     }
 
     /// Ends the reading of a batch: what the guest has overwritten is taken from the store (R1).
@@ -166,12 +164,9 @@ impl FrozenDiskFiles {
         each: &mut dyn FnMut(Part) -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
         let bytes = extent.start << self.shift..extent.end << self.shift;
-        if bytes.end - bytes.start < holes::SEEK_MIN {
-            return Ok(each(Part::Data(extent)));
-        }
         // The end of what has been given; blocks that are partly data are data.
         let mut given = extent.start;
-        let flow = holes::split(self.file.as_fd(), bytes, |is_data, part| {
+        let flow = self.file.split(bytes, &mut |is_data, part| {
             let end = match is_data {
                 true => part.end.div_ceil(1 << self.shift),
                 false if part.end >= extent.end << self.shift => extent.end,
@@ -205,9 +200,8 @@ impl FrozenDiskFiles {
         if at < blocks.end { each(Part::Zeros(at..blocks.end)) } else { ControlFlow::Continue(()) }
     }
 
-    fn log(&self) -> io::Result<BufReader<&File>> {
-        (&self.changes).seek(SeekFrom::Start(0))?;
-        Ok(BufReader::with_capacity(256 << 10, &self.changes))
+    fn log(&self) -> BufReader<Sequential<'_>> {
+        BufReader::with_capacity(256 << 10, Sequential::new(&*self.changes))
     }
 
     fn parts(&self, cut: CutId, each: &mut dyn FnMut(Part) -> ControlFlow<()>) -> Result<()> {
@@ -219,7 +213,7 @@ impl FrozenDiskFiles {
             Error::caused(Kind::TrackerRefused, line, error)
         };
         let failed = |error| self.unreadable(format_args!("it can't be read"), error);
-        check_log(self.log().map_err(failed)?, cut, self.size, self.shift).map_err(damaged)?;
+        check_log(self.log(), cut, self.size, self.shift).map_err(damaged)?;
         let blocks = self.size.div_ceil(1 << self.shift);
         let mut pending: Option<Range<u64>> = None;
         let mut outcome = Ok(ControlFlow::Continue(()));
@@ -229,7 +223,7 @@ impl FrozenDiskFiles {
                 *outcome = self.split(extent, each);
             }
         };
-        let read = changes::read(self.log().map_err(failed)?, |record| {
+        let read = changes::read(self.log(), |record| {
             let changes::Record::Sealed(ranges) = record else { return };
             for range in ranges {
                 match &mut pending {
@@ -264,7 +258,7 @@ impl Source for FrozenSource {
     }
 
     fn reader(&self) -> Result<Box<dyn Reader + '_>> {
-        if self.files.iter().all(|files| files.nowait) {
+        if self.files.iter().all(|files| files.ring.is_some()) {
             match RingReader::new(&self.files) {
                 Ok(reader) => return Ok(Box::new(reader)),
                 Err(error) => tracing::debug!(%error, "no io_uring; reading by plain calls"),
@@ -308,7 +302,7 @@ fn check_log(
 }
 
 /// Makes sure that reads are direct (W7): beside a direct writer a buffered reader may see stale pages.
-fn direct(file: &File) -> io::Result<()> {
+fn direct(file: BorrowedFd<'_>) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
     if !flags.contains(OFlag::O_DIRECT) {
         fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT))?;
@@ -317,7 +311,7 @@ fn direct(file: &File) -> io::Result<()> {
 }
 
 /// Whether the file system does non-blocking I/O; tmpfs does not.
-fn nowait(file: &File) -> bool {
+fn nowait(file: BorrowedFd<'_>) -> bool {
     let mut buffer = Buffer::new(super::buffer::ALIGN);
     let iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: one vector into a live buffer.

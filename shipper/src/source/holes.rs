@@ -15,7 +15,7 @@ pub(super) const SEEK_MIN: u64 = 256 << 10;
 pub(super) fn split(
     file: BorrowedFd<'_>,
     range: Range<u64>,
-    mut each: impl FnMut(bool, Range<u64>) -> ControlFlow<()>,
+    each: &mut dyn FnMut(bool, Range<u64>) -> ControlFlow<()>,
 ) -> io::Result<ControlFlow<()>> {
     let mut at = range.start;
     while at < range.end {
@@ -70,7 +70,7 @@ mod tests {
         file.write_all_at(&[1; 8192], 33 << 20).unwrap();
         for range in [0..64u64 << 20, 5..3 << 20, (1 << 20) + 50..(1 << 20) + 60, 60 << 20..100 << 20] {
             let (mut at, mut data) = (range.start, 0);
-            let flow = split(file.as_fd(), range.clone(), |is_data, part| {
+            let flow = split(file.as_fd(), range.clone(), &mut |is_data, part| {
                 assert_eq!(part.start, at);
                 assert!(part.end > at);
                 at = part.end;

@@ -17,6 +17,7 @@ mod buffer;
 mod frozen;
 mod holes;
 mod memory;
+mod opened;
 mod plain;
 mod preserved;
 mod ring;
@@ -26,6 +27,7 @@ mod tests;
 pub use buffer::Buffer;
 pub use frozen::FrozenSource;
 pub use memory::{MemoryDisk, MemorySource};
+pub use opened::{Opened, OpenedDisk, OpenedFreeze};
 
 use crate::Result;
 use std::ops::{ControlFlow, Range};

@@ -6,7 +6,6 @@ use super::{Batch, Buffer, Filled, Reader};
 use crate::Result;
 use std::collections::VecDeque;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 /// Reads when asked to complete.
 pub(super) struct PlainReader<'a> {

@@ -1,12 +1,12 @@
 //! The preserved map and store of a frozen disk, as its reader sees them.
 
+use super::Opened;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use towline_tracker::map::{Words, bits};
@@ -15,7 +15,7 @@ use towline_tracker::map::{Words, bits};
 #[derive(Debug)]
 pub(super) struct Preserved {
     map: Words,
-    store: File,
+    store: Box<dyn Opened>,
 }
 
 /// A read-only mapping, unmapped when it goes.
@@ -31,25 +31,23 @@ unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by [`words`] with this length, and reachable only through clones of the words that
+        // SAFETY: mapped by `map` with this length, and reachable only through clones of the words that
         // own this value.
         let _ = unsafe { munmap(self.start, self.length) };
     }
 }
 
-/// Maps the words of a tracker's map, which must hold a bit for each of `blocks` blocks.
+/// The first `count` words of a map, as its writer changes them.
 ///
 /// # Errors
 /// A map that is too short, or that can't be mapped.
-pub(super) fn words(map: &File, blocks: u64) -> io::Result<Words> {
-    let needed = bits::words_for(blocks) * 8;
+pub(super) fn map(map: &File, count: usize) -> io::Result<Words> {
+    let needed = count * 8;
     let length = usize::try_from(map.metadata()?.len()).map_err(io::Error::other)?;
     if length < needed {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a map of blocks is too short"));
     }
-    let Some(size) = NonZeroUsize::new(needed) else {
-        return Ok(Words::private(0));
-    };
+    let Some(size) = NonZeroUsize::new(needed) else { return Ok(Words::private(0)) };
     // SAFETY: a fresh shared read-only mapping of a file that the tracker never truncates (C3).
     let start = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, map.as_fd(), 0) }?;
     let keep = Arc::new(Mapping { start, length: needed });
@@ -58,12 +56,12 @@ pub(super) fn words(map: &File, blocks: u64) -> io::Result<Words> {
 }
 
 impl Preserved {
-    /// The preserved blocks of a disk of so many.
+    /// Of a disk of so many blocks.
     ///
     /// # Errors
     /// A map that is too short, or that can't be mapped.
-    pub(super) fn new(map: &File, store: File, blocks: u64) -> io::Result<Self> {
-        Ok(Self { map: words(map, blocks)?, store })
+    pub(super) fn new(map: &dyn Opened, store: Box<dyn Opened>, blocks: u64) -> io::Result<Self> {
+        Ok(Self { map: map.words(bits::words_for(blocks))?, store })
     }
 
     /// The preserved runs of `range`, in order, as of now; what was read or sought before stays before (R1).

@@ -8,7 +8,6 @@ use io_uring::{IoUring, opcode, types};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// Submission slots of a ring: a batch of the smallest runs fits.
@@ -69,11 +68,12 @@ impl<'a> RingReader<'a> {
     fn feed(&mut self) {
         for (ahead, begun) in self.begun.iter_mut().enumerate() {
             let disk = &self.disks[begun.batch.disk];
+            let Some(descriptor) = disk.ring else { continue };
             while begun.sent < begun.reads.len() && self.flying < ENTRIES as usize {
                 let read = &begun.reads[begun.sent];
                 let target = begun.buffer[read.at..read.at + read.length].as_mut_ptr();
                 let user = (self.oldest + ahead as u64) << 32 | begun.sent as u64;
-                let entry = opcode::Read::new(types::Fd(disk.file.as_raw_fd()), target, read.length as u32)
+                let entry = opcode::Read::new(types::Fd(descriptor), target, read.length as u32)
                     .offset(read.blocks.start << disk.shift)
                     .build()
                     .user_data(user);

@@ -312,8 +312,8 @@ impl Decision {
         }
     }
 
-    /// The claim to put at the head (V2).
-    pub fn claim(&self, attached: &Attached, claimant: &Claimant) -> Draft {
+    /// The claim to put at the head (V2), under a name of its own.
+    pub fn claim(&self, attached: &Attached, claimant: &Claimant, name: CutId) -> Draft {
         let base = self.base();
         let cut = base.map(|base| base.header.cut);
         let continued =
@@ -337,7 +337,7 @@ impl Decision {
         };
         Draft {
             kind: EntryKind::Claim,
-            cut: CutId::random(),
+            cut: name,
             time_ns: claimant.time_ns,
             base: claim.base.map_or(0, |base| base.seq),
             attached: Vec::new(),
@@ -375,7 +375,7 @@ impl Group {
                 Err(damage) if damage.kind() == Kind::Damage => self.fallen_back(head, take_over, damage)?,
                 decided => decided?,
             };
-            let draft = decision.claim(attached, claimant);
+            let draft = decision.claim(attached, claimant, CutId((self.draw)()));
             match self.append(before, 0, &draft)? {
                 super::log::Appended::Ours(header) => return Ok(Claimed { decision, claim: header }),
                 super::log::Appended::Theirs(header) => {

@@ -9,6 +9,7 @@ use super::index::{IndexBuilder, IndexHead, blocks_of};
 use super::limits::{ATTACHED_MAX, PACK_SIZE_MAX, PACK_SIZE_MIN};
 use super::names;
 use super::pack::{FinishedPack, PackBuilder, PackSummary};
+use crate::edge::{self, Draw};
 use towline_tracker::id::{CutId, DiskId};
 
 /// A disk at the cut.
@@ -66,12 +67,40 @@ fn head(image: &DiskImage) -> IndexHead {
     IndexHead { disk: image.id, size: image.size, block_shift: image.block_shift, level: 0 }
 }
 
+/// Who makes objects, and for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Maker {
+    /// How they are sealed.
+    pub seal: Seal,
+    /// Put by the writer of this epoch.
+    pub epoch: u64,
+    /// For this cut.
+    pub cut: CutId,
+    /// Draws their names.
+    pub draw: Draw,
+}
+
+impl Maker {
+    /// With names from the kernel.
+    pub fn of(seal: Seal, epoch: u64, cut: CutId) -> Self {
+        Self { seal, epoch, cut, draw: edge::kernel }
+    }
+}
+
+/// When a pack is closed, and what rides inside an entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// A pack is closed when it reaches this many bytes.
+    pub pack: usize,
+    /// A cycle of up to this many rides inside its entry: at most [`ATTACHED_MAX`].
+    pub attached: usize,
+}
+
 /// Builds the objects of one cut.
 pub struct Assembler {
-    seal: Seal,
-    epoch: u64,
-    cut: CutId,
+    maker: Maker,
     pack_size: usize,
+    attached_max: usize,
     disks: Vec<Disk>,
     /// Buffers of packs that have been put.
     spare: Vec<Vec<u8>>,
@@ -81,16 +110,8 @@ pub struct Assembler {
 const SPARE_MAX: usize = 2;
 
 impl Assembler {
-    /// For a cut of `disks` (complete, in the group's order), laid over the content `base`, put by the writer of
-    /// `epoch`. Packs are closed at `pack_size` bytes.
-    pub fn new(
-        seal: Seal,
-        epoch: u64,
-        cut: CutId,
-        pack_size: usize,
-        base: Option<&Content>,
-        disks: &[DiskShape],
-    ) -> Self {
+    /// For a cut of `disks` (complete, in the group's order), laid over the content `base`.
+    pub fn new(maker: Maker, sizes: Sizes, base: Option<&Content>, disks: &[DiskShape]) -> Self {
         let disks = disks
             .iter()
             .map(|shape| {
@@ -111,8 +132,9 @@ impl Assembler {
                 }
             })
             .collect();
-        let pack_size = pack_size.clamp(PACK_SIZE_MIN, PACK_SIZE_MAX);
-        Self { seal, epoch, cut, pack_size, disks, spare: Vec::new() }
+        let pack_size = sizes.pack.clamp(PACK_SIZE_MIN, PACK_SIZE_MAX);
+        let attached_max = sizes.attached.min(ATTACHED_MAX);
+        Self { maker, pack_size, attached_max, disks, spare: Vec::new() }
     }
 
     /// Takes back the buffer of an object that has been put.
@@ -126,14 +148,13 @@ impl Assembler {
 
     /// Adds a frame of the disk at this place in the order; answers a pack that is full and can be put.
     pub fn frame(&mut self, disk: usize, frame: EncodedFrame) -> Option<Object> {
-        let (seal, epoch, cut) = (self.seal, self.epoch, self.cut);
         let state = &mut self.disks[disk];
         let (id, shift) = (state.image.id, state.image.block_shift);
         let pack = state.pack.get_or_insert_with(|| {
             // Room for the last frame and the footer too: what is not touched costs nothing.
             let room = || Vec::with_capacity(self.pack_size + self.pack_size / 16);
             let buffer = self.spare.pop().unwrap_or_else(room);
-            PackBuilder::new(seal, epoch, cut, id, shift, buffer)
+            PackBuilder::new(&self.maker, id, shift, buffer)
         });
         pack.push(frame);
         if pack.is_full(self.pack_size) {
@@ -166,7 +187,7 @@ impl Assembler {
                 continue;
             }
             let index = std::mem::replace(&mut state.index, IndexBuilder::new(head(&state.image)));
-            let index = index.finish(&self.seal, self.epoch, self.cut);
+            let index = index.finish(&self.maker);
             state.resized = false;
             state.image.indexes.push(index.reference);
             objects.push(Object { name: index.object, bytes: index.bytes });
@@ -177,7 +198,7 @@ impl Assembler {
     /// Closes all that is open: for the entry that ends the cycle.
     pub fn finish(mut self) -> Flushed {
         let open = |disk: &Disk| disk.pack.as_ref().map_or(0, PackBuilder::len);
-        if self.disks.iter().map(open).sum::<usize>() > ATTACHED_MAX {
+        if self.disks.iter().map(open).sum::<usize>() > self.attached_max {
             return self.checkpoint();
         }
         let mut packs: Vec<Option<FinishedPack>> =
@@ -203,8 +224,9 @@ impl Assembler {
         let mut missing = Vec::new();
         for disk in &mut self.disks {
             let open = disk.pack.take().and_then(|pack| pack.first());
-            let put =
-                |pack: &PackSummary| durable(&names::pack(self.seal.group, pack.epoch, pack.cut, pack.name));
+            let put = |pack: &PackSummary| {
+                durable(&names::pack(self.maker.seal.group, pack.epoch, pack.cut, pack.name))
+            };
             missing.push(disk.index.retain(put).into_iter().chain(open).min());
         }
         let packs = vec![None; self.disks.len()];
@@ -214,14 +236,14 @@ impl Assembler {
     /// The end of a cycle with these packs and their indexes inside the entry, if they fit.
     fn attach(&self, packs: &[Option<FinishedPack>]) -> Option<Flushed> {
         // What is far too large is not copied only to see that.
-        if self.disks.iter().map(|disk| disk.index.least()).sum::<usize>() > ATTACHED_MAX {
+        if self.disks.iter().map(|disk| disk.index.least()).sum::<usize>() > self.attached_max {
             return None;
         }
         let mut attached = Vec::new();
         let mut append = |bytes: &[u8]| {
             let offset = (ATTACHED + attached.len()) as u64;
             attached.extend_from_slice(bytes);
-            (attached.len() <= ATTACHED_MAX).then_some(offset)
+            (attached.len() <= self.attached_max).then_some(offset)
         };
         let mut disks = self.images();
         for ((disk, pack), image) in self.disks.iter().zip(packs).zip(&mut disks) {
@@ -234,7 +256,7 @@ impl Assembler {
             if index.is_empty() && !disk.resized {
                 continue;
             }
-            let mut index = index.finish(&self.seal, self.epoch, self.cut);
+            let mut index = index.finish(&self.maker);
             index.reference.offset = append(&index.bytes)?;
             image.indexes.push(index.reference);
         }

@@ -18,6 +18,11 @@ pub enum Appended {
 }
 
 impl Group {
+    /// The full name of entry `seq`.
+    pub fn name_of(&self, seq: u64) -> String {
+        names::entry(self.seal.group, seq)
+    }
+
     /// Entry `seq` without what is attached; `None` if there is none.
     ///
     /// # Errors

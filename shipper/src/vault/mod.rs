@@ -35,6 +35,7 @@ pub mod publish;
 #[cfg(test)]
 pub(crate) mod sample;
 
+use crate::edge::{self, Draw};
 use crate::store::{Put, Store, StoreErrorKind};
 use crate::{Error, Kind, Result};
 use descriptor::Descriptor;
@@ -51,6 +52,8 @@ pub struct Vault {
     pub store: Arc<dyn Store>,
     /// What it says of itself.
     pub descriptor: Descriptor,
+    /// Draws the names of what is put.
+    pub draw: Draw,
 }
 
 /// A group of a vault: where its objects are and how they are sealed. Cheap to clone.
@@ -62,6 +65,8 @@ pub struct Group {
     pub seal: Seal,
     /// The group's name.
     pub name: String,
+    /// Draws the names of what is put.
+    pub draw: Draw,
 }
 
 impl Vault {
@@ -98,7 +103,7 @@ impl Vault {
         }
         let descriptor = Descriptor::new(VaultId::random(), created_ns);
         match store.put_if_absent(names::DESCRIPTOR, &descriptor.encode())? {
-            Put::Created => Ok(Self { store, descriptor }),
+            Put::Created => Ok(Self { store, descriptor, draw: edge::kernel }),
             Put::AlreadyExists => Err(Error::new(
                 Kind::OutputExists,
                 format!("{url} became a vault just now; nothing was changed"),
@@ -125,7 +130,7 @@ impl Vault {
             return Err(Error::new(Kind::NotAVault, line));
         }
         let descriptor = Descriptor::decode(&bytes)?;
-        Ok(Self { store, descriptor })
+        Ok(Self { store, descriptor, draw: edge::kernel })
     }
 
     /// The vault's id.
@@ -140,7 +145,7 @@ impl Vault {
 
     fn group_by_id(&self, group: GroupId, name: String) -> Group {
         let seal = Seal { suite: self.descriptor.suite, vault: self.id(), group };
-        Group { store: self.store.clone(), seal, name }
+        Group { store: self.store.clone(), seal, name, draw: self.draw }
     }
 
     /// Every group that has a log, in the order of names. One listing request per group.

@@ -1,6 +1,7 @@
 //! Names of objects. Random names are written once; the log's are dense numbers of fixed width, so that a listing
 //! is in order. Names carry nothing of the guest: a group's folder is a hash of its name.
 
+use crate::edge::Draw;
 use bincode::{Decode, Encode};
 use std::fmt;
 use std::str::FromStr;
@@ -44,9 +45,9 @@ impl fmt::Debug for GroupId {
 pub struct ObjectName(pub [u8; 16]);
 
 impl ObjectName {
-    /// A new one from the kernel.
-    pub fn random() -> Self {
-        Self(CutId::random().0)
+    /// A new one.
+    pub fn draw(draw: Draw) -> Self {
+        Self(draw())
     }
 }
 
@@ -167,7 +168,7 @@ mod tests {
     fn names_are_valid_sorted_and_read_back() {
         let g = GroupId::of(VaultId([1; 16]), "db");
         assert_ne!(g, GroupId::of(VaultId([2; 16]), "db"));
-        let (cut, name) = (CutId::random(), ObjectName::random());
+        let (cut, name) = (CutId::random(), ObjectName::draw(crate::edge::kernel));
         let cases = [
             (DESCRIPTOR.to_owned(), Parsed::Descriptor),
             (entry(g, 7), Parsed::Entry { group: g, seq: 7 }),

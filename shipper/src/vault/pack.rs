@@ -1,5 +1,6 @@
 //! Packs: frames one after another, then a footer that says what they hold (V5). One pack holds blocks of one disk.
 
+use super::cycle::Maker;
 use super::envelope::{
     self, HEADER, ObjectKind, Opener, POSITION_TABLE, POSITION_TRAILER, Seal, Sealer, TAG,
 };
@@ -69,10 +70,11 @@ pub struct PackBuilder {
 }
 
 impl PackBuilder {
-    /// An empty pack for blocks of `disk`, to be put by the writer of `epoch` for `cut`. It is built in `buffer`, whose
+    /// An empty pack for blocks of `disk`. It is built in `buffer`, whose
     /// contents go: one of an earlier pack spares the kernel handing out its pages again.
-    pub fn new(seal: Seal, epoch: u64, cut: CutId, disk: DiskId, block_shift: u8, buffer: Vec<u8>) -> Self {
-        let name = ObjectName::random();
+    pub fn new(maker: &Maker, disk: DiskId, block_shift: u8, buffer: Vec<u8>) -> Self {
+        let Maker { seal, epoch, cut, draw } = *maker;
+        let name = ObjectName::draw(draw);
         let object = names::pack(seal.group, epoch, cut, name);
         let sealer = seal.sealer(ObjectKind::Pack, &object);
         let summary =
@@ -331,7 +333,8 @@ mod tests {
 
     fn pack() -> (Seal, FinishedPack) {
         let seal = Seal { suite: Suite::Unkeyed, vault: VaultId([1; 16]), group: GroupId([2; 16]) };
-        let mut builder = PackBuilder::new(seal, 5, CutId([3; 16]), DiskId([4; 16]), 12, vec![9; 3]);
+        let mut builder =
+            PackBuilder::new(&Maker::of(seal, 5, CutId([3; 16])), DiskId([4; 16]), 12, vec![9; 3]);
         let mut frames = FrameBuilder::new(BlockHasher::new(seal.vault), 12).unwrap();
         for block in [1u64, 2, 3, 9, 10, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 40] {
             frames.push(block, &[block as u8; 4096]).into_iter().for_each(|frame| builder.push(frame));

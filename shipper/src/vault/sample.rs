@@ -2,9 +2,10 @@
 //! must be.
 
 use super::attach::{Base, Claimant};
-use super::cycle::{Assembler, DiskShape, Flushed};
+use super::cycle::{Assembler, DiskShape, Flushed, Maker, Sizes};
 use super::entry::{Consistency, Content, Draft, EntryHeader, EntryKind, EntryRef, Payload, Totals};
 use super::frame::builder::FrameBuilder;
+use super::limits::ATTACHED_MAX;
 use super::log::Appended;
 use super::{Group, Vault};
 use crate::store::Store;
@@ -164,7 +165,9 @@ impl World {
             })
             .collect();
         let base = self.base.as_ref().map(|base| &base.content);
-        let mut assembler = Assembler::new(self.group.seal, self.epoch, cut, self.pack_size, base, &shapes);
+        let maker = Maker::of(self.group.seal, self.epoch, cut);
+        let sizes = Sizes { pack: self.pack_size, attached: ATTACHED_MAX };
+        let mut assembler = Assembler::new(maker, sizes, base, &shapes);
         for (n, (size, changes)) in cycle.iter().enumerate() {
             self.disks[n].resize(usize::try_from(*size).unwrap(), 0);
             let mut frames = FrameBuilder::new(self.group.hasher(), 12).unwrap();

@@ -64,7 +64,7 @@ pub fn run(data: &[u8]) {
     let Some(content) = entry.content() else { return };
     let store = MemoryStore::new();
     store.put(&name, &bytes).expect("memory");
-    let group = Group { store: Arc::new(store), seal, name: "g".into() };
+    let group = Group { store: Arc::new(store), seal, name: "g".into(), draw: towline::edge::kernel };
     let reader = Arc::new(Reader::new(group, 1 << 20));
     for disk in &content.disks {
         if let Ok(image) = Image::open(reader.clone(), disk) {

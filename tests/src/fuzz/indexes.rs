@@ -8,6 +8,7 @@ use towline::store::Store;
 use towline::store::memory::MemoryStore;
 use towline::vault::Group;
 use towline::vault::access::Reader;
+use towline::vault::cycle::Maker;
 use towline::vault::entry::{DiskImage, IndexRef};
 use towline::vault::envelope::{HEADER, ObjectKind, POSITION_TABLE, POSITION_TRAILER, Seal, TAG};
 use towline::vault::frame::{BlockHash, blocks_per_frame};
@@ -104,7 +105,7 @@ fn ours(
         });
     }
     zeros.into_iter().for_each(|(first, count)| builder.add_zeros(first, count));
-    (builder.finish(seal, 5, CUT), size, shift, model)
+    (builder.finish(&Maker::of(*seal, 5, CUT)), size, shift, model)
 }
 
 /// The index with bodies changed and sealed again.
@@ -149,7 +150,7 @@ fn open(
 ) -> towline::Result<Image> {
     let store = MemoryStore::new();
     store.put(object, bytes).expect("memory");
-    let group = Group { store: Arc::new(store), seal: *seal, name: "g".into() };
+    let group = Group { store: Arc::new(store), seal: *seal, name: "g".into(), draw: towline::edge::kernel };
     let disk = DiskImage { id: DISK, name: "d".into(), size, block_shift, indexes: vec![reference] };
     Image::open(Arc::new(Reader::new(group, 1 << 20)), &disk)
 }

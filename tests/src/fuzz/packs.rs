@@ -2,6 +2,7 @@
 //! have the data of their blocks.
 
 use super::{Input, VAULT, seal};
+use towline::vault::cycle::Maker;
 use towline::vault::envelope::{HEADER, ObjectKind, POSITION_TABLE, POSITION_TRAILER};
 use towline::vault::frame::{BlockHasher, FrameEncoder, blocks_per_frame, decode};
 use towline::vault::layout::{self, footer, footer_frame, footer_run, frame, trailer};
@@ -41,7 +42,7 @@ fn fill(kind: u8, block: &mut [u8]) {
 
 fn ours(input: &mut Input<'_>) {
     let (seal, hasher) = (seal(), BlockHasher::new(VAULT));
-    let mut pack = PackBuilder::new(seal, 5, CUT, DISK, 12, Vec::new());
+    let mut pack = PackBuilder::new(&Maker::of(seal, 5, CUT), DISK, 12, Vec::new());
     let mut encoder = FrameEncoder::new(12).expect("memory");
     let (mut expected, mut next) = (Vec::new(), input.number() >> 12);
     for _ in 0..input.u8() % 4 {

@@ -19,7 +19,7 @@ fn a_block_that_was_changed_unseen_is_found_and_everything_compared() {
         let told = Told { summaries: Mutex::default(), stop: Some((&stop, 1)) };
         let vault = Vault::open(Arc::new(store.clone())).unwrap();
         let options = Options { audit: all(), ..options(&fake, every) };
-        run_into(vault, &options, &stop, &mut &told).unwrap();
+        run_in(&Surroundings::here(), vault, &options, &stop, &mut &told).unwrap();
         let summary = told.summaries.into_inner().unwrap().remove(0);
         assert_eq!((summary.kind, summary.blocks_untracked), ("point", 1));
         assert_eq!(summary.bytes_audited, 3000 * BLOCK as u64);
@@ -63,7 +63,7 @@ fn small_samples_find_it_within_a_round() {
     let told = Told { summaries: Mutex::default(), stop: Some((&stop, 21)) };
     let vault = Vault::open(Arc::new(store.clone())).unwrap();
     let options = Options { audit: 30 * BLOCK as u64, ..options(&fake, Some(Duration::from_millis(1))) };
-    run_into(vault, &options, &stop, &mut &told).unwrap();
+    run_in(&Surroundings::here(), vault, &options, &stop, &mut &told).unwrap();
     let summaries = told.summaries.into_inner().unwrap();
     assert_eq!(summaries.iter().map(|summary| summary.blocks_untracked).sum::<u64>(), 1);
     check(&fake, &store, summaries.last().unwrap().entry);

@@ -126,7 +126,7 @@ fn a_full_cut_that_distrusts_the_vault_heals_everything() {
     let stop = Stop::new();
     let told = Told { summaries: Mutex::default(), stop: Some((&stop, 2)) };
     let vault = Vault::open(Arc::new(store.clone())).unwrap();
-    assert_eq!(run_into(vault, &distrust, &stop, &mut &told).unwrap(), Ended::Stopped);
+    assert_eq!(run_in(&Surroundings::here(), vault, &distrust, &stop, &mut &told).unwrap(), Ended::Stopped);
     let summaries = told.summaries.into_inner().unwrap();
     let shipped: Vec<_> = summaries.iter().map(|summary| summary.bytes_shipped / BLOCK as u64).collect();
     assert_eq!(shipped, [DATA, 0], "everything, once");

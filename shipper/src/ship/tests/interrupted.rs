@@ -33,7 +33,10 @@ fn the_loop_outlives_a_tracker_that_breaks_off_anywhere() {
         let told = Told { summaries: Mutex::default(), stop: Some((&stop, 2)) };
         let vault = Vault::open(Arc::new(store.clone())).unwrap();
         let every = Some(Duration::from_millis(1));
-        assert_eq!(run_into(vault, &options(&fake, every), &stop, &mut &told).unwrap(), Ended::Stopped);
+        assert_eq!(
+            run_in(&Surroundings::here(), vault, &options(&fake, every), &stop, &mut &told).unwrap(),
+            Ended::Stopped
+        );
         for summary in told.summaries.into_inner().unwrap() {
             check(&fake, &store, summary.entry);
         }
@@ -87,7 +90,7 @@ fn a_full_cut_is_made_although_an_open_freeze_is_finished_first() {
     let told = Told { summaries: Mutex::default(), stop: Some((&stop, 3)) };
     let vault = Vault::open(Arc::new(store.clone())).unwrap();
     let full = Options { full: true, ..options(&fake, Some(Duration::from_millis(1))) };
-    assert_eq!(run_into(vault, &full, &stop, &mut &told).unwrap(), Ended::Stopped);
+    assert_eq!(run_in(&Surroundings::here(), vault, &full, &stop, &mut &told).unwrap(), Ended::Stopped);
     let summaries = told.summaries.into_inner().unwrap();
     let changed: Vec<_> = summaries.iter().map(|summary| summary.bytes_changed / BLOCK as u64).collect();
     assert_eq!(changed, [300, 0, 0]);
@@ -119,7 +122,7 @@ fn a_store_that_is_full_is_waited_for_longer_each_time_and_nothing_is_lost() {
     let options = Options { minute, ..options(&fake, Some(Duration::from_millis(1))) };
     let begun = Instant::now();
     let vault = Vault::open(scripted).unwrap();
-    assert_eq!(run_into(vault, &options, &stop, &mut &told).unwrap(), Ended::Stopped);
+    assert_eq!(run_in(&Surroundings::here(), vault, &options, &stop, &mut &told).unwrap(), Ended::Stopped);
     assert!(begun.elapsed() >= 3 * minute, "one minute, then two");
     let summaries = told.summaries.into_inner().unwrap();
     assert_eq!(summaries[0].bytes_changed, 500 * BLOCK as u64);
@@ -134,7 +137,9 @@ fn a_store_that_is_full_is_waited_for_longer_each_time_and_nothing_is_lost() {
     fake.lock().write(1, &noise(1 << 44));
     let scripted = Scripted::new(store.clone(), move |call| full(call, call.name.contains("/log/")));
     let vault = Vault::open(scripted).unwrap();
-    let error = run_into(vault, &self::options(&fake, None), &stop, &mut &Told::nothing()).unwrap_err();
+    let error =
+        run_in(&Surroundings::here(), vault, &self::options(&fake, None), &stop, &mut &Told::nothing())
+            .unwrap_err();
     assert!(matches!(error.kind(), Kind::NoSpace | Kind::Stopped), "{}", error.line());
 }
 
@@ -176,7 +181,7 @@ fn a_stop_is_heard_whatever_a_hanging_tracker_was_asked() {
             let ended = std::thread::scope(|scope| {
                 let run = scope.spawn(|| {
                     let vault = Vault::open(Arc::new(store.clone())).unwrap();
-                    run_into(vault, &options(&fake, every), &stop, &mut &Told::nothing())
+                    run_in(&Surroundings::here(), vault, &options(&fake, every), &stop, &mut &Told::nothing())
                 });
                 while at != "hello" && !fake.lock().asked[before..].contains(&at) {
                     assert!(begun.elapsed() < HANG, "{at} is asked");

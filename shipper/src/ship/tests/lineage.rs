@@ -100,7 +100,7 @@ fn a_takeover_outlives_an_interruption_but_not_another_writer() {
         let stop = Stop::new();
         let told = Told { summaries: Mutex::default(), stop: Some((&stop, 2)) };
         let vault = Vault::open(Arc::new(store.clone())).unwrap();
-        let ended = run_into(vault, &every(&fake), &stop, &mut &told);
+        let ended = run_in(&Surroundings::here(), vault, &every(&fake), &stop, &mut &told);
         assert_eq!(ended.map_err(|error| error.line()), Ok(Ended::Stopped), "broken at {at}");
         for summary in told.summaries.into_inner().unwrap() {
             check(&fake, &store, summary.entry);
@@ -144,7 +144,8 @@ fn a_shipper_that_loses_its_group_in_the_middle_of_its_puts_is_fenced_by_the_vau
         });
         let options = Options { checkpoint_every, ..options(&fake, Some(Duration::from_millis(1))) };
         let vault = Vault::open(scripted).unwrap();
-        let error = run_into(vault, &options, &Stop::new(), &mut &Told::nothing()).unwrap_err();
+        let error =
+            run_in(&Surroundings::here(), vault, &options, &Stop::new(), &mut &Told::nothing()).unwrap_err();
         assert_eq!(error.kind(), Kind::Revoked, "{}", error.line());
         assert!(error.line().contains("in the vault"), "{}", error.line());
         let claim = claimed.lock().unwrap().take().expect("it claimed");
@@ -159,7 +160,10 @@ fn a_shipper_that_loses_its_group_in_the_middle_of_its_puts_is_fenced_by_the_vau
 /// What the tracker answers to an attach.
 fn attached(fake: &Fake) -> Attached {
     let stop = Stop::new();
-    Tracker::connect(&fake.socket(), &stop, None).unwrap().attach(TargetId([1; 16])).unwrap()
+    Tracker::connect(&Surroundings::here(), &fake.socket(), &stop, None)
+        .unwrap()
+        .attach(TargetId([1; 16]))
+        .unwrap()
 }
 
 fn first_point(store: &MemoryStore) -> towline_tracker::id::Anchor {

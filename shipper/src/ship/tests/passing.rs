@@ -10,7 +10,7 @@ fn run_guest(fake: &Fake, store: &MemoryStore, full: bool, writes: Vec<Write>) -
     let mut guest = Guest { fake, stop: &stop, summaries: Vec::new(), writes };
     let vault = Vault::open(Arc::new(store.clone())).unwrap();
     let options = Options { full, ..options(fake, Some(Duration::from_millis(1))) };
-    let ended = run_into(vault, &options, &stop, &mut guest);
+    let ended = run_in(&Surroundings::here(), vault, &options, &stop, &mut guest);
     assert_eq!(ended.map_err(|error| error.line()), Ok(Ended::Stopped));
     for summary in guest.summaries.iter().filter(|summary| summary.kind == "point") {
         check(fake, store, summary.entry);
@@ -83,7 +83,8 @@ fn what_a_cycle_that_ends_early_has_put_is_not_put_again() {
             Mood::Good
         });
         let vault = Vault::open(scripted.clone()).unwrap();
-        let error = run_into(vault, &options(&fake, None), &stop, &mut &Told::nothing()).unwrap_err();
+        let error = run_in(&Surroundings::here(), vault, &options(&fake, None), &stop, &mut &Told::nothing())
+            .unwrap_err();
         assert_eq!(error.kind(), if full { Kind::NoSpace } else { Kind::Stopped }, "{}", error.line());
         assert_eq!(kinds(&store), [EntryKind::Claim, EntryKind::Checkpoint]);
         let before = store.list("groups/", "", usize::MAX).unwrap();

@@ -41,7 +41,7 @@ fn what_is_written_again_unchanged_is_not_shipped_again() {
     };
     let vault = Vault::open(Arc::new(store.clone())).unwrap();
     let every = options(&fake, Some(Duration::from_millis(1)));
-    assert_eq!(run_into(vault, &every, &stop, &mut guest).unwrap(), Ended::Stopped);
+    assert_eq!(run_in(&Surroundings::here(), vault, &every, &stop, &mut guest).unwrap(), Ended::Stopped);
     let blocks = |bytes: u64| bytes / BLOCK as u64;
     let told: Vec<_> = guest.summaries[1..]
         .iter()

@@ -14,7 +14,7 @@ fn a_freeze_that_can_not_be_read_is_undone_and_another_cut_is_made() {
         let stop = Stop::new();
         let told = Told { summaries: Mutex::default(), stop: Some((&stop, 1)) };
         let vault = Vault::open(Arc::new(store.clone())).unwrap();
-        run_into(vault, &options(&fake, every), &stop, &mut &told).unwrap();
+        run_in(&Surroundings::here(), vault, &options(&fake, every), &stop, &mut &told).unwrap();
         let summaries = told.summaries.into_inner().unwrap();
         assert_eq!(summaries[0].bytes_changed, BLOCK as u64, "nothing of the first cut is forgotten");
         check(&fake, &store, summaries[0].entry);

@@ -83,7 +83,7 @@ fn a_checkpoint_of_the_live_freeze_is_continued_and_its_cut_listed() {
         let checkpoint = world.publish(&one(3), cut, EntryKind::Checkpoint, usize::MAX);
         let decision = decide_now(&world, false);
         assert!(matches!(&decision, Decision::Continue(base) if base.header == checkpoint), "{decision:?}");
-        let claim = decision.claim(&world.attached, &world.claimant());
+        let claim = decision.claim(&world.attached, &world.claimant(), CutId::random());
         assert!(matches!(claim.payload, Payload::Claim(claim) if claim.continued == [cut]));
     }
 }
@@ -259,7 +259,7 @@ fn a_released_entry_that_a_later_claim_passed_over_is_a_broken_lineage() {
     let mut world = shipped(1);
     let (old, base) = (world.attached.clone(), world.base.clone());
     world.cycle(&one(7));
-    let draft = Decision::Delta(base.unwrap()).claim(&old, &world.claimant());
+    let draft = Decision::Delta(base.unwrap()).claim(&old, &world.claimant(), CutId::random());
     assert!(matches!(world.group.append(world.head, 0, &draft).unwrap(), Appended::Ours(_)));
     let decision = decide_now(&world, false);
     assert!(

@@ -1,14 +1,14 @@
 //! Building an index: runs in any order, sorted, packed into pages, sealed.
 
 use super::{FinishedIndex, HASH, IndexHead, ZEROS, blocks_of};
+use crate::vault::cycle::Maker;
 use crate::vault::entry::IndexRef;
-use crate::vault::envelope::{ObjectKind, Seal};
+use crate::vault::envelope::ObjectKind;
 use crate::vault::layout::{self, directory, directory_pack, directory_page, page, page_frame, page_run};
 use crate::vault::limits::{INDEX_PACKS_MAX, INDEX_PAGES_MAX, PAGE_MAX};
 use crate::vault::names::{self, ObjectName};
 use crate::vault::pack::{self, PackSummary};
 use std::collections::HashMap;
-use towline_tracker::id::CutId;
 
 #[derive(Clone, Copy)]
 struct Run {
@@ -88,8 +88,9 @@ impl IndexBuilder {
     ///
     /// # Panics
     /// If a block was added twice or lies outside the disk: the caller's mistake.
-    pub fn finish(mut self, seal: &Seal, epoch: u64, cut: CutId) -> FinishedIndex {
-        let name = ObjectName::random();
+    pub fn finish(mut self, maker: &Maker) -> FinishedIndex {
+        let Maker { seal, epoch, cut, draw } = *maker;
+        let name = ObjectName::draw(draw);
         let object = names::index(seal.group, epoch, cut, name);
         self.runs.sort_unstable_by_key(|run| run.block);
         let end = blocks_of(self.head.size, self.head.block_shift);

@@ -1,5 +1,6 @@
 //! Indexes as they are built and as somebody may make them up.
 
+use super::super::cycle::Maker;
 use super::super::envelope::{ObjectKind, Seal, Suite, TAG};
 use super::super::frame::BlockHasher;
 use super::super::frame::builder::FrameBuilder;
@@ -14,14 +15,14 @@ const CUT: CutId = CutId([3; 16]);
 const DISK: DiskId = DiskId([4; 16]);
 
 fn index(blocks: impl Iterator<Item = u64>, size: u64) -> FinishedIndex {
-    let mut pack = PackBuilder::new(SEAL, 5, CUT, DISK, 12, Vec::new());
+    let mut pack = PackBuilder::new(&Maker::of(SEAL, 5, CUT), DISK, 12, Vec::new());
     let mut frames = FrameBuilder::new(BlockHasher::new(SEAL.vault), 12).unwrap();
     blocks.for_each(|block| frames.push(block, &[7; 4096]).into_iter().for_each(|frame| pack.push(frame)));
     frames.finish().into_iter().for_each(|frame| pack.push(frame));
     let mut builder = IndexBuilder::new(IndexHead { disk: DISK, size, block_shift: 12, level: 0 });
     builder.add_pack(pack.finish().summary);
     builder.add_zeros((size >> 12) - 10, 7);
-    builder.finish(&SEAL, 5, CUT)
+    builder.finish(&Maker::of(SEAL, 5, CUT))
 }
 
 fn open(index: &FinishedIndex) -> (Opener, Directory) {
