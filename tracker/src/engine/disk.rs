@@ -2,6 +2,7 @@
 
 use crate::frontend::nbd::session::Extent;
 use crate::group::SidecarFile;
+use crate::io::scribes::Sheet;
 use crate::io::uring::File;
 use crate::io::{plain, probe};
 use crate::sidecar::OpenDisk;
@@ -13,6 +14,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The most extents of one block status; a client asks again for the rest.
 const EXTENTS_MAX: usize = 256;
@@ -37,7 +39,7 @@ pub(super) struct Disk {
     pub(super) can_punch: bool,
     /// Zeroing a range works, as far as we know.
     pub(super) can_zero: bool,
-    sidecar: Vec<(SidecarFile, Rc<File>)>,
+    sidecar: Vec<(SidecarFile, Arc<Sheet<u64>>)>,
     /// Ranges that the ring is punching or zeroing.
     pub(super) ranges: usize,
     /// Reads served.
@@ -83,22 +85,22 @@ impl Disk {
 
     /// A sidecar file was opened. Gives the one that it replaces.
     #[must_use = "the loop closes no sidecar file"]
-    pub(super) fn install(&mut self, name: SidecarFile, fd: OwnedFd) -> Option<Rc<File>> {
+    pub(super) fn install(&mut self, name: SidecarFile, fd: OwnedFd) -> Option<Arc<Sheet<u64>>> {
         let before = self.close(name);
-        self.sidecar.push((name, Rc::new(File::plain(fd))));
+        self.sidecar.push((name, Arc::new(Sheet::new(fd))));
         before
     }
 
     /// A sidecar file is no longer needed, but by operations that use it.
     #[must_use = "the loop closes no sidecar file"]
-    pub(super) fn close(&mut self, name: SidecarFile) -> Option<Rc<File>> {
+    pub(super) fn close(&mut self, name: SidecarFile) -> Option<Arc<Sheet<u64>>> {
         let place = self.sidecar.iter().position(|(held, _)| *held == name)?;
         Some(self.sidecar.swap_remove(place).1)
     }
 
     /// A sidecar file, if it is open.
-    pub(super) fn sidecar(&self, name: SidecarFile) -> Option<Rc<File>> {
-        self.sidecar.iter().find(|(held, _)| *held == name).map(|(_, file)| Rc::clone(file))
+    pub(super) fn sidecar(&self, name: SidecarFile) -> Option<Arc<Sheet<u64>>> {
+        self.sidecar.iter().find(|(held, _)| *held == name).map(|(_, sheet)| Arc::clone(sheet))
     }
 
     /// Drops the cached pages and goes on with a fresh descriptor of the same file (W6), which takes the lock too. The

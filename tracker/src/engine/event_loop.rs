@@ -14,6 +14,7 @@ use crate::frontend::nbd::session::Export;
 use crate::group::{Action, Errno, OpId, RequestId};
 use crate::id::{DiskIndex, Nanos};
 use crate::io::buffer::{Buffer, Pool};
+use crate::io::scribes::{Scribes, Sheet};
 use crate::io::uring::{self, File, Memory, Place, Ring};
 use crossbeam_channel::{Receiver, Sender};
 use nix::sys::eventfd::EventFd;
@@ -37,11 +38,6 @@ const TIMER_SLACK_NS: u64 = 1000;
 /// How long the loop may be held by calls of other threads in one round.
 const CALLS_PER_ROUND: usize = 256;
 
-/// Files of a disk's sidecar that writes may hang in, one each, for the kernel does those to one file one after another:
-/// intents, two change logs, the stores of the freeze and of the one before. With the kernel's own limit those of a few
-/// disks would keep the guests' syncs and writes from being done (promise 3, C5).
-const SIDECAR_FILES_MAX: usize = 5;
-
 /// What an operation of the ring is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tag {
@@ -57,6 +53,8 @@ pub(super) enum Tag {
     Wakeup,
     /// The worker reports.
     Jobs,
+    /// Files of the sidecar were written.
+    Scribes,
     /// Nothing comes of it.
     Ignored,
 }
@@ -112,6 +110,8 @@ pub(super) struct Engine<M, J> {
     pub(super) now: Nanos,
     // The ring goes before the pool: what it still holds is leaked then.
     pub(super) ring: Ring<Tag>,
+    /// Who writes to the sidecars, by an operation's key: the ring is for the disks and the clients.
+    pub(super) scribes: Scribes<u64>,
     pub(super) pool: Pool,
     pub(super) disks: Vec<Disk>,
     pub(super) exports: Arc<[Export]>,
@@ -126,7 +126,7 @@ pub(super) struct Engine<M, J> {
     /// Inline operations that go on by slices, so that they don't hold the loop.
     pub(super) slices: VecDeque<u64>,
     /// Sidecar files that are to be closed, as soon as no operation uses them.
-    closing: Vec<Rc<File>>,
+    closing: Vec<Arc<Sheet<u64>>>,
     pub(super) zeros: Option<Rc<Buffer>>,
     pub(super) tickets: Slab<Sender<Answer>>,
     /// Requests taken in this round.
@@ -173,8 +173,8 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         })?;
         #[cfg(test)]
         ring.faults.clone_from(&parts.faults);
-        let files = parts.disks.len() * SIDECAR_FILES_MAX;
-        ring.allow_waiting(u32::try_from(files).expect("disks are bounded"));
+        let scribes =
+            Scribes::new().map_err(|error| Error::caused(Kind::Other, "an eventfd can't be made", error))?;
         let read_only = options.read_only;
         let disks: Vec<Disk> =
             parts.disks.into_iter().map(|disk| Disk::new(disk, read_only, |fd| ring.register(fd))).collect();
@@ -198,6 +198,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             started: Instant::now(),
             now: Nanos::default(),
             ring,
+            scribes,
             pool,
             disks,
             exports,
@@ -242,6 +243,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         let wakeup = Arc::clone(&self.wakeup);
         self.ring.poll(Tag::Wakeup, wakeup.as_fd());
         self.ring.poll(Tag::Jobs, self.jobs.wakeup());
+        self.ring.poll(Tag::Scribes, self.scribes.wakeup().as_fd());
         self.now = self.clock();
         // What recovery left to be done comes before any request.
         self.settle();
@@ -342,6 +344,10 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
                 self.take_reports();
                 self.ring.poll(Tag::Jobs, self.jobs.wakeup());
             }
+            (Tag::Scribes, _) => {
+                self.take_written();
+                self.ring.poll(Tag::Scribes, self.scribes.wakeup().as_fd());
+            }
             (Tag::Receive(_) | Tag::Send(_), _) => unreachable!("the ring brings back what it was given"),
             (Tag::Ignored, _) => {}
         }
@@ -400,11 +406,19 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         }
     }
 
+    fn take_written(&mut self) {
+        // As above.
+        let _ = self.scribes.wakeup().read();
+        while let Some(written) = self.scribes.poll() {
+            self.sidecar_written(written);
+        }
+    }
+
     /// S5: sidecar files are closed by the worker. The last descriptor of one that was deleted frees all its space, which
     /// takes long for much preserved data, and for ever on a file system that does not answer.
     fn close_unused(&mut self) {
-        let unused = self.closing.extract_if(.., |file| Rc::strong_count(file) == 1);
-        unused.filter_map(Rc::into_inner).for_each(|file| self.jobs.close(file.into_plain()));
+        let unused = self.closing.extract_if(.., |sheet| Arc::strong_count(sheet) == 1);
+        unused.filter_map(Arc::into_inner).for_each(|sheet| self.jobs.close(sheet.into_fd()));
     }
 
     /// What only the loop knows of the state.

@@ -6,11 +6,13 @@ use crate::group::{Action, Change, Errno, OpId, SidecarFile, Token};
 use crate::id::{DiskIndex, Generation};
 use crate::io::buffer::Buffer;
 use crate::io::plain;
-use crate::io::uring::{File, Memory};
+use crate::io::scribes::{Sheet, Task, Written};
+use crate::io::uring::Memory;
 use libc::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE};
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use tracing::{debug, error, warn};
 
 /// Bytes of zeros that are written at once where a file system can't zero a range.
@@ -30,9 +32,16 @@ pub(super) enum Operation {
     /// A disk is synced.
     Sync { id: OpId },
     /// The first half of a preserve: from the disk.
-    PreserveRead { id: OpId, disk: DiskIndex, store: Rc<File>, offset: u64, length: usize, done: usize },
-    /// A sidecar file is written; durable for a persist, not for a preserve's second half.
-    Sidecar { id: OpId, file: Rc<File>, offset: u64, length: usize, done: usize, durable: bool },
+    PreserveRead {
+        id: OpId,
+        disk: DiskIndex,
+        store: Arc<Sheet<u64>>,
+        offset: u64,
+        length: usize,
+        done: usize,
+    },
+    /// A sidecar file is written, by a scribe.
+    Sidecar { id: OpId },
     /// A client reads.
     Read { request: u64, offset: u64, length: usize, done: usize },
 }
@@ -276,7 +285,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
         &mut self,
         id: OpId,
         disk: DiskIndex,
-        store: Rc<File>,
+        store: Arc<Sheet<u64>>,
         offset: u64,
         length: usize,
         buffer: Buffer,
@@ -286,10 +295,8 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             self.pool.give(buffer);
             return self.ended.push_back((id, result.map_err(|error| errno(&error))));
         }
-        let file = Rc::clone(&store);
-        let operation = Operation::Sidecar { id, file: store, offset, length, done: 0, durable: false };
-        let key = self.operations.insert(operation);
-        self.ring.write(Tag::Operation(key), &file, Memory::Buffer(buffer), 0..length, offset, false);
+        let tag = self.operations.insert(Operation::Sidecar { id });
+        self.scribes.write(&store, Task { tag, buffer, length, offset, durable: false });
     }
 
     fn persist(&mut self, id: OpId, index: DiskIndex, name: SidecarFile, offset: u64, bytes: Vec<u8>) {
@@ -303,10 +310,20 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
             return self.ended.push_back((id, result));
         }
         let length = bytes.len();
-        let target = Rc::clone(&file);
-        let key =
-            self.operations.insert(Operation::Sidecar { id, file, offset, length, done: 0, durable: true });
-        self.ring.write(Tag::Operation(key), &target, Memory::Bytes(bytes), 0..length, offset, true);
+        let mut buffer = self.pool.take(length);
+        buffer[..length].copy_from_slice(&bytes);
+        let tag = self.operations.insert(Operation::Sidecar { id });
+        self.scribes.write(&file, Task { tag, buffer, length, offset, durable: true });
+    }
+
+    /// A scribe is done.
+    pub(super) fn sidecar_written(&mut self, written: Written<u64>) {
+        let Written { tag, buffer, result } = written;
+        let Some(&Operation::Sidecar { id }) = self.operations.get(tag) else {
+            unreachable!("scribes write nothing else");
+        };
+        self.finish(tag, id, result.map_err(|error| errno(&error)), Memory::Buffer(buffer));
+        self.settle();
     }
 
     /// An operation of the ring ended, or a part of it.
@@ -327,18 +344,7 @@ impl<M: Machine, J: Jobs> Engine<M, J> {
                     Progress::Failed(errno) => self.finish(key, id, Err(errno), memory),
                 }
             }
-            Operation::Sidecar { id, file, offset, length, done, durable } => {
-                let id = *id;
-                match progress(result, *done, *length) {
-                    Progress::Part(count) => {
-                        *done = count;
-                        let (range, offset) = (count..*length, *offset + count as u64);
-                        self.ring.write(tag, file, memory, range, offset, *durable);
-                    }
-                    Progress::Whole => self.finish(key, id, Ok(()), memory),
-                    Progress::Failed(errno) => self.finish(key, id, Err(errno), memory),
-                }
-            }
+            Operation::Sidecar { .. } => unreachable!("the ring writes to no sidecar"),
             Operation::Read { request, offset, length, done } => {
                 let Memory::Buffer(buffer) = memory else { unreachable!("a read brings its buffer back") };
                 let request = *request;

@@ -6,4 +6,5 @@ pub mod outgoing;
 pub mod plain;
 pub mod probe;
 pub mod schedule;
+pub mod scribes;
 pub mod uring;

@@ -30,8 +30,6 @@ pub enum Memory {
     None,
     /// A buffer.
     Buffer(Buffer),
-    /// Bytes from elsewhere.
-    Bytes(Vec<u8>),
     /// A buffer that several operations only read.
     Shared(Rc<Buffer>),
     /// A batch for a socket.
@@ -43,7 +41,6 @@ impl Memory {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Buffer(buffer) => buffer,
-            Self::Bytes(bytes) => bytes,
             Self::Shared(buffer) => buffer,
             Self::None | Self::Outgoing(_) => &[],
         }
@@ -65,12 +62,6 @@ impl File {
     /// A file that is used too rarely to be registered.
     pub fn plain(fd: OwnedFd) -> Self {
         Self { fd, place: None }
-    }
-
-    /// The descriptor of a file that is not registered, and that no operation uses.
-    pub fn into_plain(self) -> OwnedFd {
-        debug_assert!(self.place.is_none(), "the ring still has it");
-        self.fd
     }
 }
 
@@ -191,21 +182,6 @@ impl<T> Ring<T> {
             #[cfg(test)]
             next_fails: None,
         })
-    }
-
-    /// Lets this many more operations wait in the kernel beside those that it lets wait by itself, four a processor:
-    /// files that hang take no thread from others. Where the kernel does not let us, it stays at that.
-    pub fn allow_waiting(&self, more: u32) {
-        // Zeros change nothing and say what there is: for files, and for all else.
-        let mut most = [0; 2];
-        let submitter = self.ring.submitter();
-        let allowed = submitter.register_iowq_max_workers(&mut most).and_then(|()| {
-            most = [most[0] + more, 0];
-            submitter.register_iowq_max_workers(&mut most)
-        });
-        if let Err(error) = allowed {
-            tracing::debug!(%error, "files that hang may hold up others");
-        }
     }
 
     /// I/O buffers are registered with the kernel.
