@@ -8,8 +8,10 @@ SEEDS ?= 200
 SEED ?=
 SECONDS ?= 30
 KILLS ?= 300
+LEGS ?= 54
+HOLD ?= 30
 
-.PHONY: help demo test tools check unit models bench mutants sim kills fuzz figures
+.PHONY: help demo test tools check unit models bench mutants sim kills isolation fuzz figures
 
 help:
 	@echo 'make demo [DISK=path] [VAULT=url]   a disk under load, replicated and restored, in a minute'
@@ -17,6 +19,7 @@ help:
 	@echo 'make check                          format, lints, documentation'
 	@echo 'make sim [SEEDS=n] [SEED=s]         the simulator, with more seeds or with one'
 	@echo 'make kills [KILLS=n] [SEED=s]       kill -9 under verified load; adds a line to tests/CAMPAIGNS.md'
+	@echo 'make isolation [LEGS=n] [HOLD=s]    sidecar or store full, stalled, gone under verified load; adds a line there too'
 	@echo 'make fuzz [SECONDS=n] [TARGET=name] what reads foreign bytes, fed by a fuzzer; adds lines there too'
 	@echo 'make figures                        adds up what the campaigns ran, at the end of tests/FAILURES.md'
 	@echo 'make models                         what processes share in memory, in every order of accesses'
@@ -68,6 +71,13 @@ kills: tools
 	TOWLINE_BIN_DIR='$(abspath $(OUT))/debug' TOWLINE_KILLS='$(KILLS)' TOWLINE_SEED='$(SEED)' \
 		TOWLINE_CAMPAIGNS='$(CURDIR)/tests/CAMPAIGNS.md' \
 		$(CARGO) test -p towline-tests --test it -- --nocapture --exact kills::programs_killed_at_any_moment_cost_no_guest_a_write
+	$(MAKE) figures
+
+isolation: tools
+	$(CARGO) build --workspace --bins
+	TOWLINE_BIN_DIR='$(abspath $(OUT))/debug' TOWLINE_LEGS='$(LEGS)' TOWLINE_HOLD='$(HOLD)' TOWLINE_SEED='$(SEED)' \
+		TOWLINE_CAMPAIGNS='$(CURDIR)/tests/CAMPAIGNS.md' $(CARGO) test -p towline-tests --test it -- --nocapture \
+		--exact isolation::guests_wait_neither_for_the_sidecar_nor_for_the_store
 	$(MAKE) figures
 
 fuzz:

@@ -15,6 +15,7 @@ mod full;
 mod fuzz;
 mod guard;
 mod in_process;
+mod isolation;
 mod kills;
 mod lineage;
 mod locking;

@@ -1,6 +1,7 @@
 //! Simulator and integration tests.
 
 pub mod fuzz;
+pub mod isolation;
 pub mod kills;
 pub mod live;
 pub mod sim;

@@ -16,11 +16,12 @@ need fio fio
 need qemu-utils qemu-img qemu-io qemu-nbd
 need nbdkit nbdkit
 need libnbd-bin nbdinfo nbdcopy
-need attr setfattr
+need attr setfattr getfattr
+need strace strace
 need util-linux setpriv prlimit blockdev fsfreeze
 need bsdutils script
 need mount mount umount losetup
-need e2fsprogs mkfs.ext4
+need e2fsprogs mkfs.ext4 e2fsck
 # For Debian's own interpreter: the first python3 on the path may be another.
 /usr/bin/python3 -c 'import nbd' >/dev/null 2>&1 || missing="$missing python3-libnbd"
 

@@ -140,6 +140,11 @@ impl Eye {
         Self { maps, disks, nbd: site.nbd(), vault, group, header, head: 0 }
     }
 
+    /// Where the group's maps are.
+    pub fn maps(&self) -> &Path {
+        &self.maps
+    }
+
     /// The road, as cheaply as it can be had.
     pub fn road(&self) -> Road {
         self.header.state().road

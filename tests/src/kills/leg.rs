@@ -2,6 +2,7 @@
 
 use super::eye::{Eye, Look, Stage, State};
 use super::tally::{Kill, Tally, Victim};
+use crate::live::evidence::Evidence;
 use crate::live::history::{History, Read, Time, Write};
 use crate::live::process::{PATIENCE, Running, Site, towline};
 use crate::live::reader::Reader;
@@ -67,25 +68,6 @@ struct Leg<'a> {
     site: Evidence,
 }
 
-/// The site's folder stays when its owner panics.
-struct Evidence(Option<Site>);
-
-impl std::ops::Deref for Evidence {
-    type Target = Site;
-
-    fn deref(&self) -> &Site {
-        self.0.as_ref().expect("it is there until the end")
-    }
-}
-
-impl Drop for Evidence {
-    fn drop(&mut self) {
-        if let (true, Some(site)) = (std::thread::panicking(), self.0.take()) {
-            println!("all that is left: {}", site.keep().display());
-        }
-    }
-}
-
 /// Runs a leg.
 ///
 /// # Panics
@@ -108,7 +90,7 @@ pub(super) fn run(plan: Plan, tally: &mut Tally) {
     }
     site.init();
     let tracker = spawn_tracker(&site);
-    let site = Evidence(Some(site));
+    let site = Evidence::new(site);
     wait_for_service(&site, Instant::now());
     site.once(&[]);
     let guests = [Relay::nbdkit(&site), Relay::qemu(&site)].into_iter().enumerate().map(|(index, relay)| {

@@ -1,6 +1,7 @@
 //! What drives the real programs from outside: processes that end with their owner, writers that remember what they
 //! wrote, and the oracle that says whether an image is one instant of it.
 
+pub mod evidence;
 pub mod history;
 pub mod process;
 pub mod reader;

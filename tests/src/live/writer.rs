@@ -158,6 +158,14 @@ pub fn first_content(path: &Path, disk: usize, blocks: u64) -> io::Result<Vec<Wr
     Ok(writes)
 }
 
+/// Where a write's number has its writer's.
+const WRITER_SHIFT: u32 = 40;
+
+/// Which writer's write it is.
+pub fn writer_of(id: WriteId) -> u64 {
+    (id.0 >> WRITER_SHIFT) - 1
+}
+
 struct Connection {
     client: Client,
     /// By cookie, the place in the list of writes.
@@ -185,7 +193,7 @@ fn write(
         while connection.waiting.len() >= load.depth {
             receive(connection, writes, clock, written)?;
         }
-        let id = WriteId((writer + 1) << 40 | (writes.len() as u64 + 1));
+        let id = WriteId((writer + 1) << WRITER_SHIFT | (writes.len() as u64 + 1));
         let zeros = draw(100) < load.zeros;
         let (offset, length) = (block * BLOCK as u64, count as usize * BLOCK);
         let operation = match (zeros, draw(2)) {
@@ -203,6 +211,10 @@ fn write(
         writes.push(Write { id, disk, block, count, zeros, issued: clock.now(), acked: NEVER });
         connection.client.send(&operation, cookie)?;
         if load.pause.0 > 0 && cookie.is_multiple_of(load.pause.0) {
+            // One at a time is who takes the time of each: its reply is not left lying.
+            while load.depth == 1 && !connection.waiting.is_empty() {
+                receive(connection, writes, clock, written)?;
+            }
             std::thread::sleep(load.pause.1);
         }
     }
