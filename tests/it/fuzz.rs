@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use towline_tests::fuzz::TARGETS;
 
 /// A corpus is a few inputs that reach far; a campaign's own is not committed.
-const FILES_MAX: usize = 20;
+const FILES_MAX: usize = 50;
 const BYTES_MAX: u64 = 100 << 10;
 
 fn folder() -> PathBuf {

@@ -1,10 +1,12 @@
 //! The change log. Made by us: read back, and after a cut or a flipped bit what is still read is a beginning of it. Made
 //! up, with right checksums: refused, or records inside the disk that are written again and read as the same.
 
-use super::Input;
+use super::{Input, told};
+use std::io::{self, Read};
 use std::ops::Range;
 use towline_tracker::format::changes::{
-    Contents, Encoder, HEADER, Header, RECORD_MAGIC, Record, SEAL, SEALED_END, Seal, frozen, read, sealed,
+    BadLog, Contents, Encoder, HEADER, Header, RECORD_MAGIC, Record, SEAL, SEALED_END, Seal, frozen, read,
+    sealed,
 };
 use towline_tracker::format::checksum::checksum;
 use towline_tracker::id::{CutId, DiskId, Generation, Session};
@@ -15,7 +17,7 @@ const CUT: CutId = CutId([1; 16]);
 
 /// Reads a made-up log.
 pub fn run(data: &[u8]) {
-    let _ = (read(data, |_| ()), frozen(data, CUT));
+    let _ = (told(read(data, |_| ())), told(frozen(data, CUT)));
     let mut input = Input::new(data);
     match input.u8() % 3 {
         0 => ours(&mut input),
@@ -51,10 +53,10 @@ fn extents(records: &[Record], sealed: bool) -> Vec<Range<u64>> {
 }
 
 fn ours(input: &mut Input<'_>) {
-    const REGION: u64 = 1024;
+    const REGION: u64 = 256;
     let blocks = 1 + u64::from(input.u16()) % (9 * REGION);
     let mut maps = [(); 2].map(|()| vec![0u64; bits::words_for(blocks)]);
-    for _ in 0..input.u8() {
+    for _ in 0..input.u8() % 12 {
         let map = &mut maps[usize::from(input.bool())];
         let first = u64::from(input.u16()) % blocks;
         for block in first..(first + u64::from(input.u8())).min(blocks) {
@@ -83,19 +85,32 @@ fn ours(input: &mut Input<'_>) {
 
     let (contents, all) = records(&log).expect("our own");
     assert_eq!((contents.header, contents.seal, contents.length), (header, Some(seal), log.len() as u64));
+    assert_eq!(contents.records, encoder.records());
     assert_eq!([extents(&all, false), extents(&all, true)], set);
     assert_eq!(frozen(&log[..], CUT).expect("our own"), (contents, set[1].clone()));
 
     let at = usize::from(input.u16()) % log.len();
+    // An error of the file system is no end of the file.
+    let failed = read(log[..at].chain(Failing), |_| ());
+    assert!(matches!(failed, Err(BadLog::Io(_))), "an error at byte {at}");
+    assert!(told(failed).is_none() && told(frozen(&log[..], CutId([2; 16]))).is_none());
     if input.bool() {
         log.truncate(at);
     } else {
         log[at] ^= 1 << (input.u8() % 8);
     }
-    assert!(frozen(&log[..], CUT).is_err(), "damage at byte {at}");
     if let Some((contents, some)) = records(&log) {
         assert!(contents.length as usize <= at, "damage at byte {at}");
         assert_eq!(some, all[..some.len()]);
+    }
+}
+
+/// A file that can't be read on.
+struct Failing;
+
+impl Read for Failing {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Other.into())
     }
 }
 
@@ -104,7 +119,7 @@ fn made_up_header(input: &mut Input<'_>) {
     input.patch(&mut bytes[..HEADER - 8]);
     let sum = checksum(0, &bytes[..HEADER - 8]);
     bytes[HEADER - 8..].copy_from_slice(&sum.to_le_bytes());
-    if let Ok(header) = Header::decode(&bytes) {
+    if let Some(header) = told(Header::decode(&bytes)) {
         assert_eq!(header.encode(), bytes);
     }
 }
@@ -114,7 +129,7 @@ fn made_up(input: &mut Input<'_>) {
     let header = header(12 + input.u8() % 9);
     let mut log = header.encode().to_vec();
     let seed = checksum(0, &log);
-    for number in 0..64u32 {
+    for number in 0..32u32 {
         if input.is_empty() {
             break;
         }
@@ -123,22 +138,22 @@ fn made_up(input: &mut Input<'_>) {
         let (first, count) = (input.number(), input.number());
         let length = match (kind, form) {
             (3, _) => SEAL,
-            (_, 1) if count <= 1 << 13 => (count / 8) as usize,
+            (_, 1) if count <= 1 << 12 => (count / 8) as usize,
             _ => 0,
         } + if input.u8() == 255 { 1 } else { 0 };
         let mut payload = input.take(length).to_vec();
         payload.resize(length, 0);
         let mut head = RECORD_MAGIC.to_le_bytes().to_vec();
         head.extend([kind, form]);
-        head.extend(reserved.to_le_bytes());
-        head.extend(first.to_le_bytes());
-        head.extend(count.to_le_bytes());
-        head.extend((length as u32).to_le_bytes());
-        head.extend(number.to_le_bytes());
+        head.extend_from_slice(&reserved.to_le_bytes());
+        head.extend_from_slice(&first.to_le_bytes());
+        head.extend_from_slice(&count.to_le_bytes());
+        head.extend_from_slice(&(length as u32).to_le_bytes());
+        head.extend_from_slice(&number.to_le_bytes());
         let sum = checksum(checksum(seed, &head), &payload);
-        log.extend(head);
-        log.extend(sum.to_le_bytes());
-        log.extend(payload);
+        log.extend_from_slice(&head);
+        log.extend_from_slice(&sum.to_le_bytes());
+        log.extend_from_slice(&payload);
     }
     // Damage is refused; nothing was said of it that is not inside the disk.
     let mut all = Vec::new();

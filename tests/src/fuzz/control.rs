@@ -1,7 +1,7 @@
 //! Control messages and their frames. A payload that is accepted is framed again as the same bytes; a header that is
 //! accepted is within its limit.
 
-use super::Input;
+use super::{Input, told};
 use towline_tracker::control::frame::{
     ANSWER_MAX, DESCRIPTORS_MAX, HEADER_LEN, Header, MAGIC, REQUEST_MAX, encode, header, payload,
 };
@@ -10,7 +10,7 @@ use towline_tracker::control::message::{Answer, Request};
 /// Two types, one claim; the encoding's traits are the tracker's own matter.
 macro_rules! message {
     ($type:ty, $limit:expr, $bytes:expr) => {
-        if let Ok(value) = payload::<$type, { $limit }>($bytes) {
+        if let Some(value) = told(payload::<$type, { $limit }>($bytes)) {
             let frame = encode::<_, { $limit }>(&value, 0).expect("what was read fits");
             let (head, body) = frame.split_first_chunk().expect("a frame has a header");
             let length = body.len();
@@ -38,7 +38,7 @@ pub fn run(data: &[u8]) {
             if input.bool() {
                 bytes[..4].copy_from_slice(&MAGIC);
             }
-            if let Ok(Header { length, descriptors }) = header(&bytes, limit) {
+            if let Some(Header { length, descriptors }) = told(header(&bytes, limit)) {
                 assert!(length <= limit && descriptors <= DESCRIPTORS_MAX);
                 assert_eq!(bytes[4..8], (length as u32).to_le_bytes());
                 assert_eq!(bytes[8..], (descriptors as u32).to_le_bytes());

@@ -1,6 +1,6 @@
 //! The `vault` object. What is accepted is written again as the same bytes.
 
-use super::sealed;
+use super::{sealed, told};
 use towline::vault::descriptor::Descriptor;
 use towline::vault::envelope::{ObjectKind, POSITION_TABLE, Seal, Suite};
 use towline::vault::names::{DESCRIPTOR, GroupId};
@@ -8,11 +8,11 @@ use towline_tracker::id::VaultId;
 
 /// Reads a made-up descriptor.
 pub fn run(data: &[u8]) {
-    let _ = Descriptor::decode(data);
+    told(Descriptor::decode(data));
     // It is read before the vault is known, so it is sealed for none.
     let seal = Seal { suite: Suite::Unkeyed, vault: VaultId([0; 16]), group: GroupId::NONE };
     let bytes = sealed(&seal, ObjectKind::Descriptor, DESCRIPTOR, &[(POSITION_TABLE, data)]);
-    if let Ok(descriptor) = Descriptor::decode(&bytes) {
+    if let Some(descriptor) = told(Descriptor::decode(&bytes)) {
         assert_eq!(descriptor.encode(), bytes, "{descriptor:?}");
     }
 }

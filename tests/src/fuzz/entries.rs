@@ -1,7 +1,7 @@
 //! Entries of a vault's log, with good seals: refused, or written again as the same entry, whose images open or are
 //! refused.
 
-use super::{Input, seal};
+use super::{Input, seal, told};
 use std::sync::Arc;
 use towline::store::Store;
 use towline::store::memory::MemoryStore;
@@ -16,7 +16,7 @@ use towline::vault::names;
 /// Reads a made-up entry.
 pub fn run(data: &[u8]) {
     let seal = seal();
-    let _ = decode(&seal, 1, data);
+    told(decode(&seal, 1, data));
     let mut input = Input::new(data);
     let seq = 1 + u64::from(input.u8()) % 4;
     let kind = 1 + u64::from(input.u8()) % 6;
@@ -41,10 +41,11 @@ pub fn run(data: &[u8]) {
     sealer.seal(0, &head, &mut bytes);
     bytes.extend_from_slice(attached);
     sealer.seal(1, payload, &mut bytes);
-    let Ok(entry) = decode(&seal, seq, &bytes) else { return };
+    let Some(entry) = told(decode(&seal, seq, &bytes)) else { return };
     let header = entry.header;
     assert_eq!(decode_header(&seal, seq, &bytes).expect("the whole was read"), header);
     assert_eq!(header.object_length(), bytes.len() as u64);
+    assert!(told(decode(&seal, seq + 1, &bytes)).is_none(), "it is sealed for its place");
 
     let draft = Draft {
         kind: header.kind,
@@ -55,19 +56,20 @@ pub fn run(data: &[u8]) {
         payload: entry.payload.clone(),
     };
     let head = EntryRef { seq: seq - 1, hash: header.previous };
-    let (_, again) = draft.encode(&seal, Some(head), header.epoch);
+    let (written, again) = draft.encode(&seal, Some(head), header.epoch);
     // An index that rides in the entry itself may be told by the entry's number or by none: payloads may differ.
     assert_eq!(decode(&seal, seq, &again).expect("our own").payload, entry.payload);
-    if entry.content().is_none() {
-        assert_eq!(again, bytes);
-    }
-    let Some(content) = entry.content() else { return };
+    let Some(content) = entry.content() else {
+        assert_eq!((again, written.reference()), (bytes, header.reference()));
+        assert_eq!(entry.claim().is_some(), header.kind == EntryKind::Claim, "{}", header.kind.word());
+        return;
+    };
     let store = MemoryStore::new();
     store.put(&name, &bytes).expect("memory");
     let group = Group { store: Arc::new(store), seal, name: "g".into(), draw: towline::edge::kernel };
     let reader = Arc::new(Reader::new(group, 1 << 20));
     for disk in &content.disks {
-        if let Ok(image) = Image::open(reader.clone(), disk) {
+        if let Some(image) = told(Image::open(reader.clone(), disk)) {
             let _ = (image.window(0, 100), image.data_blocks_bound());
         }
     }

@@ -1,8 +1,12 @@
 //! Indexes, read as an image. Made by us: each block is what was shipped. Made up, with good seals: refused, or every
 //! block found lies inside a frame that lies inside a pack that is listed.
+//!
+//! What is made up is one of a few indexes of ours, built once, with bytes changed and sealed again; of the one that is read
+//! in pieces only the directory.
 
-use super::{Input, seal};
+use super::{Input, seal, told};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use towline::store::Store;
 use towline::store::memory::MemoryStore;
@@ -21,16 +25,37 @@ use towline_tracker::id::{CutId, DiskId};
 
 const CUT: CutId = CutId([3; 16]);
 const DISK: DiskId = DiskId([4; 16]);
-const WINDOW: usize = 512;
+const WINDOW: usize = 64;
+/// Fewer bytes than a large page has.
+const CACHE: usize = 16 << 10;
+/// Indexes to be changed, the last one large.
+const MADE: u8 = 8;
+const LARGE: usize = MADE as usize - 1;
 
 /// Reads a made-up index.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
+    match input.u8() {
+        which @ 0..128 => made_up(&mut input, usize::from(which % (MADE - 1))),
+        128..136 => made_up(&mut input, LARGE),
+        _ => read_back(&mut input),
+    }
+}
+
+fn read_back(input: &mut Input<'_>) {
     let seal = seal();
     let base = input.number() >> 18;
-    let (index, size, shift, model) = ours(&mut input, &seal, base);
+    let items = usize::from(input.u8() % 8);
+    let Made { index, size, shift, model } = ours(input, &seal, base, items);
     let image = open(&seal, &index.object, &index.bytes, index.reference, size, shift).expect("our own");
-    for first in [0, base] {
+    assert_eq!((image.size(), image.block_shift(), image.reader().group().id()), (size, shift, seal.group));
+    let data = model.values().flatten().count();
+    assert_eq!(image.data_blocks_bound(), data as u64);
+    if base == 0 {
+        let windows = image.windows(WINDOW).map(|window| window.expect("our own").data_blocks());
+        assert_eq!(windows.sum::<usize>(), data);
+    }
+    for first in [base, base + u64::from(input.u8())] {
         let window = image.window(first, WINDOW).expect("our own");
         for block in first..first + WINDOW as u64 {
             match (window.get(block), model.get(&block)) {
@@ -40,17 +65,34 @@ pub fn run(data: &[u8]) {
             }
         }
     }
-    if input.is_empty() {
-        return;
+}
+
+/// The indexes to be changed: with one page or none, but for the last one, and of a few packs.
+fn made(which: usize) -> (u64, Rc<Made>) {
+    thread_local! {
+        static INDEXES: Vec<(u64, Rc<Made>)> = (0..MADE).map(|which| {
+            let items = if usize::from(which) == LARGE { 8000 } else { usize::from(which) };
+            let mut bytes = vec![0; items * 8];
+            blake3::Hasher::new().update(&[which]).finalize_xof().fill(&mut bytes);
+            let base = if which % 2 == 0 { 0 } else { 1 << 20 };
+            (base, Rc::new(ours(&mut Input::new(&bytes), &seal(), base, items)))
+        }).collect();
     }
-    let (bytes, reference) = changed(&mut input, &seal, &index);
-    let size = if input.bool() { size } else { input.number() };
-    let Ok(image) = open(&seal, &index.object, &bytes, reference, size, shift) else { return };
-    for first in [0, base, input.number() % (image.blocks() + 1)] {
-        let Ok(window) = image.window(first, WINDOW) else { continue };
+    INDEXES.with(|indexes| indexes[which].clone())
+}
+
+fn made_up(input: &mut Input<'_>, which: usize) {
+    let seal = seal();
+    let (base, made) = made(which);
+    let Made { index, size, shift, .. } = &*made;
+    let (bytes, reference) = changed(input, &seal, index, which < LARGE);
+    let size = if input.bool() { *size } else { input.number() };
+    let Some(image) = told(open(&seal, &index.object, &bytes, reference, size, *shift)) else { return };
+    for first in [base, input.number() % (image.blocks() + 1)] {
+        let Some(window) = told(image.window(first, WINDOW)) else { continue };
         for (block, frame, slot, _) in window.data() {
             assert!((first..first + WINDOW as u64).contains(&block) && block < image.blocks());
-            assert!(u32::from(slot) < frame.blocks && frame.blocks as usize <= blocks_per_frame(shift));
+            assert!(u32::from(slot) < frame.blocks && frame.blocks as usize <= blocks_per_frame(*shift));
             assert!((frame.pack as usize) < image.packs().len());
             let length = image.pack(frame.pack).length;
             assert!(frame.offset + u64::from(frame.sealed) <= length, "{frame:?} of {length}");
@@ -58,18 +100,26 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A disk's index from `base` on, and what each of its blocks is: a hash, or zeros.
-fn ours(
-    input: &mut Input<'_>,
-    seal: &Seal,
-    base: u64,
-) -> (FinishedIndex, u64, u8, BTreeMap<u64, Option<BlockHash>>) {
+/// An index, and what it is of.
+struct Made {
+    index: FinishedIndex,
+    /// The disk's size in bytes, and log2 of its block size.
+    size: u64,
+    shift: u8,
+    /// What each block is: a hash, or zeros.
+    model: BTreeMap<u64, Option<BlockHash>>,
+}
+
+/// A disk's index from `base` on.
+fn ours(input: &mut Input<'_>, seal: &Seal, base: u64, items: usize) -> Made {
     let shift = 12 + input.u8() % 3;
     let (mut model, mut zeros, mut frames) = (BTreeMap::new(), Vec::new(), Vec::new());
     let (mut next, mut offset) = (base, HEADER as u64);
-    for _ in 0..input.u8() % 16 {
+    for _ in 0..items {
         next += u64::from(input.u8() % 4);
-        let count = 1 + u64::from(input.u8()) % blocks_per_frame(shift) as u64;
+        // Seldom as many as fit.
+        let most = if input.u8() < 240 { 4 } else { blocks_per_frame(shift) };
+        let count = 1 + u64::from(input.u8()) % most as u64;
         if input.bool() {
             zeros.push((next, count));
             model.extend((next..next + count).map(|block| (block, None)));
@@ -105,11 +155,11 @@ fn ours(
         });
     }
     zeros.into_iter().for_each(|(first, count)| builder.add_zeros(first, count));
-    (builder.finish(&Maker::of(*seal, 5, CUT)), size, shift, model)
+    Made { index: builder.finish(&Maker::of(*seal, 5, CUT)), size, shift, model }
 }
 
-/// The index with bodies changed and sealed again.
-fn changed(input: &mut Input<'_>, seal: &Seal, index: &FinishedIndex) -> (Vec<u8>, IndexRef) {
+/// The index with its bodies, those of `pages` too, changed and sealed again.
+fn changed(input: &mut Input<'_>, seal: &Seal, index: &FinishedIndex, pages: bool) -> (Vec<u8>, IndexRef) {
     let (bytes, length) = (&index.bytes, index.bytes.len());
     let opener = seal.opener(ObjectKind::Index, &index.object, bytes).expect("our own");
     let tail = &bytes[length - TRAILER..];
@@ -123,7 +173,12 @@ fn changed(input: &mut Input<'_>, seal: &Seal, index: &FinishedIndex) -> (Vec<u8
     input.patch(&mut table);
     for (number, page) in found.pages.iter().enumerate() {
         let at = page.offset as usize;
-        let mut body = bytes[at..at + page.sealed as usize - TAG].to_vec();
+        let sealed = &bytes[at..at + page.sealed as usize];
+        if !pages {
+            made.extend_from_slice(sealed);
+            continue;
+        }
+        let mut body = sealed[..sealed.len() - TAG].to_vec();
         input.patch(&mut body);
         sealer.seal(number as u64, &body, &mut made);
         let record = &mut table[directory::LENGTH + number * directory_page::LENGTH..];
@@ -152,5 +207,5 @@ fn open(
     store.put(object, bytes).expect("memory");
     let group = Group { store: Arc::new(store), seal: *seal, name: "g".into(), draw: towline::edge::kernel };
     let disk = DiskImage { id: DISK, name: "d".into(), size, block_shift, indexes: vec![reference] };
-    Image::open(Arc::new(Reader::new(group, 1 << 20)), &disk)
+    Image::open(Arc::new(Reader::new(group, CACHE)), &disk)
 }

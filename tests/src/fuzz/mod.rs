@@ -18,9 +18,11 @@ pub mod intents;
 pub mod meta;
 pub mod names;
 pub mod nbd_session;
+pub mod numbers;
 pub mod packs;
 
 use input::Input;
+use std::error::Error;
 use towline::vault::envelope::{ObjectKind, Seal, Suite};
 use towline::vault::names::GroupId;
 use towline_tracker::id::VaultId;
@@ -47,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "meta", run: meta::run },
     Target { name: "names", run: names::run },
     Target { name: "nbd_session", run: nbd_session::run },
+    Target { name: "numbers", run: numbers::run },
     Target { name: "packs", run: packs::run },
 ];
 
@@ -55,6 +58,18 @@ const VAULT: VaultId = VaultId([1; 16]);
 /// The group whose objects are made up.
 fn seal() -> Seal {
     Seal { suite: Suite::Unkeyed, vault: VAULT, group: GroupId::of(VAULT, "g") }
+}
+
+/// People are told why something is refused: in one line.
+fn told<T>(result: Result<T, impl Error>) -> Option<T> {
+    let error = match result {
+        Ok(value) => return Some(value),
+        Err(error) => error,
+    };
+    let line = error.to_string();
+    assert!(!line.is_empty() && !line.contains('\n'), "{line:?}");
+    assert!(error.source().is_none_or(|cause| !cause.to_string().is_empty()), "{line}");
+    None
 }
 
 /// An object of sealed sections: bodies with their positions.

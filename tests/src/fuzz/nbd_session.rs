@@ -2,7 +2,7 @@
 //! the answer or the command that a model of the protocol says (W9).
 
 use super::Input;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use towline_tracker::frontend::nbd::session::{
     Command, Event, Export, Extent, HANDSHAKE_OUT_MAX, OPTION_MAX, Session, What,
 };
@@ -11,11 +11,16 @@ use towline_tracker::group::Errno;
 use towline_tracker::limits::NBD_PAYLOAD_MAX;
 
 /// A stream is not longer.
-const STREAM_MAX: usize = 128 << 10;
+const STREAM_MAX: usize = 24 << 10;
 const GREETING: usize = 18;
 const SIZE: u64 = 1 << 40;
 
 fn exports() -> Arc<[Export]> {
+    static EXPORTS: LazyLock<Arc<[Export]>> = LazyLock::new(made_exports);
+    EXPORTS.clone()
+}
+
+fn made_exports() -> Arc<[Export]> {
     let export = |name: &str, align, read_only| Export {
         name: name.into(),
         description: "a disk".into(),
@@ -186,11 +191,11 @@ impl Model<'_> {
 
     fn refuse(&mut self, header: &RequestHeader, error: u32) {
         if self.structured && matches!(header.command, CMD_READ | CMD_BLOCK_STATUS) {
-            self.out.extend(chunk_header(CHUNK_DONE, CHUNK_ERROR, header.cookie, 6));
-            self.out.extend(error.to_be_bytes());
-            self.out.extend([0; 2]);
+            self.out.extend_from_slice(&chunk_header(CHUNK_DONE, CHUNK_ERROR, header.cookie, 6));
+            self.out.extend_from_slice(&error.to_be_bytes());
+            self.out.extend_from_slice(&[0; 2]);
         } else {
-            self.out.extend(simple_reply(error, header.cookie));
+            self.out.extend_from_slice(&simple_reply(error, header.cookie));
         }
     }
 
@@ -257,15 +262,15 @@ fn stream(input: &mut Input<'_>) -> (Vec<u8>, Vec<usize>) {
                 let code = if input.bool() { OPT_GO } else { OPT_INFO };
                 let mut data = text(name(input));
                 let facts = input.u8() % 5;
-                data.extend(u16::from(facts).to_be_bytes());
-                (0..facts).for_each(|_| data.extend(u16::from(input.u8() % 6).to_be_bytes()));
+                data.extend_from_slice(&u16::from(facts).to_be_bytes());
+                (0..facts).for_each(|_| data.extend_from_slice(&u16::from(input.u8() % 6).to_be_bytes()));
                 option(code, &data, &mut stream);
             }
             3 => {
                 let code = if input.bool() { OPT_SET_META_CONTEXT } else { OPT_LIST_META_CONTEXT };
                 let mut data = text(name(input));
                 let queries = input.u8() % 4;
-                data.extend(u32::from(queries).to_be_bytes());
+                data.extend_from_slice(&u32::from(queries).to_be_bytes());
                 for _ in 0..queries {
                     data.extend(text([BASE_ALLOCATION, "base:", "x", ""][usize::from(input.u8() % 4)]));
                 }
@@ -277,11 +282,13 @@ fn stream(input: &mut Input<'_>) -> (Vec<u8>, Vec<usize>) {
                 // Too long to be looked at, and too long to be meant.
                 0 => option(OPT_LIST, &vec![7; OPTION_MAX + usize::from(input.u8())], &mut stream),
                 1 => {
-                    stream.extend(OPTION_MAGIC.to_be_bytes());
-                    stream.extend(u32::from(input.u8()).to_be_bytes());
-                    stream.extend((input.number() as u32).to_be_bytes());
+                    stream.extend_from_slice(&OPTION_MAGIC.to_be_bytes());
+                    stream.extend_from_slice(&u32::from(input.u8()).to_be_bytes());
+                    stream.extend_from_slice(&(input.number() as u32).to_be_bytes());
                 }
-                2 => (0..input.u8()).for_each(|_| option(OPT_LIST, &[], &mut stream)),
+                // More than anybody has.
+                2 if input.u8() == 255 => (0..520).for_each(|_| option(99, &[], &mut stream)),
+                2 => option(OPT_LIST, &[], &mut stream),
                 _ => option(OPT_STRUCTURED_REPLY, &[], &mut stream),
             },
         }
@@ -301,9 +308,9 @@ fn text(text: &str) -> Vec<u8> {
 }
 
 fn option(option: u32, data: &[u8], stream: &mut Vec<u8>) {
-    stream.extend(OPTION_MAGIC.to_be_bytes());
-    stream.extend(option.to_be_bytes());
-    stream.extend((data.len() as u32).to_be_bytes());
+    stream.extend_from_slice(&OPTION_MAGIC.to_be_bytes());
+    stream.extend_from_slice(&option.to_be_bytes());
+    stream.extend_from_slice(&(data.len() as u32).to_be_bytes());
     stream.extend_from_slice(data);
 }
 
@@ -323,7 +330,7 @@ fn request(input: &mut Input<'_>, stream: &mut Vec<u8>) {
         _ => input.number() as u32,
     };
     let cookie = u64::from(input.u8());
-    stream.extend(RequestHeader { flags, command, cookie, offset, length }.bytes());
+    stream.extend_from_slice(&RequestHeader { flags, command, cookie, offset, length }.bytes());
     if command == CMD_WRITE {
         let payload = (length as usize).min(STREAM_MAX.saturating_sub(stream.len()));
         stream.resize(stream.len() + payload, 0x55);

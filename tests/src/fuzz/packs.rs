@@ -1,10 +1,12 @@
 //! Packs and their frames. Made by us: read back. Made up, with good seals: refused, or frames that fill the pack and
 //! have the data of their blocks.
 
-use super::{Input, VAULT, seal};
+use super::{Input, VAULT, seal, told};
+use std::cell::RefCell;
+use std::sync::LazyLock;
 use towline::vault::cycle::Maker;
 use towline::vault::envelope::{HEADER, ObjectKind, POSITION_TABLE, POSITION_TRAILER};
-use towline::vault::frame::{BlockHasher, FrameEncoder, blocks_per_frame, decode};
+use towline::vault::frame::{BlockHash, BlockHasher, EncodedFrame, FrameEncoder, blocks_per_frame, decode};
 use towline::vault::layout::{self, footer, footer_frame, footer_run, frame, trailer};
 use towline::vault::names::{self, ObjectName};
 use towline::vault::pack::{PackBuilder, PackReader, TRAILER};
@@ -18,35 +20,55 @@ const BLOCK: usize = 4096;
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     match input.u8() % 4 {
-        0 => drop(PackReader::open(&seal(), "pack", input.rest().to_vec())),
+        0 => drop(told(PackReader::open(&seal(), "pack", input.rest().to_vec()))),
         1 => ours(&mut input),
         2 => made_up(&mut input),
         _ => {
-            let (blocks, block_shift) = (usize::from(input.u8() % 20), 12 + input.u8() % 9);
-            if let Ok(data) = decode("frame", input.rest(), blocks, block_shift) {
+            let blocks = usize::from(input.u8() % 20);
+            let block_shift = if input.u8() < 240 { 12 } else { 12 + input.u8() % 9 };
+            if let Some(data) = told(decode("frame", input.rest(), blocks, block_shift)) {
                 assert_eq!(data.len(), blocks << block_shift);
             }
         }
     }
 }
 
+/// How many blocks a frame has: seldom as many as it can.
+fn few(input: &mut Input<'_>) -> usize {
+    match input.u8() {
+        count @ 0..248 => 1 + usize::from(count) % 2,
+        count => 1 + usize::from(count - 248) * 15 / 7,
+    }
+}
+
 /// A block of one letter, or of one that does not compress.
 fn fill(kind: u8, block: &mut [u8]) {
-    block.fill(kind);
-    let mut state = u64::from(kind) | 1 << 40;
-    for word in block.chunks_mut(8).filter(|_| kind >= 128) {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).rotate_left(23).wrapping_add(1);
-        word.copy_from_slice(&state.to_le_bytes());
+    static NOISE: LazyLock<[u8; BLOCK + 256]> = LazyLock::new(|| {
+        let mut noise = [0; BLOCK + 256];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        noise
+    });
+    match usize::from(kind) {
+        0..128 => block.fill(kind),
+        at => block.copy_from_slice(&NOISE[at..at + BLOCK]),
     }
+}
+
+/// A frame: one encoder for all inputs, for it is dear. What it saw of earlier ones decides at most whether it tries to
+/// compress.
+fn encode(blocks: &[u64], hashes: &[BlockHash], data: &[u8]) -> EncodedFrame {
+    thread_local! {
+        static ENCODER: RefCell<FrameEncoder> = RefCell::new(FrameEncoder::new(12).expect("memory"));
+    }
+    ENCODER.with_borrow_mut(|encoder| encoder.encode(blocks, hashes, data))
 }
 
 fn ours(input: &mut Input<'_>) {
     let (seal, hasher) = (seal(), BlockHasher::new(VAULT));
     let mut pack = PackBuilder::new(&Maker::of(seal, 5, CUT), DISK, 12, Vec::new());
-    let mut encoder = FrameEncoder::new(12).expect("memory");
     let (mut expected, mut next) = (Vec::new(), input.number() >> 12);
     for _ in 0..input.u8() % 4 {
-        let count = 1 + usize::from(input.u8()) % blocks_per_frame(12);
+        let count = few(input);
         let (mut blocks, mut data) = (Vec::new(), vec![0; count * BLOCK]);
         for block in data.chunks_mut(BLOCK) {
             next += u64::from(input.u8() / 128 * 3);
@@ -55,7 +77,7 @@ fn ours(input: &mut Input<'_>) {
             fill(input.u8(), block);
         }
         let hashes: Vec<_> = data.chunks(BLOCK).map(|block| hasher.hash(block)).collect();
-        pack.push(encoder.encode(&blocks, &hashes, &data));
+        pack.push(encode(&blocks, &hashes, &data));
         expected.push((blocks, data));
     }
     let pack = pack.finish();
@@ -81,7 +103,7 @@ fn made_up(input: &mut Input<'_>) {
     let (mut frames, mut runs) = (Vec::new(), Vec::new());
     let count = input.u8() % 6;
     for number in 0..count {
-        let blocks = 1 + usize::from(input.u8()) % 16;
+        let blocks = few(input);
         let mut body = vec![0; frame::LENGTH];
         layout::set(&mut body, frame::RAW, (blocks * BLOCK) as u64);
         match input.u8() % 3 {
@@ -126,14 +148,14 @@ fn made_up(input: &mut Input<'_>) {
     input.patch(&mut end);
     sealer.seal(POSITION_TRAILER, &end, &mut bytes);
 
-    let Ok(reader) = PackReader::open(&seal, &name, bytes) else { return };
+    let Some(reader) = told(PackReader::open(&seal, &name, bytes)) else { return };
     let mut at = HEADER as u64;
     for (number, frame) in reader.frames.iter().enumerate() {
         assert_eq!(frame.offset, at);
         at += u64::from(frame.sealed);
         assert!((1..=blocks_per_frame(reader.block_shift)).contains(&frame.blocks.len()));
         assert!(frame.blocks.is_sorted_by(|a, b| a < b), "{:?}", frame.blocks);
-        if let Ok(data) = reader.frame(number) {
+        if let Some(data) = told(reader.frame(number)) {
             assert_eq!(data.len(), frame.blocks.len() << reader.block_shift);
         }
     }
