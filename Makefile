@@ -11,7 +11,7 @@ KILLS ?= 300
 LEGS ?= 54
 HOLD ?= 30
 
-.PHONY: help demo test tools check unit models bench mutants sim kills isolation fuzz figures
+.PHONY: help demo test tools check unit models bench mutants sim kills isolation fuzz figures fuzz-coverage sanitizers
 
 help:
 	@echo 'make demo [DISK=path] [VAULT=url]   a disk under load, replicated and restored, in a minute'
@@ -21,6 +21,8 @@ help:
 	@echo 'make kills [KILLS=n] [SEED=s]       kill -9 under verified load; adds a line to tests/CAMPAIGNS.md'
 	@echo 'make isolation [LEGS=n] [HOLD=s]    sidecar or store full, stalled, gone under verified load; adds a line there too'
 	@echo 'make fuzz [SECONDS=n] [TARGET=name] what reads foreign bytes, fed by a fuzzer; adds lines there too'
+	@echo 'make fuzz-coverage                  which regions of the decoders the committed inputs reach: tests/COVERAGE.md'
+	@echo 'make sanitizers                     what is unsafe, under the address and the thread sanitizer'
 	@echo 'make figures                        adds up what the campaigns ran, at the end of tests/FAILURES.md'
 	@echo 'make models                         what processes share in memory, in every order of accesses'
 	@echo 'make mutants                        the tests notice known bugs'
@@ -86,6 +88,12 @@ fuzz:
 
 figures:
 	TOWLINE_FIGURES=1 $(CARGO) test -p towline-tests --test it -- --exact campaigns::the_figures_are_the_sums_of_all_runs
+
+fuzz-coverage:
+	nice -n 5 tests/tools/fuzz-coverage.sh '$(abspath $(OUT))' '$(TARGET)'
+
+sanitizers:
+	nice -n 5 tests/tools/sanitizers.sh '$(abspath $(OUT))' '$(SANITIZER)'
 
 bench: tools
 	$(CARGO) build --release --workspace --bins

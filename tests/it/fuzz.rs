@@ -7,9 +7,9 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use towline_tests::fuzz::TARGETS;
 
-/// A corpus is a few inputs that reach far; a campaign's own is not committed.
-const FILES_MAX: usize = 50;
-const BYTES_MAX: u64 = 100 << 10;
+/// A corpus is a few inputs that reach far: the first that a merge by cover keeps. A campaign's own is not committed.
+const FILES_MAX: usize = 24;
+const BYTES_MAX: u64 = 32 << 10;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
@@ -48,6 +48,14 @@ fn every_target_has_a_fuzzer_and_every_input_a_target() {
         let program = fs::read_to_string(folder().join(format!("fuzz_targets/{name}.rs"))).unwrap();
         assert!(program.contains(&format!("fuzz::{name}::run(data)")), "{name}");
     }
+    let decoders = fs::read_to_string(folder().join("decoders")).unwrap();
+    let fed = decoders.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let (target, file) = line.split_once(' ').unwrap();
+        let file = file.split(' ').next().unwrap();
+        assert!(folder().join("../..").join(file).is_file(), "{line}");
+        target.to_owned()
+    });
+    assert_eq!(fed.collect::<BTreeSet<_>>(), names, "each target feeds some decoder");
     for kind in ["corpus", "failures"] {
         for path in paths(&folder().join(kind)) {
             assert!(names.contains(path.file_name().unwrap().to_str().unwrap()), "{}", path.display());

@@ -13,13 +13,13 @@ use towline::store::memory::MemoryStore;
 use towline::vault::Group;
 use towline::vault::access::Reader;
 use towline::vault::cycle::Maker;
-use towline::vault::entry::{DiskImage, IndexRef};
+use towline::vault::entry::{ATTACHED, DiskImage, IndexRef};
 use towline::vault::envelope::{HEADER, ObjectKind, POSITION_TABLE, POSITION_TRAILER, Seal, TAG};
 use towline::vault::frame::{BlockHash, blocks_per_frame};
 use towline::vault::image::{Found, Image};
 use towline::vault::index::{FinishedIndex, IndexBuilder, IndexHead, locate_directory, open_directory};
 use towline::vault::layout::{self, directory, directory_page, trailer};
-use towline::vault::names::ObjectName;
+use towline::vault::names::{self, ObjectName};
 use towline::vault::pack::{PackSummary, PackedFrame, TRAILER};
 use towline_tracker::id::{CutId, DiskId};
 
@@ -85,8 +85,13 @@ fn made_up(input: &mut Input<'_>, which: usize) {
     let seal = seal();
     let (base, made) = made(which);
     let Made { index, size, shift, .. } = &*made;
-    let (bytes, reference) = changed(input, &seal, index, which < LARGE);
+    let (bytes, mut reference) = changed(input, &seal, index, which < LARGE);
     let size = if input.bool() { *size } else { input.number() };
+    match input.u8() {
+        0..224 => {}
+        224..248 => (reference.entry, reference.offset) = (9, ATTACHED as u64),
+        _ => reference.length = input.number(),
+    }
     let Some(image) = told(open(&seal, &index.object, &bytes, reference, size, *shift)) else { return };
     for first in [base, input.number() % (image.blocks() + 1)] {
         let Some(window) = told(image.window(first, WINDOW)) else { continue };
@@ -195,6 +200,7 @@ fn changed(input: &mut Input<'_>, seal: &Seal, index: &FinishedIndex, pages: boo
     (made, IndexRef { hash, ..index.reference })
 }
 
+/// The image of one index, which is an object of its own or rides in an entry.
 fn open(
     seal: &Seal,
     object: &str,
@@ -204,7 +210,14 @@ fn open(
     block_shift: u8,
 ) -> towline::Result<Image> {
     let store = MemoryStore::new();
-    store.put(object, bytes).expect("memory");
+    match reference.offset {
+        0 => store.put(object, bytes),
+        offset => {
+            let entry = [&vec![0; offset as usize], bytes].concat();
+            store.put(&names::entry(seal.group, reference.entry), &entry)
+        }
+    }
+    .expect("memory");
     let group = Group { store: Arc::new(store), seal: *seal, name: "g".into(), draw: towline::edge::kernel };
     let disk = DiskImage { id: DISK, name: "d".into(), size, block_shift, indexes: vec![reference] };
     Image::open(Arc::new(Reader::new(group, CACHE)), &disk)

@@ -2,7 +2,7 @@
 //! one spelling: it is what its meaning is called.
 
 use towline::points::Wanted;
-use towline::store::check_name;
+use towline::store::{NAME_MAX, check_name};
 use towline::vault::names::{self, Parsed};
 use towline_tracker::id::CutId;
 use towline_tracker::sidecar::files::{log_name, parse_log_name};
@@ -10,6 +10,13 @@ use towline_tracker::sidecar::files::{log_name, parse_log_name};
 /// Reads a made-up name.
 pub fn run(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
+    let component = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    let named = text.len() <= NAME_MAX && text.split('/').all(component);
+    assert_eq!(check_name(text).is_ok(), named);
     if let Some(parsed) = names::parse(text) {
         let name = match parsed {
             Parsed::Descriptor => names::DESCRIPTOR.to_owned(),
