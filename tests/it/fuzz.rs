@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use towline_tests::fuzz::TARGETS;
 
 /// A corpus is a few inputs that reach far: the first that a merge by cover keeps. A campaign's own is not committed.
-const FILES_MAX: usize = 24;
+const FILES_MAX: usize = 40;
 const BYTES_MAX: u64 = 32 << 10;
 
 fn folder() -> PathBuf {

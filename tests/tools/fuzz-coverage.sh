@@ -60,7 +60,9 @@ cat "$table"
     echo
     echo "Made by \`make fuzz-coverage\`: each target of \`tests/src/fuzz\` over its committed inputs (\`tests/fuzz/corpus\`,"
     echo "\`tests/fuzz/failures\`), counted in the files, or functions, of \`tests/fuzz/decoders\`. A function that is compiled for"
-    echo "several types counts once."
+    echo "several types counts once. Not counted is what derive macros write (\`control/message.rs\` is nothing else): the compiler"
+    echo "gives that no counters. What is not reached is what asserts our own mistakes, limits that only a larger input than a"
+    echo "fuzzer's meets (64 KiB of a message, an index whose directory is read apart), and what programs ask of these types beside."
     echo
     cat "$table"
 } >"$here/COVERAGE.md"
