@@ -22,7 +22,7 @@ help:
 	@echo 'make isolation [LEGS=n] [HOLD=s]    sidecar or store full, stalled, gone under verified load; adds a line there too'
 	@echo 'make fuzz [SECONDS=n] [TARGET=name] what reads foreign bytes, fed by a fuzzer; adds lines there too'
 	@echo 'make fuzz-coverage                  which regions of the decoders the committed inputs reach: tests/COVERAGE.md'
-	@echo 'make sanitizers                     what is unsafe, under the address and the thread sanitizer'
+	@echo 'make sanitizers                     what is unsafe, under the address sanitizer'
 	@echo 'make figures                        adds up what the campaigns ran, at the end of tests/FAILURES.md'
 	@echo 'make models                         what processes share in memory, in every order of accesses'
 	@echo 'make mutants                        the tests notice known bugs'
@@ -93,7 +93,7 @@ fuzz-coverage:
 	nice -n 5 tests/tools/fuzz-coverage.sh '$(abspath $(OUT))' '$(TARGET)'
 
 sanitizers:
-	nice -n 5 tests/tools/sanitizers.sh '$(abspath $(OUT))' '$(SANITIZER)'
+	nice -n 5 tests/tools/sanitizers.sh '$(abspath $(OUT))' '$(PACKAGE)'
 
 bench: tools
 	$(CARGO) build --release --workspace --bins
