@@ -2,13 +2,14 @@
 //! by campaign which rows it proves and with what figure. `make figures` writes it; every campaign does so when it ends.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use towline_tests::live::process::run;
 
 /// The table of all runs.
-pub(crate) const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/CAMPAIGNS.md");
+const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/CAMPAIGNS.md");
 /// The rows of failures, their tests, and at its end the figures.
 const ROWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/FAILURES.md");
 /// What comes before the figures.
@@ -20,21 +21,59 @@ fn cells(line: &str) -> Vec<&str> {
 }
 
 /// The lines of a campaign in the table: date, commit, campaign, number, failures, figures.
-pub(crate) fn lines<'a>(table: &'a str, campaign: &'a str) -> impl Iterator<Item = Vec<&'a str>> {
+fn lines<'a>(table: &'a str, campaign: &'a str) -> impl Iterator<Item = Vec<&'a str>> {
     table.lines().map(cells).filter(move |cells| cells.get(2) == Some(&campaign))
 }
 
 /// A run's line, again whenever there is more to tell: who interrupts a run loses only what came after. Lines with the same
 /// beginning are of the same run.
-pub(crate) fn put_line(table: &Path, begin: &str, line: &str) {
+fn put_line(table: &Path, begin: &str, line: &str) {
     let text = fs::read_to_string(table).expect("the table is there");
     let others = text.lines().filter(|other| !other.starts_with(begin));
     let lines: Vec<&str> = others.chain([line]).collect();
     fs::write(table, lines.join("\n") + "\n").expect("the table can be written");
 }
 
+/// A number of the environment's.
+pub(crate) fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// A run of a campaign.
+pub(crate) struct Run {
+    /// Where its randomness begins.
+    pub(crate) seed: u64,
+    /// The table and the beginning of its line, if it has one.
+    line: Option<(PathBuf, String)>,
+}
+
+impl Run {
+    /// A run that the environment describes: `TOWLINE_CAMPAIGNS` is the table that takes its line, `TOWLINE_SEED` where it
+    /// begins. Without that, a run goes on where those before it ended; one that makes no line begins at `seed`.
+    pub(crate) fn begin(campaign: &str, seed: u64) -> Self {
+        let table = std::env::var_os("TOWLINE_CAMPAIGNS").map(PathBuf::from);
+        let before = fs::read_to_string(TABLE).expect("the table is there");
+        let done = lines(&before, campaign).filter_map(|cells| cells.get(3)?.parse::<u64>().ok()).sum();
+        let seed = number("TOWLINE_SEED").unwrap_or(if table.is_some() { done } else { seed });
+        let line = table.map(|table| (table, begin_line(campaign)));
+        Self { seed, line }
+    }
+
+    /// Says how far it has come.
+    pub(crate) fn tell(&self, number: usize, failures: usize, figures: &impl Display) {
+        println!("{figures}");
+        if let Some((table, begin)) = &self.line {
+            put_line(
+                table,
+                begin,
+                &format!("{begin}{number} | {failures} | seed {}; {figures} |", self.seed),
+            );
+        }
+    }
+}
+
 /// The beginning of a run's line: when it began, and of what.
-pub(crate) fn begin_line(campaign: &str) -> String {
+fn begin_line(campaign: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let word = |program: &str, arguments: &[&str]| {
         run(Command::new(program).args(arguments).current_dir(root)).good().stdout.trim().to_owned()

@@ -126,10 +126,7 @@ impl Eye {
     /// # Panics
     /// If it is not so.
     pub fn new(site: &Site) -> Self {
-        let place = std::fs::canonicalize(site.first()).expect("the disk is there");
-        let name = format!("{:016x}", checksum(0, place.as_os_str().as_encoded_bytes()));
-        let user = nix::unistd::geteuid();
-        let maps = Path::new("/dev/shm").join(format!("towline-{user}")).join(name);
+        let maps = maps_folder(&site.first());
         let vault = site.vault();
         let open = store::open(vault.to_str().expect("a plain path")).and_then(Vault::open);
         let group = open.expect("the vault opens").group(&site.group());
@@ -178,6 +175,11 @@ impl Eye {
             self.head += 1;
         }
         self.head > before
+    }
+
+    /// The newest entry seen.
+    pub fn head(&self) -> u64 {
+        self.head
     }
 
     fn entry_is_put(&mut self, cut: CutId) -> bool {
@@ -231,6 +233,17 @@ impl Eye {
             Stage::Named => now.meta != mark.meta,
         }
     }
+}
+
+/// Where a group's header and maps are, by its first disk.
+///
+/// # Panics
+/// If the disk is not there.
+pub fn maps_folder(disk: &Path) -> PathBuf {
+    let place = std::fs::canonicalize(disk).expect("the disk is there");
+    let name = format!("{:016x}", checksum(0, place.as_os_str().as_encoded_bytes()));
+    let user = nix::unistd::geteuid();
+    Path::new("/dev/shm").join(format!("towline-{user}")).join(name)
 }
 
 fn identity(path: &Path) -> Identity {

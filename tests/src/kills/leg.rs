@@ -130,7 +130,8 @@ fn load(site: &Site, relay: &Relay, seed: u64, first_writer: u64) -> Load {
 impl Leg<'_> {
     /// Kills somebody at something, restarts, and waits until all go on.
     fn round(&mut self) {
-        let aim = self.rng.weighted(&self.tally.missing()).map_or(State::Other, |state| State::ALL[state]);
+        let aim =
+            self.rng.weighted(&self.tally.states().missing()).map_or(State::Other, |state| State::ALL[state]);
         let victim = match (aim, self.rng.below(10)) {
             (State::Recovery, 0..7) | (_, 0..5) => Victim::Tracker,
             (State::Recovery, _) | (_, 5..7) => Victim::Both,

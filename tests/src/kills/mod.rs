@@ -12,6 +12,7 @@
 
 pub mod eye;
 mod leg;
+pub mod states;
 mod tally;
 
 pub use tally::{Kill, Tally, Victim};
@@ -34,7 +35,7 @@ const MORE: usize = 4 * LEG;
 /// At the first promise that is broken; the seed and the folder with all that is left are printed.
 pub fn run(count: usize, seed: u64, mut told: impl FnMut(&Tally)) -> Tally {
     let mut tally = Tally::default();
-    while tally.kills.len() < count || tally.hit().is_err() && tally.kills.len() < count + MORE {
+    while tally.kills.len() < count || tally.states().hit().is_err() && tally.kills.len() < count + MORE {
         let done = tally.kills.len();
         let kills = match count.saturating_sub(done) {
             0 => LEG,

@@ -188,10 +188,17 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// Where a site is, and whether it stays.
+#[derive(Debug)]
+enum Folder {
+    Fresh(TempDir),
+    Given(PathBuf),
+}
+
 /// A folder with disks, sockets and a vault.
 #[derive(Debug)]
 pub struct Site {
-    folder: TempDir,
+    folder: Folder,
     /// The disks' file names, in their order.
     pub disks: Vec<String>,
     /// Arguments of every tracker.
@@ -209,6 +216,15 @@ impl Site {
     /// If there can be no folder.
     pub fn new(parent: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("tow").tempdir_in(parent).expect("a folder");
+        Self::of(Folder::Fresh(folder))
+    }
+
+    /// In a folder that was there before, and stays.
+    pub fn at(folder: &Path) -> Self {
+        Self::of(Folder::Given(folder.to_owned()))
+    }
+
+    fn of(folder: Folder) -> Self {
         Self {
             folder,
             disks: vec!["disk.raw".into()],
@@ -236,12 +252,18 @@ impl Site {
 
     /// Leaves everything where it is, for whoever looks into a failure.
     pub fn keep(self) -> PathBuf {
-        self.folder.keep()
+        match self.folder {
+            Folder::Fresh(folder) => folder.keep(),
+            Folder::Given(folder) => folder,
+        }
     }
 
-    /// A path in the folder.
+    /// A path in the folder; an absolute name is that path.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        match &self.folder {
+            Folder::Fresh(folder) => folder.path().join(name),
+            Folder::Given(folder) => folder.join(name),
+        }
     }
 
     /// The first disk.
@@ -465,7 +487,10 @@ pub fn same(left: &Path, right: &Path) {
 }
 
 /// Where the next data is, from here on; the file's end if there is none.
-fn data_at(file: &File, from: u64) -> u64 {
+///
+/// # Panics
+/// If the file is none.
+pub fn data_at(file: &File, from: u64) -> u64 {
     // SAFETY: it only moves the position of an open file, which nobody relies on.
     let found = unsafe { libc::lseek(file.as_raw_fd(), from as i64, libc::SEEK_DATA) };
     match u64::try_from(found) {
