@@ -10,8 +10,10 @@ SECONDS ?= 30
 KILLS ?= 300
 LEGS ?= 54
 HOLD ?= 30
+CUTS ?= 200
+REPLAYS ?= 2000
 
-.PHONY: help demo test tools check unit models bench mutants sim kills isolation fuzz figures fuzz-coverage sanitizers
+.PHONY: help demo test tools check unit models bench mutants sim kills isolation powercuts fuzz figures fuzz-coverage sanitizers
 
 help:
 	@echo 'make demo [DISK=path] [VAULT=url]   a disk under load, replicated and restored, in a minute'
@@ -20,6 +22,7 @@ help:
 	@echo 'make sim [SEEDS=n] [SEED=s]         the simulator, with more seeds or with one'
 	@echo 'make kills [KILLS=n] [SEED=s]       kill -9 under verified load; adds a line to tests/CAMPAIGNS.md'
 	@echo 'make isolation [LEGS=n] [HOLD=s]    sidecar or store full, stalled, gone under verified load; adds a line there too'
+	@echo 'make powercuts [CUTS=n] [REPLAYS=n]  power cuts of an emulated machine, and of a record of its drives; likewise'
 	@echo 'make fuzz [SECONDS=n] [TARGET=name] what reads foreign bytes, fed by a fuzzer; adds lines there too'
 	@echo 'make fuzz-coverage                  which regions of the decoders the committed inputs reach: tests/COVERAGE.md'
 	@echo 'make sanitizers                     what is unsafe, under the address sanitizer'
@@ -37,6 +40,7 @@ test: tools check unit models mutants
 
 tools:
 	tests/tools/install.sh
+	tests/tools/guest.sh '$(abspath $(OUT))/guest'
 
 check:
 	$(CARGO) fmt --all --check
@@ -80,6 +84,13 @@ isolation: tools
 	TOWLINE_BIN_DIR='$(abspath $(OUT))/debug' TOWLINE_LEGS='$(LEGS)' TOWLINE_HOLD='$(HOLD)' TOWLINE_SEED='$(SEED)' \
 		TOWLINE_CAMPAIGNS='$(CURDIR)/tests/CAMPAIGNS.md' $(CARGO) test -p towline-tests --test it -- --nocapture \
 		--exact isolation::guests_wait_neither_for_the_sidecar_nor_for_the_store
+	$(MAKE) figures
+
+powercuts: tools
+	$(CARGO) build --workspace --bins
+	TOWLINE_BIN_DIR='$(abspath $(OUT))/debug' TOWLINE_CUTS='$(CUTS)' TOWLINE_REPLAYS='$(REPLAYS)' \
+		TOWLINE_SEED='$(SEED)' TOWLINE_CAMPAIGNS='$(CURDIR)/tests/CAMPAIGNS.md' \
+		$(CARGO) test -p towline-tests --test it -- --nocapture --test-threads 1 powercuts:: replays::
 	$(MAKE) figures
 
 fuzz:
