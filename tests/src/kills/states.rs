@@ -39,8 +39,8 @@ impl States {
         WANTED.map(|(state, of_hundred)| (soon * of_hundred).saturating_sub(100 * self.of(state) as u64))
     }
 
-    /// Whether the strikes hit what they were meant to: of a hundred and more a third while preserving and a tenth in each
-    /// other state; of fewer, each once.
+    /// Whether the strikes hit what they were meant to: of a hundred and more a third while preserving and a tenth
+    /// in each other state; of fewer, each once.
     ///
     /// # Errors
     /// A state that was not hit often enough.

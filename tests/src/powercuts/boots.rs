@@ -1,5 +1,5 @@
-//! Cuts of the machine itself: it boots, recovers, makes a point, is loaded, and its power is cut again; then the drive loses
-//! any part of what was not flushed.
+//! Cuts of the machine itself: it boots, recovers, makes a point, is loaded, and its power is cut again; then the
+//! drive loses any part of what was not flushed.
 
 use super::drives::Drives;
 use super::guest::{Orders, Task};
@@ -154,8 +154,8 @@ fn recovered(record: &Record) -> Option<(usize, String)> {
     })
 }
 
-/// Cuts a machine off whose sidecar has a drive of its own, which had stopped answering. What the guests had written since then is
-/// in no change log: the mark on the disk says so, and the disk is compared.
+/// Cuts a machine off whose sidecar has a drive of its own, which had stopped answering. What the guests had
+/// written since then is in no change log: the mark on the disk says so, and the disk is compared.
 ///
 /// # Errors
 /// The first promise that is broken.

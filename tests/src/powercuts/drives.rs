@@ -1,5 +1,6 @@
-//! A machine's drives, served by us over NBD and recorded. The drive `marks` is not one: what is written there is a text that
-//! takes its place in the record, so that "the machine knew this" stands between the requests before and after.
+//! A machine's drives, served by us over NBD and recorded. The drive `marks` is not one: what is written there is a
+//! text that takes its place in the record, so that "the machine knew this" stands between the requests before and
+//! after.
 
 use super::image::Image;
 use super::record::{Event, Record};

@@ -1,8 +1,8 @@
-//! Inside the machine: starts tracker, load and shipper, says what is under way, and resets the machine when the state that it
-//! was told to wait for is there.
+//! Inside the machine: starts tracker, load and shipper, says what is under way, and resets the machine when the
+//! state that it was told to wait for is there.
 //!
-//! `/near` has the disk and its sidecar, `/far` the vault; `/dev/vdc` takes the marks. Nothing here ends well: the machine is
-//! cut off, or has said what failed.
+//! `/near` has the disk and its sidecar, `/far` the vault; `/dev/vdc` takes the marks. Nothing here ends well: the
+//! machine is cut off, or has said what failed.
 
 use super::load::{Load, WRITERS, Writers};
 use super::mark::{Mark, Marks};
@@ -27,8 +27,8 @@ const APART: &str = "/apart";
 /// How the shipper of a campaign runs.
 const SHIPPER: [&str; 7] = ["--json", "--pack-size", "256KiB", "--memory", "64MiB", "--nice", "0"];
 const EVERY: [&str; 2] = ["--every", "200ms"];
-/// Switches of every tracker: freezes stay exact and intents are waited for, however slow the machine is (S4 would rather let the
-/// guest go on and have the disk compared).
+/// Switches of every tracker: freezes stay exact and intents are waited for, however slow the machine is (S4 would
+/// rather let the guest go on and have the disk compared).
 pub const TRACKER: [&str; 4] = ["--preserve-deadline", "60s", "--tracking", "strict"];
 /// A life has at least so much of load.
 const LIFE: Duration = Duration::from_millis(700);
@@ -264,8 +264,8 @@ impl Guest {
         }
     }
 
-    /// Says what is under way now. A change of road or of the vault's log is seen at once, the rest now and then: looking takes
-    /// time.
+    /// Says what is under way now. A change of road or of the vault's log is seen at once, the rest now and then:
+    /// looking takes time.
     fn look(&mut self, eye: &mut Eye) -> State {
         let road = eye.road();
         let grew = road == Road::Sealed && eye.log_grew();

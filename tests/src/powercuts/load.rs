@@ -1,7 +1,7 @@
-//! The load on the disk, known beforehand: each writer has a part of the disk for itself and goes through batches, whose requests
-//! follow from a seed. A batch is sent at once and flushed (or is a single write with FUA), then the writer marks it as durable,
-//! and only when the mark is in the record the next batch begins. So a mark says to the block what must be there after a
-//! power cut, and what may be.
+//! The load on the disk, known beforehand: each writer has a part of the disk for itself and goes through batches,
+//! whose requests follow from a seed. A batch is sent at once and flushed (or is a single write with FUA), then the
+//! writer marks it as durable, and only when the mark is in the record the next batch begins. So a mark says to the
+//! block what must be there after a power cut, and what may be.
 //!
 //! A batch that its tracker died under is sent again: it is the same.
 
@@ -38,7 +38,8 @@ const BATCH_MAX: u64 = 12;
 const BLOCKS_MAX: u64 = 4;
 /// The most that a batch writes.
 pub const BATCH_BYTES: u64 = BATCH_MAX * BLOCKS_MAX * BLOCK as u64;
-/// The pause after a batch, at most, in milliseconds: a machine without hardware is slow, and others are to have a turn.
+/// The pause after a batch, at most, in milliseconds: a machine without hardware is slow, and others are to have a
+/// turn.
 const PAUSE_MS: u64 = 50;
 
 /// What a batch does to some blocks.
@@ -112,8 +113,8 @@ pub enum Tears {
 }
 
 impl Load {
-    /// Checks a disk after a power cut. `before` is what it held before this life, `durable` the last batch of each writer
-    /// that was marked: those are there, and nothing is there that came after the batch behind them.
+    /// Checks a disk after a power cut. `before` is what it held before this life, `durable` the last batch of each
+    /// writer that was marked: those are there, and nothing is there that came after the batch behind them.
     ///
     /// # Errors
     /// The first block with something else in it.

@@ -1,5 +1,5 @@
-//! The machine: QEMU without hardware help, Debian's cloud kernel (`tests/tools/guest.sh` fetches it), and a first file system of
-//! our programs, the libraries that they need, and busybox.
+//! The machine: QEMU without hardware help, Debian's cloud kernel (`tests/tools/guest.sh` fetches it), and a first
+//! file system of our programs, the libraries that they need, and busybox.
 
 use super::drives::{Drives, MARKS};
 use super::guest::Orders;
@@ -67,8 +67,8 @@ impl Kind {
     }
 }
 
-/// The kernel's own part of its command line. On a busy host the machine's timers may come too late for a kernel that wants to prove
-/// that they work, and its watchdogs would bark.
+/// The kernel's own part of its command line. On a busy host the machine's timers may come too late for a kernel
+/// that wants to prove that they work, and its watchdogs would bark.
 const KERNEL: &str = "console=ttyS0 quiet panic=-1 no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1 \
                       mitigations=off no5lvl";
 
@@ -177,8 +177,8 @@ impl Machine {
         let mutant =
             std::env::var("TOWLINE_MUTANT").map(|name| format!(" TOWLINE_MUTANT={name}")).unwrap_or_default();
         command.arg("-append").arg(format!("{KERNEL} fs={fs} orders={orders}{mutant}"));
-        // Long ago, so that whoever looks at the drives later was started after the machine's last word; and each life
-        // after the one before.
+        // Long ago, so that whoever looks at the drives later was started after the machine's last word; and each
+        // life after the one before.
         let passed = self.begun.elapsed().as_secs();
         let (hours, rest) = (passed / 3600, passed % 3600);
         command.arg("-rtc").arg(format!("base=2020-01-01T{hours:02}:{:02}:{:02}", rest / 60, rest % 60));

@@ -1,11 +1,15 @@
-//! Power cuts (F3, F7, F10): a machine of its own, emulated by QEMU, in which tracker, guests and shipper run; its drives are served and
-//! recorded by us ([`drives`]), with a cache that a cut empties of any part of what was not flushed ([`record`]).
+//! Power cuts (F3, F7, F10): a machine of its own, emulated by QEMU, in which tracker, guests and shipper run; its
+//! drives are served and recorded by us ([`drives`]), with a cache that a cut empties of any part of what was not
+//! flushed ([`record`]). QEMU can write such a log too (blklogwrites), of one drive: here the order over both drives,
+//! and of what the machine knew in between, is what the comparison rests on.
 //!
 //! Two campaigns:
-//! - [`Campaign::Boots`]: the machine's power is cut in a state that it was told to wait for, by its own reset or by pulling the plug. It boots
-//!   again, recovers, and makes a point; then disk, point, vault and what had been acknowledged and flushed are compared.
-//! - [`Campaign::Replays`]: a machine wanders through all that a tracker does. The record of its drives is cut at flush marks and between them,
-//!   thousands of times; the tracker recovers on this host, where the file system (ext4, XFS, Btrfs) is mounted as the cut left it.
+//! - [`Campaign::Boots`]: the machine's power is cut in a state that it was told to wait for, by its own reset or
+//!   by pulling the plug. It boots again, recovers, and makes a point; then disk, point, vault and what had been
+//!   acknowledged and flushed are compared.
+//! - [`Campaign::Replays`]: a machine wanders through all that a tracker does. The record of its drives is cut at
+//!   flush marks and between them, thousands of times; the tracker recovers on this host, where the file system
+//!   (ext4, XFS, Btrfs) is mounted as the cut left it.
 
 mod boots;
 pub mod drives;
@@ -107,8 +111,8 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Cuts `count` times, from one seed on, and more while a state was not hit often enough; a leg's seed is that of the campaign and
-/// the number of cuts before it. `told` hears of every leg that is over.
+/// Cuts `count` times, from one seed on, and more while a state was not hit often enough; a leg's seed is that of
+/// the campaign and the number of cuts before it. `told` hears of every leg that is over.
 ///
 /// # Panics
 /// At the first promise that is broken.
@@ -147,8 +151,8 @@ fn first_drives(folder: &Path, kind: Kind) -> Vec<(&'static str, Image)> {
     vec![of(scene::DRIVES[0], kind), of(scene::DRIVES[1], Kind::Ext4)]
 }
 
-/// A vault is elsewhere and keeps all that it was given (so that whatever it has that the disk has not must be known to be missing), or
-/// loses its power as well.
+/// A vault is elsewhere and keeps all that it was given (so that whatever it has that the disk has not must be
+/// known to be missing), or loses its power as well.
 fn far_loss(rng: &mut Rng) -> Loss {
     if rng.chance(600) { Loss::Nothing } else { Loss::Some }
 }

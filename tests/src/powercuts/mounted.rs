@@ -42,8 +42,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Requests of a killed tracker may hold it for a moment; and a file system that is still mounted keeps the next image of it
-        // from being mounted.
+        // Requests of a killed tracker may hold it for a moment; and a file system that is still mounted keeps the
+        // next image of it from being mounted.
         let begun = Instant::now();
         while run(Command::new("umount").arg(&self.at)).code != Some(0) {
             if begun.elapsed() > PATIENCE {

@@ -1,6 +1,6 @@
-//! Drives with a volatile cache, and the record of everything that came to them: one order over all drives. From the
-//! record a power cut at any moment can be made, again and again: what was flushed is there, of what was not any part may
-//! be missing, to the sector.
+//! Drives with a volatile cache, and the record of everything that came to them: one order over all drives. From
+//! the record a power cut at any moment can be made, again and again: what was flushed is there, of what was not
+//! any part may be missing, to the sector.
 
 use super::image::{Image, SECTOR};
 use crate::sim::rng::Rng;

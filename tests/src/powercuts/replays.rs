@@ -1,5 +1,6 @@
-//! Cuts of a record: at the flushes of the disk's drive and anywhere between, each with another part of what was not flushed
-//! missing. The tracker recovers on this host: as after a power cut there are no maps, and another boot.
+//! Cuts of a record: at the flushes of the disk's drive and anywhere between, each with another part of what was
+//! not flushed missing. The tracker recovers on this host: as after a power cut there are no maps, and another
+//! boot.
 
 use super::drives::Drives;
 use super::guest::{Orders, Task};
@@ -61,8 +62,8 @@ fn points(record: &Record, orders: &Orders, before: &Path, rng: &mut Rng) -> Res
     Ok(points)
 }
 
-/// The moments to cut at, in their order, with what was under way then: by what the campaign is missing, and half of them
-/// where a flush of the disk's drive is answered, or is not yet.
+/// The moments to cut at, in their order, with what was under way then: by what the campaign is missing, and half
+/// of them where a flush of the disk's drive is answered, or is not yet.
 fn choose(record: &Record, cuts: usize, states: &States, rng: &mut Rng) -> Vec<(usize, State)> {
     let mut moments: [[Vec<usize>; 2]; 6] = Default::default();
     let mut state = None;

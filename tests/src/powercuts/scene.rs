@@ -95,8 +95,8 @@ impl Scene {
         if outcome.code == Some(0) { Ok(to) } else { Err(format!("point {point}: {}", outcome.stderr)) }
     }
 
-    /// Checks that a tracker that recovered here has lost nothing, by its status and the first point that it made; `written`
-    /// batches at most had been written since the point before. Bytes that were read again.
+    /// Checks that a tracker that recovered here has lost nothing, by its status and the first point that it made;
+    /// `written` batches at most had been written since the point before. Bytes that were read again.
     ///
     /// # Errors
     /// A promise is broken.
