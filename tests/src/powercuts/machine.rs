@@ -58,7 +58,7 @@ impl Kind {
         command.args(match self {
             // Nothing is left to be done later, beside the load.
             Self::Ext4 => {
-                &["-q", "-F", "-N", "256", "-J", "size=8", "-E", "lazy_itable_init=0,nodiscard"][..]
+                &["-q", "-F", "-N", "8192", "-J", "size=8", "-E", "lazy_itable_init=0,nodiscard"][..]
             }
             Self::Xfs => &["-q", "-f", "-K"],
             Self::Btrfs => &["-q", "-f", "-K"],
