@@ -1,7 +1,7 @@
 //! The campaign of faults in sidecar and store, and the order in which a disk says that it was written untracked. `make
 //! isolation` runs the campaign for longer, holds each fault, and adds a line to `tests/CAMPAIGNS.md`.
 
-use crate::campaigns::{TABLE, begin_line, lines, put_line};
+use crate::campaigns::{Run, number};
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
@@ -12,10 +12,6 @@ use towline_tests::live::stamp::BLOCK;
 use towline_tracker::frontend::nbd::client::{Client, Operation};
 use towline_tracker::sidecar::disk_file::state_path;
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 /// F25, F28, F29, F30 (promise 3, S4, S5): whatever becomes of the sidecar's file system or of the store, and at what
 /// moment, guests see no error and go on, and points come again by themselves.
 #[test]
@@ -23,21 +19,12 @@ fn guests_wait_neither_for_the_sidecar_nor_for_the_store() {
     // The last kind of fault, a full vault, is retried after a minute: not in `make test`.
     let count = number("TOWLINE_LEGS").unwrap_or(8) as usize;
     let hold = Duration::from_secs(number("TOWLINE_HOLD").unwrap_or(1));
-    let table = std::env::var_os("TOWLINE_CAMPAIGNS");
-    let before = fs::read_to_string(TABLE).expect("the table is there");
-    let done = lines(&before, "isolation").filter_map(|cells| cells.get(3)?.parse::<u64>().ok()).sum();
-    // A run goes on where the runs before it ended. `make test` has legs in which all moments are met, and all ends.
-    let first = number("TOWLINE_SEED").unwrap_or(if table.is_some() { done } else { 855 });
-    let begin = begin_line("isolation");
+    // `make test` has legs in which all moments are met, and all ends.
+    let of = Run::begin("isolation", 855);
     let told = |tally: &Tally| {
-        println!("{tally}");
-        if let Some(table) = &table {
-            let (legs, failures, hold) = (tally.legs, tally.failures, hold.as_secs());
-            let line = format!("{begin}{legs} | {failures} | seed {first}; held {hold} s; {tally} |");
-            put_line(table.as_ref(), &begin, &line);
-        }
+        of.tell(tally.legs, tally.failures, &format_args!("held {} s; {tally}", hold.as_secs()));
     };
-    let tally = isolation::run(count, first, hold, told);
+    let tally = isolation::run(count, of.seed, hold, told);
     assert_eq!(tally.missing(), None, "the campaign is blind");
 }
 
