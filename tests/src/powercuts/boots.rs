@@ -66,7 +66,8 @@ impl Leg<'_> {
         if aim != State::Recovery {
             self.written = Some((orders, Said::until(&record, moment, orders.life)));
         }
-        let near = [Loss::Nothing, Loss::All, Loss::Some, Loss::Some][self.rng.index(4)];
+        let some = Loss::Some(self.machine.kind().whole());
+        let near = [Loss::Nothing, Loss::All, some, some][self.rng.index(4)];
         let losses = [near, far_loss(&mut self.rng)];
         let left = record.cuts().at(moment, &losses, &mut self.rng);
         self.drives.put(left);
@@ -181,7 +182,8 @@ pub fn stalled(seed: u64) -> Result<(), String> {
     if then.durable.iter().zip(&said.durable).any(|(then, now)| then >= now) {
         return Err(format!("guests waited for the sidecar: {then:?}, {said:?}"));
     }
-    drives.put(record.cuts().at(moment, &[Loss::Some, Loss::Nothing, Loss::Some], &mut rng));
+    let some = Loss::Some(Kind::Ext4.whole());
+    drives.put(record.cuts().at(moment, &[some, Loss::Nothing, some], &mut rng));
     let (_, record) = live(Task::Recover, 2)?;
     let (at, json) = recovered(&record).ok_or("it did not recover")?;
     let told: serde_json::Value = serde_json::from_str(&json).map_err(|error| format!("{error}: {json}"))?;

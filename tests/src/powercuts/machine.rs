@@ -3,6 +3,7 @@
 
 use super::drives::{Drives, MARKS};
 use super::guest::Orders;
+use super::image::SECTOR;
 use crate::live::process::{Running, programs, run};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -46,6 +47,15 @@ impl Kind {
             Self::Ext4 => &[],
             Self::Xfs => &["libcrc32c", "xfs"],
             Self::Btrfs => &["libcrc32c", "raid6_pq", "xor", "btrfs"],
+        }
+    }
+
+    /// What it needs a drive to write whole. XFS skips a block in its recovery when the block's first sector says that it is
+    /// newer than the log, whatever the other sectors hold.
+    pub fn whole(self) -> u64 {
+        match self {
+            Self::Xfs => 4096,
+            Self::Ext4 | Self::Btrfs => SECTOR as u64,
         }
     }
 
@@ -106,6 +116,11 @@ impl Machine {
         let folder = tempfile::Builder::new().prefix("tow").tempdir_in("/dev/shm").expect("a folder");
         pack(&guest, kind, &folder.path().join("first"));
         Self { kernel, kind, folder, begun: Instant::now() }
+    }
+
+    /// The file system on its disk's drive.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The folder for whoever uses the machine.

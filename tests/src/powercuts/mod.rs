@@ -154,5 +154,5 @@ fn first_drives(folder: &Path, kind: Kind) -> Vec<(&'static str, Image)> {
 /// A vault is elsewhere and keeps all that it was given (so that whatever it has that the disk has not must be
 /// known to be missing), or loses its power as well.
 fn far_loss(rng: &mut Rng) -> Loss {
-    if rng.chance(600) { Loss::Nothing } else { Loss::Some }
+    if rng.chance(600) { Loss::Nothing } else { Loss::Some(Kind::Ext4.whole()) }
 }

@@ -45,8 +45,8 @@ pub enum Loss {
     Nothing,
     /// All of it.
     All,
-    /// Any requests, and sectors of others.
-    Some,
+    /// Any requests, and any such parts of others: so many bytes, aligned, are written whole or not at all.
+    Some(u64),
 }
 
 /// Everything that came to some drives, from their first content on.
@@ -119,8 +119,16 @@ impl Cuts<'_> {
                     match loss {
                         Loss::All => break,
                         Loss::Nothing => apply(&mut image, drive, event, &mut |_| true),
-                        Loss::Some if rng.chance(whole) => apply(&mut image, drive, event, &mut |_| true),
-                        Loss::Some => apply(&mut image, drive, event, &mut |_| rng.chance(sectors)),
+                        Loss::Some(_) if rng.chance(whole) => apply(&mut image, drive, event, &mut |_| true),
+                        Loss::Some(part) => {
+                            let mut last = (u64::MAX, false);
+                            apply(&mut image, drive, event, &mut |place| {
+                                if place / part != last.0 {
+                                    last = (place / part, rng.chance(sectors));
+                                }
+                                last.1
+                            });
+                        }
                     }
                 }
                 image
@@ -178,7 +186,7 @@ mod tests {
         let (mut found, mut cuts) = (std::collections::BTreeSet::new(), record.cuts());
         assert_eq!(byte(&cuts.at(3, &[Loss::All; 2], &mut rng)[0], 0), 0, "no flush was answered");
         for _ in 0..200 {
-            let images = cuts.at(5, &[Loss::Some, Loss::All], &mut rng);
+            let images = cuts.at(5, &[Loss::Some(SECTOR as u64), Loss::All], &mut rng);
             found.insert((byte(&images[0], 0), byte(&images[0], 1)));
             assert_eq!(byte(&images[1], 0), 0);
         }

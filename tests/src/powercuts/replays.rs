@@ -39,7 +39,8 @@ pub(super) fn run(seed: u64, kind: Kind, cuts: usize, tally: &mut Tally) -> Resu
     let chosen = choose(&record, cuts, &tally.states, &mut rng);
     let mut made = record.cuts();
     for (moment, state) in chosen {
-        let losses = [[Loss::All, Loss::Some, Loss::Some][rng.index(3)], far_loss(&mut rng)];
+        let some = Loss::Some(kind.whole());
+        let losses = [[Loss::All, some, some][rng.index(3)], far_loss(&mut rng)];
         let scene = Scene::new(&made.at(moment, &losses, &mut rng));
         let what = || format!("{}, cut behind event {moment} of {}", kind.name(), record.events().len());
         let said = Said::until(&record, moment, orders.life);
