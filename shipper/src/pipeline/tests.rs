@@ -142,7 +142,7 @@ impl World {
         let vault = Vault::open(store)?;
         let group = vault.group("vm");
         let claimant = Claimant { host: "h".into(), target: TargetId([1; 16]), time_ns: 1 };
-        let claimed = group.claim(&self.attached, &claimant, false)?;
+        let claimed = group.claim(&self.attached, &claimant, false, &mut || Ok(()))?;
         let base = claimed.decision.base().cloned();
         let mut publisher = Publisher::new(group.seal, &claimed.claim);
         let content = base.as_ref().map(|base| &base.content);
@@ -541,7 +541,7 @@ fn nobody_else_claims_between_our_entries() {
             let vault = Vault::open(Arc::new(inner.clone())).unwrap();
             let claimant = Claimant { host: "other".into(), target: TargetId([1; 16]), time_ns: 1 };
             let attached = Attached { attach: AttachNumber(2), ..attached.clone() };
-            vault.group("vm").claim(&attached, &claimant, false).unwrap();
+            vault.group("vm").claim(&attached, &claimant, false, &mut || Ok(())).unwrap();
         }
         Mood::Good
     });
@@ -587,7 +587,7 @@ fn an_error_of_a_hook_ends_the_cycle() {
     let vault = Vault::open(Arc::new(world.store.clone())).unwrap();
     let group = vault.group("vm");
     let claimant = Claimant { host: "h".into(), target: TargetId([1; 16]), time_ns: 1 };
-    let claimed = group.claim(&world.attached, &claimant, false).unwrap();
+    let claimed = group.claim(&world.attached, &claimant, false, &mut || Ok(())).unwrap();
     let mut publisher = Publisher::new(group.seal, &claimed.claim);
     let counters = Counters::default();
     let cycle = Cycle {

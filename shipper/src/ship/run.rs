@@ -158,7 +158,7 @@ impl Shipper<'_> {
         let group = self.vault.group(&attached.group);
         let claimant =
             Claimant { host: (self.edge().host)(), target: self.target, time_ns: (self.edge().wall_ns)() };
-        let claimed = group.claim(&attached, &claimant, self.take_over)?;
+        let claimed = group.claim(&attached, &claimant, self.take_over, &mut || tracker.is_newest())?;
         let decision = claimed.decision;
         // The word was for what was found now, not for what may come: until something of ours lies over it, the next
         // attach finds the same.

@@ -103,7 +103,7 @@ impl<'a> Tracker<'a> {
         let client = (surroundings.connect)(socket, stop).map_err(|error| refusal(socket, error))?;
         let (socket, edge) = (socket.to_owned(), surroundings.edge);
         let mut tracker = Self { socket, client, edge, stop, mine, asked: (edge.now)() };
-        tracker.ask()?;
+        tracker.is_newest()?;
         Ok(tracker)
     }
 
@@ -170,13 +170,13 @@ impl<'a> Tracker<'a> {
         self.stop.check()?;
         self.call(|client| client.idle())?;
         if self.edge.since(self.asked) >= ASK_EVERY {
-            self.ask()?;
+            self.is_newest()?;
         }
         Ok(())
     }
 
-    /// Whether we are still the newest.
-    fn ask(&mut self) -> Result<()> {
+    /// Whether we are still the newest: an error if not.
+    pub(super) fn is_newest(&mut self) -> Result<()> {
         self.asked = (self.edge.now)();
         let Some(mine) = self.mine else { return Ok(()) };
         let newest = self.call(|client| client.newest())?;

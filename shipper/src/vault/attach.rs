@@ -350,19 +350,26 @@ impl Group {
     /// Everything that a shipper does before it may append: finds the head, decides by the table, puts the claim, and
     /// does it again when somebody else was quicker.
     ///
+    /// `newest` says whether the attach is still the tracker's newest. It is asked when the head is known and nothing is
+    /// decided: who attached before has nothing in the log that was not looked at, and who attaches later finds the claim
+    /// there, or has put his own in its place. Otherwise a shipper that slept since its attach could pass over entries
+    /// that another one has published and the tracker released: fuzzy ones look void to it.
+    ///
     /// # Errors
-    /// `BrokenLineage`, `ForeignOwner`, `Damage`, the store's.
+    /// `BrokenLineage`, `ForeignOwner`, `Damage`, the store's, and those of `newest`.
     pub fn claim(
         &self,
         attached: &Attached,
         claimant: &Claimant,
         take_over: impl Into<TakeOver>,
+        newest: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Claimed> {
         let word = take_over.into();
         let mut known =
             attached.anchor.filter(|anchor| anchor.vault == self.seal.vault).map_or(0, |anchor| anchor.seq);
         loop {
             let head = self.head(known)?;
+            newest()?;
             let take_over = match word {
                 TakeOver::No => false,
                 TakeOver::Yes => true,

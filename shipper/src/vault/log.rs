@@ -325,7 +325,9 @@ mod tests {
         assert_eq!(world.group.put_entry(&header, &bytes).unwrap_err().kind(), Kind::Damage);
         let unmounted = Group { store: Arc::new(MemoryStore::new()), ..world.group.clone() };
         assert_eq!(unmounted.put_entry(&header, &bytes).unwrap_err().kind(), Kind::Unreachable);
-        let claim = Group::claim(&world.group, &world.attached, &world.claimant(), false).unwrap().claim;
+        let claim = Group::claim(&world.group, &world.attached, &world.claimant(), false, &mut || Ok(()))
+            .unwrap()
+            .claim;
         assert_eq!(claim.seq, header.seq - 1, "somebody else goes on from there");
         assert_eq!(world.group.put_entry(&header, &bytes).unwrap(), Appended::Theirs(claim));
         assert!(world.group.entry_header(header.seq).unwrap().is_none(), "nothing was put");

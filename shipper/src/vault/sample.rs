@@ -115,7 +115,7 @@ impl World {
 
     /// Claims as a shipper does at its start, and takes its decision's base.
     pub(crate) fn claim(&mut self, take_over: bool) -> crate::Result<super::attach::Decision> {
-        let claimed = self.group.claim(&self.attached, &self.claimant(), take_over)?;
+        let claimed = self.group.claim(&self.attached, &self.claimant(), take_over, &mut || Ok(()))?;
         self.epoch = claimed.claim.seq;
         self.head = Some(claimed.claim.reference());
         self.base = claimed.decision.base().cloned();

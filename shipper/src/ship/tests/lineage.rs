@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ship::tracker::Tracker;
-use crate::store::scripted::{Mood, Scripted};
+use crate::store::scripted::{Mood, Scripted, What};
 use crate::vault::attach::{Claimant, Decision, TakeOver};
 use std::time::Instant;
 use towline_tracker::control::message::Attached;
@@ -112,14 +112,17 @@ fn a_takeover_outlives_an_interruption_but_not_another_writer() {
     let group = vault.group("vm");
     let attached = attached(&fake);
     let claimant = Claimant { host: "h".into(), target: TargetId([1; 16]), time_ns: 1 };
-    let claimed = group.claim(&attached, &claimant, true).unwrap();
+    let claimed = group.claim(&attached, &claimant, true, &mut || Ok(())).unwrap();
     let word = TakeOver::Since(claimed.claim.reference());
-    let claimed = group.claim(&attached, &claimant, word).unwrap();
+    let claimed = group.claim(&attached, &claimant, word, &mut || Ok(())).unwrap();
     assert!(matches!(claimed.decision, Decision::Resync { taken_over: true, .. }), "{:?}", claimed.decision);
     let word = TakeOver::Since(claimed.claim.reference());
     other.lock().write(7, &noise(1 << 48));
     once(&other, &store).unwrap();
-    assert_eq!(group.claim(&attached, &claimant, word).unwrap_err().kind(), Kind::BrokenLineage);
+    assert_eq!(
+        group.claim(&attached, &claimant, word, &mut || Ok(())).unwrap_err().kind(),
+        Kind::BrokenLineage
+    );
 }
 
 /// Schedule: 1. a shipper is in the middle of its puts; 2. another one, at another tracker of the same disk, claims the
@@ -137,7 +140,7 @@ fn a_shipper_that_loses_its_group_in_the_middle_of_its_puts_is_fenced_by_the_vau
             *packs += u32::from(pack);
             if *packs == 12 && pack {
                 let claimant = Claimant { host: "there".into(), target: TargetId([2; 16]), time_ns: 1 };
-                let claim = group(&inner).claim(&attached, &claimant, false).unwrap().claim;
+                let claim = group(&inner).claim(&attached, &claimant, false, &mut || Ok(())).unwrap().claim;
                 *slot.lock().unwrap() = Some(claim);
             }
             Mood::Good
@@ -154,6 +157,38 @@ fn a_shipper_that_loses_its_group_in_the_middle_of_its_puts_is_fenced_by_the_vau
         assert!(fake.lock().anchor.is_none(), "nothing was released");
         // Who took over goes on undisturbed.
         once(&other, &store).unwrap();
+    }
+}
+
+/// V2, V9, schedule: 1. a shipper attaches, looks for the log's head, and sleeps; 2. another one attaches, publishes a fuzzy
+/// entry, perhaps a point over it, and the tracker releases them; 3. the first one goes on: what it was told at its attach
+/// vouches for none of that, so its claim would pass over what was released. It ends instead.
+#[test]
+fn a_shipper_that_slept_between_its_attach_and_its_claim_passes_over_nothing() {
+    for entries in [1, 2] {
+        let (fake, store) = (Arc::new(Fake::new(disk(1000))), new_vault());
+        once(&fake, &store).unwrap();
+        fake.lock().write(1, &noise(1 << 50));
+        let (tracker, vault, slept) = (fake.clone(), store.clone(), Mutex::new(false));
+        let scripted = Scripted::new(store.clone(), move |call| {
+            if call.what == What::Length && !std::mem::replace(&mut *slept.lock().unwrap(), true) {
+                tracker.lock().fuzzy_cuts = 1;
+                let stop = Stop::new();
+                let told = Told { summaries: Mutex::default(), stop: Some((&stop, entries)) };
+                let every = options(&tracker, Some(Duration::from_millis(1)));
+                let vault = Vault::open(Arc::new(vault.clone())).unwrap();
+                run_in(&Surroundings::here(), vault, &every, &stop, &mut &told).unwrap();
+            }
+            Mood::Good
+        });
+        let vault = Vault::open(scripted).unwrap();
+        let options = options(&fake, None);
+        let error =
+            run_in(&Surroundings::here(), vault, &options, &Stop::new(), &mut &Told::nothing()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Revoked, "{}", error.line());
+        fake.lock().write(2, &noise(1 << 51));
+        let summary = once(&fake, &store).unwrap();
+        assert!(summary.bytes_changed < 10 * BLOCK as u64, "no comparison is due: {summary:?}");
     }
 }
 

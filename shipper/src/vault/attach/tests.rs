@@ -354,7 +354,7 @@ fn a_claim_whose_answer_was_lost_is_adopted() {
         false => Mood::Good,
     });
     let group = Group { store, ..world.group.clone() };
-    let claimed = group.claim(&world.attached, &world.claimant(), false).unwrap();
+    let claimed = group.claim(&world.attached, &world.claimant(), false, &mut || Ok(())).unwrap();
     assert_eq!((claimed.claim.seq, world.group.head(0).unwrap()), (head + 1, head + 1));
 }
 
@@ -367,12 +367,12 @@ fn who_loses_the_race_for_a_claim_decides_anew_behind_the_winner() {
     let (group, attached, claimant) = (world.group.clone(), world.attached.clone(), world.claimant());
     let store = Scripted::new(world.store.clone(), move |call| {
         if call.is_put() && call.puts == 1 {
-            group.claim(&attached, &claimant, false).unwrap();
+            group.claim(&attached, &claimant, false, &mut || Ok(())).unwrap();
         }
         Mood::Good
     });
     let ours = Group { store, ..world.group.clone() };
-    let claimed = ours.claim(&world.attached, &world.claimant(), false).unwrap();
+    let claimed = ours.claim(&world.attached, &world.claimant(), false, &mut || Ok(())).unwrap();
     assert_eq!(claimed.claim.seq, head + 2);
     assert!(matches!(claimed.decision, Decision::Delta(base) if base.header.seq == head));
 }
@@ -386,7 +386,7 @@ fn a_log_with_names_beyond_its_head_is_damage_and_gets_no_claim() {
         world.store.delete(&names::entry(world.group.id(), seq)).unwrap();
     }
     let before = world.store.list("", "", 1000).unwrap();
-    let error = world.group.claim(&world.attached, &world.claimant(), true).unwrap_err();
+    let error = world.group.claim(&world.attached, &world.claimant(), true, &mut || Ok(())).unwrap_err();
     assert!(error.kind() == Kind::Damage && error.line().contains("entry 5"), "{}", error.line());
     assert_eq!(world.store.list("", "", 1000).unwrap(), before);
 }
