@@ -440,7 +440,8 @@ impl Group {
             };
         }
         let before = match self.entry_header(head) {
-            Ok(header) => header.map(|header| header.reference()),
+            // It was there a moment ago.
+            Ok(header) => Some(header.ok_or_else(|| self.gone(head))?.reference()),
             // Behind a gap it is no entry of ours but a stray name, and what followed it would stand there for ever (V3).
             Err(error) if unreadable(&error) && numbers.gap(head).is_some() => {
                 return Err(error.context("this stands behind a gap and is no entry: remove it"));

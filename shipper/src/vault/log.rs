@@ -189,7 +189,7 @@ impl Group {
     }
 
     /// An entry that was there is not: the vault was put back, or is not there at all at the moment.
-    fn gone(&self, seq: u64) -> Error {
+    pub(super) fn gone(&self, seq: u64) -> Error {
         match self.store.len(names::DESCRIPTOR) {
             Ok(_) => {
                 let what = "it was there and is missing now; was the vault put back? start again to compare";

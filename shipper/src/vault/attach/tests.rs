@@ -5,7 +5,7 @@ use super::super::log::Appended;
 use super::super::sample::{Change, World, simple};
 use super::*;
 use crate::store::Store;
-use crate::store::scripted::{Mood, Scripted};
+use crate::store::scripted::{Mood, Scripted, What};
 use towline_tracker::id::{Anchor, DiskId, VaultId};
 
 fn decide_now(world: &World, take_over: bool) -> Decision {
@@ -389,4 +389,24 @@ fn a_log_with_names_beyond_its_head_is_damage_and_gets_no_claim() {
     let error = world.group.claim(&world.attached, &world.claimant(), true, &mut || Ok(())).unwrap_err();
     assert!(error.kind() == Kind::Damage && error.line().contains("entry 5"), "{}", error.line());
     assert_eq!(world.store.list("", "", 1000).unwrap(), before);
+}
+
+/// Schedule: 1. a shipper with the word to take over finds the log's head; 2. the vault is put back to an older copy; 3. the
+/// head is not there any more: the claim can't follow it, and must not be put as if the log were empty.
+#[test]
+fn a_vault_that_is_put_back_under_a_claim_is_told_and_gets_none() {
+    let world = shipped(4);
+    let head = world.group.head(0).unwrap();
+    let (inner, last) = (world.store.clone(), names::entry(world.group.id(), head));
+    let names: Vec<_> = (head - 1..=head).map(|seq| names::entry(world.group.id(), seq)).collect();
+    let store = Scripted::new(world.store.clone(), move |call| {
+        if matches!(call.what, What::Range { .. }) && call.name == last {
+            names.iter().for_each(|name| inner.delete(name).unwrap());
+        }
+        Mood::Good
+    });
+    let group = Group { store, ..world.group.clone() };
+    let error = group.claim(&world.attached, &world.claimant(), true, &mut || Ok(())).unwrap_err();
+    assert!(error.kind() == Kind::Damage && error.line().contains("put back"), "{}", error.line());
+    assert_eq!(world.group.head(0).unwrap(), head - 2, "nothing was put");
 }
