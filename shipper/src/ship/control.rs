@@ -6,8 +6,8 @@ use crate::pipeline::{Crew, Plan};
 use crate::source::OpenedFreeze;
 use std::path::Path;
 use towline_tracker::control::client::{Client, ClientError};
-use towline_tracker::control::message::Attached;
-use towline_tracker::id::{Anchor, AttachNumber, CutId, Generation, TargetId};
+use towline_tracker::control::message::{Attached, Status};
+use towline_tracker::id::{Anchor, AttachNumber, CutId, TargetId};
 
 /// What an answer comes to.
 pub type Answered<T> = Result<T, ClientError>;
@@ -23,10 +23,7 @@ pub trait Control {
     -> Answered<()>;
     fn undo(&mut self, attach: AttachNumber, cut: CutId) -> Answered<()>;
     fn resynchronize(&mut self, attach: AttachNumber, reason: &str) -> Answered<()>;
-    /// The newest attach number, from the tracker's status.
-    fn newest(&mut self) -> Answered<u64>;
-    /// Whether everything was tracked since the cut that ended this generation, in one open map: from its status.
-    fn tracks_behind(&mut self, generation: Generation) -> Answered<bool>;
+    fn status(&mut self) -> Answered<Status>;
     fn idle(&mut self) -> Answered<()>;
 }
 
@@ -65,14 +62,8 @@ impl Control for Client {
         self.resynchronize(attach, reason)
     }
 
-    fn newest(&mut self) -> Answered<u64> {
-        self.status().map(|status| status.attach)
-    }
-
-    fn tracks_behind(&mut self, generation: Generation) -> Answered<bool> {
-        let status = self.status()?;
-        let tracked = status.disks.iter().all(|disk| !disk.degraded && disk.resync.is_none());
-        Ok(tracked && status.generation == generation.next().0)
+    fn status(&mut self) -> Answered<Status> {
+        self.status()
     }
 
     fn idle(&mut self) -> Answered<()> {

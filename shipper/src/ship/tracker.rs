@@ -162,7 +162,9 @@ impl<'a> Tracker<'a> {
 
     /// Whether the tracker has tracked everything since the cut that ended this generation, in one open map.
     pub(super) fn tracks_behind(&mut self, generation: Generation) -> Result<bool> {
-        self.call(|control| control.tracks_behind(generation))
+        let status = self.call(|client| client.status())?;
+        let tracked = status.disks.iter().all(|disk| !disk.degraded && disk.resync.is_none());
+        Ok(tracked && status.generation == generation.next().0)
     }
 
     /// Listens, without waiting: a stop, a newer shipper, a tracker that is gone.
@@ -179,7 +181,7 @@ impl<'a> Tracker<'a> {
     pub(super) fn is_newest(&mut self) -> Result<()> {
         self.asked = (self.edge.now)();
         let Some(mine) = self.mine else { return Ok(()) };
-        let newest = self.call(|client| client.newest())?;
+        let newest = self.call(|client| client.status())?.attach;
         if mine.revoked(newest) {
             let newest = AttachNumber(newest);
             return Err(refusal(&self.socket, ClientError::Refused(Refusal::Revoked { newest })));

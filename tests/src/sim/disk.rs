@@ -59,7 +59,7 @@ impl SyncPromise {
 }
 
 /// The disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Disk {
     sectors: Vec<Sector>,
     dirty: BTreeSet<usize>,
@@ -73,6 +73,8 @@ pub struct Disk {
     times_durable: i128,
     mark: Option<Mark>,
     mark_durable: Option<Mark>,
+    /// A sync has failed in this boot: who was told knows, and nobody else.
+    pub failed: bool,
 }
 
 impl Disk {
@@ -96,6 +98,7 @@ impl Disk {
             times_durable: wall,
             mark: None,
             mark_durable: None,
+            failed: false,
         }
     }
 
@@ -221,6 +224,7 @@ impl Disk {
 
     /// A sync ends. A good one ends what failed writes could still do where a later one is now durable.
     pub fn sync_ends(&mut self, promise: SyncPromise, good: bool, rng: &mut Rng) {
+        self.failed |= !good;
         if good && let Some((times, mark)) = promise.inode {
             (self.times_durable, self.mark_durable) = (times, mark);
         }
@@ -299,6 +303,16 @@ impl Disk {
             (self.times, self.mark) = (self.times_durable, self.mark_durable);
         }
         (self.times_durable, self.mark_durable) = (self.times, self.mark);
+        self.failed = false;
+    }
+
+    /// Somebody makes it larger or smaller while no tracker runs, for good. What is new is zeros.
+    pub fn resize(&mut self, sectors: usize) {
+        self.flying.clear();
+        self.sectors.resize(sectors, Sector::default());
+        self.dirty.retain(|sector| *sector < sectors);
+        self.times = self.wall;
+        self.times_durable = self.times;
     }
 
     /// Somebody writes while no tracker runs.

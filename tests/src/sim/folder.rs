@@ -19,7 +19,7 @@ struct Unsynced {
     doomed: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Inode {
     /// What a read gives.
     data: Vec<u8>,
@@ -71,7 +71,7 @@ fn apply(names: &mut BTreeMap<String, usize>, op: &NameOp) {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Tree {
     inodes: Vec<Inode>,
     names: BTreeMap<String, usize>,
@@ -101,6 +101,11 @@ impl SimFolder {
     /// An empty folder.
     pub fn new(faults: Faults) -> Self {
         Self { tree: Rc::default(), faults }
+    }
+
+    /// A folder of its own with the same files.
+    pub fn copy(&self, faults: Faults) -> Self {
+        Self { tree: Rc::new(RefCell::new(self.tree.borrow().clone())), faults }
     }
 
     /// Whether its file system is nearly full.

@@ -6,21 +6,25 @@ mod guest;
 mod mischief;
 mod shipping;
 mod start;
+mod twin;
 
+use super::coroutine;
 use super::counts::Counts;
 use super::disk::{Disk, Facts, SECTOR, SyncPromise};
 use super::fault::{Crashed, Faults};
 use super::folder::{SimFile, SimFolder};
 use super::maps::SimMaps;
 use super::rng::Rng;
-use super::shipper::{Port, Shipper, Step};
-use super::vault::Vault;
+use super::shipper::Shipper;
+use super::store::Moods;
+use super::target::{Snapshot, Target};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
+use towline::store::memory::MemoryStore;
 use towline_tracker::control::message::Answer;
 use towline_tracker::disk::geometry::Geometry;
 use towline_tracker::format::meta::Meta;
@@ -44,6 +48,8 @@ pub enum CrashKind {
     Process,
     /// The host.
     Host,
+    /// A shipper, if it is its turn; the tracker lives on.
+    Shipper,
 }
 
 /// What a seed is made of.
@@ -65,7 +71,7 @@ impl Plan {
     /// The random campaign's plan.
     pub fn random(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x51a2);
-        Self { seed, events: 600 + rng.below(2400), mischief: true, crash_at: None, trace: false }
+        Self { seed, events: 800 + rng.below(2800), mischief: true, crash_at: None, trace: false }
     }
 }
 
@@ -87,6 +93,10 @@ pub struct Report {
     pub digest: u64,
     /// Steps, for crashes at each of them.
     pub steps: u64,
+    /// Events.
+    pub events: u64,
+    /// Those at which a shipper can die.
+    pub shipper_steps: Vec<u64>,
     /// What happened.
     pub counts: Counts,
 }
@@ -95,7 +105,8 @@ thread_local! {
     static NAMES: Cell<u64> = const { Cell::new(0) };
 }
 
-fn name() -> [u8; 16] {
+/// A name that nobody had before.
+pub(super) fn name() -> [u8; 16] {
     NAMES.set(NAMES.get() + 1);
     let mut bytes = [0; 16];
     let mixed = Rng::new(NAMES.get()).draw();
@@ -139,6 +150,8 @@ struct Tracker {
     compactions: u64,
     stopping: bool,
     stop_begun: bool,
+    /// Nothing is tracked.
+    off: bool,
 }
 
 #[derive(Debug)]
@@ -160,14 +173,6 @@ struct GuestFlush {
     vouches: BTreeMap<usize, u64>,
 }
 
-/// The disks at the instant of a cut.
-struct Snapshot {
-    images: Vec<Vec<u64>>,
-    /// Other values that a power cut could have left.
-    others: Vec<BTreeMap<usize, Vec<u64>>>,
-    quiet: bool,
-}
-
 struct Settings {
     depth: usize,
     write_errors: u64,
@@ -182,6 +187,20 @@ struct Settings {
     bounds: Bounds,
     jumps: u64,
     hot: u64,
+    read_errors: u64,
+    moods: Moods,
+    /// Zeros are holes, where they can be.
+    holes: bool,
+    /// The wall clock jumps.
+    clock: bool,
+    /// Somebody lays hands on the vault.
+    vault_hands: u64,
+    /// Disks are resized between two sessions.
+    resizes: bool,
+    /// Of a hundred sessions so many are without tracking.
+    off: u64,
+    /// Another host has the same group, or the same disks, from this event on.
+    twin: Option<(u64, Twin)>,
 }
 
 /// The world.
@@ -208,10 +227,29 @@ pub struct World {
     acked: Vec<BTreeMap<usize, u64>>,
     next_token: u64,
     next_ticket: u64,
-    tickets: BTreeMap<u64, usize>,
-    vault: Vault,
+    tickets: BTreeMap<u64, u64>,
+    target: Rc<RefCell<Target>>,
     shippers: Vec<Shipper>,
-    cuts: BTreeMap<CutId, Snapshot>,
+    shippers_begun: u64,
+    shipper_steps: Vec<u64>,
+    /// Whose step the crash struck.
+    striking: u64,
+    /// Stores that shippers have open.
+    opened: Vec<SimFile>,
+    /// Shippers ran at the same time.
+    rivals: bool,
+    /// Somebody else may have gone on with the log.
+    estranged: bool,
+    /// An administrator gives the word to take over from now on.
+    word: bool,
+    /// He never does.
+    obstinate: bool,
+    /// And has everything compared, and nothing believed.
+    heal: bool,
+    /// A copy of the vault.
+    backup: Option<Backup>,
+    /// Until this event the store is in trouble.
+    trouble: u64,
     finishing: bool,
     counts: Counts,
     digest: u64,
@@ -228,6 +266,9 @@ pub struct World {
     other_host: Option<OtherHost>,
 }
 
+/// Objects and their versions.
+type Backup = (MemoryStore, BTreeMap<String, u64>);
+
 struct OtherHost {
     maps: SimMaps,
     boot: u64,
@@ -242,11 +283,15 @@ struct OtherHost {
 /// # Errors
 /// The promise that was broken.
 pub fn run(plan: Plan) -> Result<Report, Failure> {
-    let mut world = World::new(plan);
+    NAMES.set(plan.seed << 20);
+    coroutine::set_dice(Rng::new(plan.seed ^ 0x70c5));
+    let target = Rc::new(RefCell::new(Target::new()));
+    let mut world = World::new(plan, target);
     let what = match catch_unwind(AssertUnwindSafe(|| world.live())) {
         Ok(Ok(())) => {
             let digest = world.final_digest();
-            return Ok(Report { digest, steps: world.faults.steps(), counts: world.counts });
+            let World { counts, shipper_steps, faults, events, .. } = world;
+            return Ok(Report { digest, steps: faults.steps(), events, shipper_steps, counts });
         }
         Ok(Err(what)) => what,
         Err(panic) => {
@@ -259,9 +304,8 @@ pub fn run(plan: Plan) -> Result<Report, Failure> {
 }
 
 impl World {
-    /// A new host with new disks.
-    pub fn new(plan: Plan) -> Self {
-        NAMES.set(plan.seed << 20);
+    /// A new host with new disks, and this vault.
+    pub fn new(plan: Plan, target: Rc<RefCell<Target>>) -> Self {
         let mut rng = Rng::new(plan.seed);
         let faults = Faults::new(Rng::new(plan.seed ^ 0xfa17));
         let wall = 1_700_000_000_000_000_000;
@@ -269,7 +313,7 @@ impl World {
         let block_shift = if rng.chance(200) { 13 } else { 12 };
         let (mut geometry, mut disks) = (Vec::new(), Vec::new());
         for _ in 0..count {
-            let mut sectors = (64 + rng.below(200)) * 8;
+            let mut sectors = (40 + rng.below(120)) * 8;
             if rng.chance(300) {
                 sectors += 1 + rng.below(7);
             }
@@ -303,6 +347,20 @@ impl World {
             },
             hot: 4 + rng.below(24),
             mark_errors: if mischief && rng.chance(150) { 400 } else { 0 },
+            read_errors: if mischief && rng.chance(120) { 25 } else { 0 },
+            moods: match mischief && rng.chance(500) {
+                true => Moods { fails: 20, loses: 30, doubles: 30, stale: 200, short: 200 },
+                false => Moods::default(),
+            },
+            holes: rng.chance(500),
+            clock: mischief && rng.chance(150),
+            vault_hands: if mischief && rng.chance(120) { 1 } else { 0 },
+            resizes: mischief && rng.chance(200),
+            off: if mischief && rng.chance(100) { 15 } else { 0 },
+            twin: (mischief && rng.chance(120)).then(|| {
+                let kind = if rng.chance(600) { Twin::Clone } else { Twin::Stranger };
+                (rng.below(1200), kind)
+            }),
         };
         let folders: Vec<_> = disks.iter().map(|_| SimFolder::new(faults.clone())).collect();
         let dice = Rc::new(RefCell::new(Rng::new(plan.seed ^ 0xd15c)));
@@ -310,6 +368,7 @@ impl World {
             .iter()
             .map(|disk| Facts { disk: disk.clone(), faults: faults.clone(), rng: dice.clone() })
             .collect();
+        target.borrow_mut().store.moods = settings.moods;
         let armed = plan.crash_at.map(|(step, kind)| {
             faults.arm(Some(step));
             kind
@@ -337,9 +396,19 @@ impl World {
             next_token: 1,
             next_ticket: 1,
             tickets: BTreeMap::new(),
-            vault: Vault::default(),
-            shippers: vec![Shipper::default()],
-            cuts: BTreeMap::new(),
+            target,
+            shippers: Vec::new(),
+            shippers_begun: 0,
+            shipper_steps: Vec::new(),
+            striking: 0,
+            opened: Vec::new(),
+            rivals: false,
+            estranged: false,
+            word: false,
+            obstinate: false,
+            heal: false,
+            backup: None,
+            trouble: 0,
             finishing: false,
             counts: Counts::default(),
             digest: plan.seed,
@@ -370,7 +439,7 @@ impl World {
                 self.digest = (self.digest ^ value).wrapping_mul(0x100_0000_01b3).rotate_left(5);
             }
         }
-        self.digest ^ self.vault.len()
+        self.digest ^ self.target.borrow().length()
     }
 
     fn now(&self) -> Nanos {
@@ -388,16 +457,20 @@ impl World {
     /// The whole life: faults, then quiet, then the comparison.
     fn live(&mut self) -> Result<(), String> {
         self.start_tracker();
+        self.begin_shipper();
         self.faults.set_errors(self.settings.call_errors);
+        let mut twin = None;
         for _ in 0..self.plan.events {
-            self.event()?;
+            self.with_twin(&mut twin)?;
         }
+        self.part_with(twin);
         self.finish()
     }
 
     /// One event.
     fn event(&mut self) -> Result<(), String> {
         self.events += 1;
+        self.calm_store();
         let step = 1_000 + self.rng.below(300_000);
         self.pass(step);
         if self.tracker.is_none() {
@@ -408,7 +481,11 @@ impl World {
         if self.struck {
             self.struck = false;
             let kind = self.armed.take().unwrap_or(CrashKind::Process);
-            self.crash(kind);
+            match kind {
+                CrashKind::Shipper => self.strike_shipper(),
+                kind => self.crash(kind),
+            }
+            self.look_again();
         }
         match self.wrong.take() {
             Some(what) => Err(what),
@@ -416,16 +493,32 @@ impl World {
         }
     }
 
+    /// Shippers that would do something now.
+    fn steppers(&self) -> Vec<usize> {
+        let ready = |at: &usize| self.shippers[*at].can_step(self.events, self.mono);
+        (0..self.shippers.len()).filter(ready).collect()
+    }
+
     fn event_without_tracker(&mut self) {
-        let ships = self.shippers.iter().position(|shipper| shipper.can_step(false));
+        let ships = self.steppers();
+        let late = !self.target.borrow().store.late.is_empty();
         let orphans = self.folders.iter().any(SimFolder::has_orphans);
         let mischief = self.plan.mischief && !self.finishing;
-        let weights =
-            [10, if ships.is_some() { 15 } else { 0 }, 5 * u64::from(orphans), 3 * u64::from(mischief)];
+        let weights = [
+            10,
+            if ships.is_empty() { 0 } else { 15 },
+            5 * u64::from(orphans),
+            3 * u64::from(mischief),
+            u64::from(late),
+        ];
         match self.rng.weighted(&weights) {
-            Some(1) => self.ship(ships.expect("weighed")),
+            Some(1) => {
+                let chosen = ships[self.rng.index(ships.len())];
+                self.ship(chosen);
+            }
             Some(2) => self.land_orphan(),
             Some(3) => self.mischief_while_down(),
+            Some(4) => self.land_late(),
             _ => self.start_tracker(),
         }
     }
@@ -452,8 +545,8 @@ impl World {
         let calm = !self.finishing && !stopping;
         let mischief = self.plan.mischief && calm;
         let room = calm && self.requests.len() + self.flushes.len() < self.settings.depth;
-        let steppers: Vec<_> =
-            (0..self.shippers.len()).filter(|index| self.shippers[*index].can_step(true)).collect();
+        let steppers = self.steppers();
+        let late = !self.target.borrow().store.late.is_empty();
         let ghosts = self.disks.iter().any(|disk| !disk.borrow().ghosts().is_empty());
         let orphans = self.folders.iter().any(SimFolder::has_orphans);
         let weights = [
@@ -462,11 +555,13 @@ impl World {
             if queue > 0 { 12 } else { 0 },
             if marks > 0 { 6 } else { 0 },
             if reports > 0 { 14 } else { 0 },
-            if steppers.is_empty() { 0 } else { 26 },
+            if steppers.is_empty() { 0 } else { 40 },
             4,
             2 * u64::from(ghosts) + 2 * u64::from(orphans),
-            if mischief { 3 } else { 0 },
+            if mischief { 2 } else { 0 },
             if room { 2 } else { 0 },
+            if self.shippers.is_empty() { 6 } else { 0 },
+            u64::from(late),
         ];
         match self.rng.weighted(&weights) {
             Some(0) => self.guest_asks(),
@@ -492,6 +587,8 @@ impl World {
             }
             Some(8) => self.mischief(),
             Some(9) => self.abandon(),
+            Some(10) => self.begin_shipper(),
+            Some(11) => self.land_late(),
             _ => {
                 let jump = match self.rng.below(1000) {
                     draw if draw < self.settings.jumps && calm => 1_200_000_000,
@@ -513,7 +610,8 @@ impl World {
         // W6: the last sync failed.
         let clean = self.tracker.as_ref().is_some_and(|tracker| tracker.group.stop_failure().is_none());
         self.counts.add(if clean { "clean stops" } else { "stops that are not clean" });
-        if clean && self.faults.injected() == 0 && self.is_marked() {
+        let off = self.tracker.as_ref().is_some_and(|tracker| tracker.off);
+        if clean && !off && self.faults.injected() == 0 && self.is_marked() {
             self.wrong
                 .get_or_insert("a clean stop leaves a mark that says that writes went untracked".into());
         }
@@ -528,6 +626,15 @@ impl World {
     fn is_marked(&self) -> bool {
         self.facts.iter().any(|facts| matches!(facts.mark(), Ok(Some(mark)) if mark.untracked))
     }
+}
+
+/// Who else there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Twin {
+    /// Other disks, with our group's name.
+    Stranger,
+    /// Our disks and sidecars, copied.
+    Clone,
 }
 
 /// Error numbers of Linux.

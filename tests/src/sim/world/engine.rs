@@ -65,7 +65,8 @@ impl World {
             self.counts.add("cuts with writes in flight");
         }
         let quiet = self.finishing && self.requests.is_empty() && others.iter().all(BTreeMap::is_empty);
-        self.cuts.insert(cut, Snapshot { images, others, quiet });
+        let snapshot = Snapshot { images, others, quiet };
+        self.target.borrow_mut().cuts.insert((cut, record.time_ns), snapshot);
     }
 
     pub(super) fn header(&self) -> Option<GroupHeader> {

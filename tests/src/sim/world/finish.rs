@@ -18,6 +18,24 @@ impl World {
         self.settings.persist_errors = 0;
         self.settings.preserve_errors = 0;
         self.settings.preserve_limit = None;
+        {
+            let mut target = self.target.borrow_mut();
+            let store = &mut target.store;
+            (store.moods, store.down, store.full) = (Moods::default(), false, false);
+            store.late.clear();
+            // What was damaged heals when everything is shipped again.
+            self.heal = !store.damaged.is_empty();
+        }
+        self.shippers.iter_mut().for_each(|shipper| shipper.paused = 0);
+        // Tracking is switched on again.
+        if let Some(tracker) = self.tracker.as_mut().filter(|tracker| tracker.off) {
+            tracker.stopping = true;
+        }
+        if self.heal {
+            while !self.shippers.is_empty() {
+                self.kill_shipper(0);
+            }
+        }
         let mut quiet_from = None;
         for _ in 0..6_000 {
             self.event()?;
@@ -26,25 +44,32 @@ impl World {
                 quiet_from = None;
                 continue;
             }
-            let from = *quiet_from.get_or_insert(self.vault.len());
-            let newest = self.vault.entry(self.vault.tip);
-            let Some(entry) = newest.filter(|entry| entry.seq > from && entry.exact) else { continue };
-            if !self.cuts.get(&entry.cut).is_some_and(|cut| cut.quiet) {
+            let put = self.target.borrow().points.len();
+            let from = *quiet_from.get_or_insert(put);
+            if put <= from {
                 continue;
             }
+            let target = self.target.borrow();
+            let newest = target.points.last().expect("more than before");
+            let quiet = target.cuts.get(&newest.cut).is_some_and(|cut| cut.quiet);
             // S4: what has healed leaves no mark, or the next start would compare for nothing.
-            if self.is_marked() {
+            if !quiet || self.is_marked() {
                 continue;
             }
             let disks: Vec<_> = self.disks.iter().map(|disk| disk.borrow().image()).collect();
-            if *entry.images != disks {
-                let images = entry.images.clone();
+            let images = target.images(newest.seq)?;
+            if images != disks {
                 return Err(format!(
                     "the last point differs from the disk: {}",
                     differences(&images, &disks)
                 ));
             }
-            return Ok(());
+            if target.latest().is_none_or(|latest| latest.seq != newest.seq) {
+                return Err(format!("the last point is entry {}, and not the latest", newest.seq));
+            }
+            drop(target);
+            self.look_again();
+            return self.wrong.take().map_or(Ok(()), Err);
         }
         let states: Vec<_> = self.shippers.iter().map(Shipper::state).collect();
         Err(format!(

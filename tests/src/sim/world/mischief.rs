@@ -28,7 +28,7 @@ impl World {
                 self.note(2, || format!("somebody writes to disk {disk}"));
             }
             // Nobody else may know of a sync that has just failed.
-            1 if !self.touched && self.settings.sync_errors == 0 => {
+            1 if !self.touched && !self.a_sync_failed() => {
                 self.maps.wipe();
                 self.touched = true;
                 self.counts.add("maps wiped");
@@ -45,14 +45,34 @@ impl World {
             4 | 5 if !self.touched => self.travel(),
             6 | 7 => self.damage_a_log(),
             // What the maps say of a sync that has just failed is the other's to tell, too.
-            8..12 if !self.touched && self.settings.sync_errors == 0 => {
+            8..12 if !self.touched && !self.a_sync_failed() => {
                 self.maps.swap(&self.other_maps);
                 self.touched = true;
                 self.counts.add("starts with other maps");
                 self.note(39, || "somebody else is to start the tracker".into());
             }
+            12..15 if !self.touched && self.settings.resizes => self.resize(),
             _ => {}
         }
+    }
+
+    /// A disk becomes larger or smaller. As what others write: later than the last sign of life.
+    fn resize(&mut self) {
+        self.pass(3_500_000_000);
+        self.touched = true;
+        let disk = self.rng.index(self.disks.len());
+        let sectors = ((40 + self.rng.below(120)) * 8 + self.rng.below(2) * 3) as usize;
+        let before = self.disks[disk].borrow().sectors();
+        self.disks[disk].borrow_mut().resize(sectors);
+        self.geometry[disk].size = sectors as u64 * SECTOR;
+        self.acked[disk].retain(|sector, _| *sector < sectors);
+        self.counts.add(if sectors < before { "disks shrunk" } else { "disks grown" });
+        self.note(50, || format!("disk {disk} has {sectors} sectors, and had {before}"));
+    }
+
+    /// Whether somebody was told of a sync that failed, and nobody else can know.
+    fn a_sync_failed(&self) -> bool {
+        self.disks.iter().any(|disk| disk.borrow().failed)
     }
 
     /// A change log is deleted or cut off, whichever it is.
@@ -106,19 +126,133 @@ impl World {
                 self.tracker.as_mut().expect("it runs").stopping = true;
                 self.note(7, || "a clean stop is asked for".into());
             }
-            7 if self.shippers.len() < 2 => {
-                self.shippers.push(Shipper::default());
+            7 if self.shippers.len() == 1 => {
+                self.begin_shipper();
+                self.rivals = true;
                 self.counts.add("second shippers");
             }
-            9 => {
+            8 | 9 if !self.shippers.is_empty() => {
                 let chosen = self.rng.index(self.shippers.len());
                 self.kill_shipper(chosen);
+                self.look_again();
             }
+            10 if !self.shippers.is_empty() => self.disturb_shipper(),
             11 => {
                 let low = self.rng.chance(300);
                 self.folders.iter().for_each(|folder| folder.set_low(low));
             }
+            12 | 13 => self.disturb_store(),
+            14 if self.settings.vault_hands > 0 => self.lay_hands_on_the_vault(),
+            15 if self.settings.clock => {
+                let hours = self.rng.below(48) as i128 - 24;
+                self.wall += hours * 3_600_000_000_000;
+                self.pass(0);
+                // What hides among the tracker's own writes moves with the clock (S3).
+                self.touched = true;
+                self.counts.add("clock jumps");
+                self.note(45, || format!("the clock jumps by {hours} h"));
+            }
             _ => {}
+        }
+    }
+
+    /// A shipper is paused, told to stop, or loses its connection.
+    fn disturb_shipper(&mut self) {
+        let chosen = self.rng.index(self.shippers.len());
+        let until = self.events + 20 + self.rng.below(400);
+        let shipper = &mut self.shippers[chosen];
+        let what = match self.rng.below(3) {
+            0 => {
+                shipper.paused = until;
+                "paused"
+            }
+            1 => {
+                shipper.stop.ask();
+                "told to stop"
+            }
+            _ => {
+                let number = shipper.number;
+                self.tickets.retain(|_, of| *of != number);
+                shipper.disconnect();
+                "disconnected"
+            }
+        };
+        let number = self.shippers[chosen].number;
+        self.counts.add(&format!("shippers {what}"));
+        self.note(46, || format!("shipper {number} is {what}"));
+    }
+
+    /// The store goes down, or is full, for a while.
+    fn disturb_store(&mut self) {
+        let mut target = self.target.borrow_mut();
+        let store = &mut target.store;
+        if self.settings.moods.fails == 0 {
+            return;
+        }
+        store.down = self.rng.chance(500);
+        store.full = !store.down;
+        let (down, full) = (store.down, store.full);
+        drop(target);
+        self.trouble = self.events + 10 + self.rng.below(150);
+        self.note(47, || format!("the store: down {down}, full {full}"));
+    }
+
+    /// The store's trouble has an end.
+    pub(super) fn calm_store(&mut self) {
+        if self.trouble == self.events {
+            let store = &mut self.target.borrow_mut().store;
+            (store.down, store.full) = (false, false);
+        }
+    }
+
+    /// The crash struck when a shipper was to do something.
+    pub(super) fn strike_shipper(&mut self) {
+        match self.shippers.iter().position(|shipper| shipper.number == self.striking) {
+            Some(chosen) => self.kill_shipper(chosen),
+            // Inside a job or the start no shipper dies alone.
+            None => self.crash(CrashKind::Process),
+        }
+        self.striking = 0;
+    }
+
+    /// The vault is copied, put back to an old copy, damaged, or another one.
+    fn lay_hands_on_the_vault(&mut self) {
+        if self.rng.chance(400) || self.backup.is_none() {
+            self.backup = Some(self.target.borrow().store.copy());
+            return;
+        }
+        if self.rng.chance(300) && self.settings.twin.is_none() {
+            while !self.shippers.is_empty() {
+                self.kill_shipper(0);
+            }
+            self.target.borrow_mut().switch();
+            self.backup = None;
+            self.counts.add("vaults changed");
+            self.note(52, || "another vault".into());
+            return;
+        }
+        if self.rng.chance(500) {
+            while !self.shippers.is_empty() {
+                self.kill_shipper(0);
+            }
+            let mut target = self.target.borrow_mut();
+            let backup = self.backup.as_ref().expect("looked at");
+            target.store.put_back(backup);
+            target.forget_points();
+            drop(target);
+            self.counts.add("vaults put back");
+            self.note(48, || "the vault is put back to an old copy".into());
+            return;
+        }
+        let mut target = self.target.borrow_mut();
+        let names: Vec<_> = target.store.names().filter(|name| *name != "vault").cloned().collect();
+        if !names.is_empty() {
+            let name = &names[self.rng.index(names.len())];
+            target.store.damage(name, &mut self.rng);
+            drop(target);
+            self.counts.add("objects damaged");
+            self.note(49, || format!("{name} is damaged"));
+            self.look_again();
         }
     }
 
@@ -159,26 +293,17 @@ impl World {
         self.requests.clear();
         self.flushes.clear();
         self.tickets.clear();
-        for shipper in &mut self.shippers {
-            let keep = self.rng.chance(700);
-            shipper.disconnected(keep);
-        }
+        self.shippers.iter_mut().for_each(Shipper::disconnect);
         self.touched = false;
     }
 
     pub(super) fn host_crash(&mut self) {
         self.counts.add("host restarts");
         self.note(32, || "the host restarts".into());
-        for index in 0..self.shippers.len() {
-            // The put may have been on its way.
-            if self.shippers[index].is_publishing() && self.rng.chance(500) {
-                let step = self.with_port(|shippers, port| shippers[index].step(port));
-                if let Step::Put(seq) = step {
-                    self.put(index, seq);
-                }
-            }
+        while !self.shippers.is_empty() {
+            self.kill_shipper(0);
         }
-        self.shippers = vec![Shipper::default()];
+        self.opened.clear();
         self.maps.wipe();
         self.other_maps.wipe();
         for (disk, folder) in self.disks.iter().zip(&self.folders) {

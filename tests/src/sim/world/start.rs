@@ -35,13 +35,14 @@ impl World {
             align: 512,
         });
         let candidates: Vec<_> = candidates.collect();
+        let off = !self.finishing && self.rng.chance(self.settings.off * 10);
         let config = GroupConfig {
             name: "sim".into(),
             session: Session(0),
             preserve_limit: self.settings.preserve_limit,
             preserve_deadline: Duration::from_millis(250),
             strict: self.settings.strict,
-            off: false,
+            off,
             bounds: self.settings.bounds,
         };
         let mut boot = [0; 16];
@@ -111,7 +112,9 @@ impl World {
             operations: Vec::new(),
             stopping: false,
             stop_begun: false,
+            off,
         });
+        self.counts.more("sessions without tracking", u64::from(off));
         self.counts.add("starts");
         if let Some(state) = self.state() {
             self.counts.add(&format!("started in: {}", state.road.name()));

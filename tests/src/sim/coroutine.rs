@@ -1,0 +1,81 @@
+//! A process of the simulation: the product's own code on a stack of its own. Whatever it asks of the world outside it
+//! asks by [`call`], which suspends it until the world has answered; what kills it unwinds it there.
+
+use super::rng::Rng;
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use std::cell::{Cell, RefCell};
+use std::ptr;
+use std::time::{Duration, Instant};
+
+thread_local! {
+    /// Of the process that runs.
+    static YIELDER: Cell<*const ()> = const { Cell::new(ptr::null()) };
+    /// Monotonic and wall clock, in nanoseconds.
+    static CLOCK: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+    /// Where instants are counted from.
+    static BEGINNING: Instant = Instant::now();
+    static DICE: RefCell<Rng> = RefCell::new(Rng::new(0));
+}
+
+/// A process that asks `Ask` and ends with `End`.
+pub struct Process<Ask, Reply, End>(Coroutine<Option<Reply>, Ask, End>);
+
+/// What a process comes to.
+pub enum Came<Ask, End> {
+    /// It asks.
+    Asks(Ask),
+    /// It has ended.
+    Ended(End),
+}
+
+impl<Ask: 'static, Reply: 'static, End: 'static> Process<Ask, Reply, End> {
+    /// One that will run this.
+    pub fn new(main: impl FnOnce() -> End + 'static) -> Self {
+        Self(Coroutine::new(move |yielder: &Yielder<Option<Reply>, Ask>, _| {
+            YIELDER.set(ptr::from_ref(yielder).cast());
+            main()
+        }))
+    }
+
+    /// Lets it run, at first without a reply, until it asks again or ends. At these times, by this world's dice.
+    pub fn resume(&mut self, reply: Option<Reply>, clock: (u64, u64)) -> Came<Ask, End> {
+        CLOCK.set(clock);
+        let came = self.0.resume(reply);
+        YIELDER.set(ptr::null());
+        match came {
+            CoroutineResult::Yield(ask) => Came::Asks(ask),
+            CoroutineResult::Return(end) => Came::Ended(end),
+        }
+    }
+}
+
+/// Asks the world, from inside a process of these types.
+pub fn call<Ask: 'static, Reply: 'static>(ask: Ask) -> Reply {
+    let yielder = YIELDER.get();
+    assert!(!yielder.is_null(), "only a process asks");
+    // SAFETY: set by the process that runs, on its own stack, which is alive as long as it runs; all processes of the
+    // simulation ask and are answered with the same types.
+    let reply = unsafe { &*yielder.cast::<Yielder<Option<Reply>, Ask>>() }.suspend(ask);
+    YIELDER.set(yielder);
+    reply.expect("an answer to what was asked")
+}
+
+/// The process's time that only rises.
+pub fn now() -> Instant {
+    BEGINNING.with(|beginning| *beginning + Duration::from_nanos(CLOCK.get().0))
+}
+
+/// The process's time of day.
+pub fn wall_ns() -> u64 {
+    CLOCK.get().1
+}
+
+/// Gives the processes of this thread their dice.
+pub fn set_dice(rng: Rng) {
+    DICE.set(rng);
+}
+
+/// Rolls them.
+pub fn dice<T>(roll: impl FnOnce(&mut Rng) -> T) -> T {
+    DICE.with_borrow_mut(roll)
+}

@@ -1,0 +1,302 @@
+//! A store that has bad moments: what it is asked may fail before or after it is done, be done twice, be seen late in a
+//! listing, or come long after its asker is dead. What it has answered it keeps, unless somebody damages it.
+
+use super::counts::Counts;
+use super::process::Flying;
+use super::rng::Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use towline::store::memory::MemoryStore;
+use towline::store::{Listed, Put, Store, StoreError, StoreErrorKind};
+
+/// What it is asked.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// To keep an object, or to create it.
+    Put(Flying),
+    /// All of an object.
+    Get {
+        /// The object.
+        name: String,
+        /// At most so many bytes.
+        limit: usize,
+    },
+    /// A part of an object.
+    Range {
+        /// The object.
+        name: String,
+        /// The first byte.
+        offset: u64,
+        /// Bytes.
+        length: usize,
+    },
+    /// How long an object is.
+    Length {
+        /// The object.
+        name: String,
+    },
+    /// A listing.
+    List {
+        /// Names begin so.
+        prefix: String,
+        /// And come after this.
+        after: String,
+        /// At most so many.
+        limit: usize,
+    },
+}
+
+impl Request {
+    /// To keep an object.
+    pub fn put(name: &str, data: &[u8]) -> Self {
+        Self::Put(Flying { name: name.into(), bytes: data.to_vec(), entry: false })
+    }
+
+    /// To create one.
+    pub fn create(name: &str, data: &[u8]) -> Self {
+        Self::Put(Flying { name: name.into(), bytes: data.to_vec(), entry: true })
+    }
+
+    fn object(&self) -> &str {
+        match self {
+            Self::Put(Flying { name, .. })
+            | Self::Get { name, .. }
+            | Self::Range { name, .. }
+            | Self::Length { name } => name,
+            Self::List { prefix, .. } => prefix,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub enum Done {
+    /// To a put.
+    Put(Put),
+    /// To a read.
+    Bytes(Vec<u8>),
+    /// How long it is.
+    Length(u64),
+    /// A page.
+    Listed(Vec<Listed>),
+}
+
+impl Done {
+    pub(super) fn put(self) -> Put {
+        let Self::Put(put) = self else { panic!("an answer to another request") };
+        put
+    }
+
+    pub(super) fn bytes(self) -> Vec<u8> {
+        let Self::Bytes(bytes) = self else { panic!("an answer to another request") };
+        bytes
+    }
+
+    pub(super) fn length(self) -> u64 {
+        let Self::Length(length) = self else { panic!("an answer to another request") };
+        length
+    }
+
+    pub(super) fn listed(self) -> Vec<Listed> {
+        let Self::Listed(listed) = self else { panic!("an answer to another request") };
+        listed
+    }
+}
+
+/// How bad it is, in thousandths of its requests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moods {
+    /// Fails before anything is done.
+    pub fails: u64,
+    /// Is done, and the answer is lost.
+    pub loses: u64,
+    /// Is done twice, and the second answer is told.
+    pub doubles: u64,
+    /// A listing does not show some of what came lately.
+    pub stale: u64,
+    /// A page is shorter than asked for.
+    pub short: u64,
+}
+
+/// The store.
+pub struct SimStore {
+    /// What is kept.
+    pub objects: MemoryStore,
+    /// Its moods.
+    pub moods: Moods,
+    /// Nothing is answered well for a while.
+    pub down: bool,
+    /// There is no space.
+    pub full: bool,
+    /// Each object's last change.
+    versions: BTreeMap<String, u64>,
+    changes: u64,
+    /// Objects put so lately that a listing may not show them.
+    fresh: Vec<String>,
+    /// Puts of the dead, on their way.
+    pub late: Vec<Flying>,
+    /// Entries that came into being since it was last asked.
+    pub created: Vec<String>,
+    /// Objects that somebody damaged.
+    pub damaged: BTreeSet<String>,
+}
+
+impl SimStore {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self {
+            objects: MemoryStore::new(),
+            moods: Moods::default(),
+            down: false,
+            full: false,
+            versions: BTreeMap::new(),
+            changes: 0,
+            fresh: Vec::new(),
+            late: Vec::new(),
+            created: Vec::new(),
+            damaged: BTreeSet::new(),
+        }
+    }
+
+    /// The number of an object's last change; none if it is not there.
+    pub fn version(&self, name: &str) -> Option<u64> {
+        self.versions.get(name).copied()
+    }
+
+    /// The names of all.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.versions.keys()
+    }
+
+    fn changed(&mut self, name: &str) {
+        self.changes += 1;
+        self.versions.insert(name.to_owned(), self.changes);
+    }
+
+    /// A put happens.
+    pub fn land(&mut self, put: &Flying) -> Put {
+        if put.entry {
+            let answer = self.objects.put_if_absent(&put.name, &put.bytes).expect("a good name");
+            if answer == Put::Created {
+                self.changed(&put.name);
+                self.created.push(put.name.clone());
+                self.fresh.push(put.name.clone());
+            }
+            return answer;
+        }
+        let same = self.objects.get(&put.name, usize::MAX).is_ok_and(|found| found == put.bytes);
+        self.objects.put(&put.name, &put.bytes).expect("a good name");
+        if !same {
+            self.changed(&put.name);
+            self.fresh.push(put.name.clone());
+        }
+        Put::Created
+    }
+
+    /// Does what is asked, in its mood.
+    ///
+    /// # Errors
+    /// As a store's.
+    pub fn ask(&mut self, request: &Request, rng: &mut Rng, counts: &mut Counts) -> Result<Done, StoreError> {
+        let failed = |kind| StoreError::new(kind, request.object());
+        let moods = self.moods;
+        if self.down || rng.chance(moods.fails) {
+            counts.add(if self.down { "store: down" } else { "store: failed" });
+            // Of what failed some is done all the same.
+            if let Request::Put(put) = request
+                && rng.chance(200)
+            {
+                counts.add("store: failed and done");
+                self.land(put);
+            }
+            return Err(failed(StoreErrorKind::Transient));
+        }
+        match request {
+            Request::Put(_) if self.full => {
+                counts.add("store: no space");
+                Err(failed(StoreErrorKind::NoSpace))
+            }
+            Request::Put(put) => {
+                let mut answer = self.land(put);
+                if rng.chance(moods.loses) {
+                    counts.add("store: done, and its answer lost");
+                    counts.more("store: an entry's answer lost", u64::from(put.entry));
+                    return Err(failed(StoreErrorKind::Transient));
+                }
+                if rng.chance(moods.doubles) {
+                    counts.add("store: done twice");
+                    answer = self.land(put);
+                    counts.more("store: an entry that was done twice", u64::from(put.entry));
+                }
+                Ok(Done::Put(answer))
+            }
+            Request::Get { name, limit } => self.objects.get(name, *limit).map(Done::Bytes),
+            Request::Range { name, offset, length } => {
+                self.objects.get_range(name, *offset, *length).map(Done::Bytes)
+            }
+            Request::Length { name } => self.objects.len(name).map(Done::Length),
+            Request::List { prefix, after, limit } => {
+                let mut page = self.objects.list(prefix, after, *limit)?;
+                if rng.chance(moods.stale) {
+                    let before = page.len();
+                    page.retain(|object| !self.fresh.contains(&object.name) || rng.chance(500));
+                    counts.more("store: not listed", (before - page.len()) as u64);
+                    // A page of nothing but what is not shown would be the end.
+                } else {
+                    self.fresh.clear();
+                }
+                if page.len() > 1 && rng.chance(moods.short) {
+                    page.truncate(1 + rng.index(page.len() - 1));
+                    counts.add("store: short pages");
+                }
+                Ok(Done::Listed(page))
+            }
+        }
+    }
+
+    /// Somebody damages an object: it is lost, cut off, or a bit is flipped.
+    pub fn damage(&mut self, name: &str, rng: &mut Rng) {
+        let mut bytes = self.objects.get(name, usize::MAX).expect("it is there");
+        self.damaged.insert(name.to_owned());
+        self.changed(name);
+        // An entry that is lost leaves a gap, which is no word's to close.
+        match if name.contains("/log/") { 1 + rng.below(2) } else { rng.below(3) } {
+            0 => {
+                self.objects.delete(name).expect("a good name");
+                self.versions.remove(name);
+                return;
+            }
+            1 => bytes.truncate(rng.index(bytes.len())),
+            _ => {
+                let at = rng.index(bytes.len());
+                bytes[at] ^= 1 << rng.below(8);
+            }
+        }
+        self.objects.overwrite(name, bytes);
+    }
+
+    /// A copy of what is kept, for [`Self::put_back`].
+    pub fn copy(&self) -> (MemoryStore, BTreeMap<String, u64>) {
+        (self.objects.copy(), self.versions.clone())
+    }
+
+    /// The store is put back to an old copy.
+    pub fn put_back(&mut self, copy: &(MemoryStore, BTreeMap<String, u64>)) {
+        for name in self.versions.keys() {
+            self.objects.delete(name).expect("a good name");
+        }
+        for name in copy.1.keys() {
+            let bytes = copy.0.get(name, usize::MAX).expect("it was there");
+            self.objects.overwrite(name, bytes);
+        }
+        self.versions = copy.1.clone();
+        self.late.clear();
+        self.fresh.clear();
+        self.created.clear();
+    }
+}
+
+impl Default for SimStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}

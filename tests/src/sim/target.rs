@@ -1,0 +1,243 @@
+//! The vault as the world sees it: the store, the points in it, and what each of them must be.
+
+use super::counts::Counts;
+use super::oracle::{Images, Oracle, Sources};
+use super::store::SimStore;
+use super::world::name;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use towline::store::Store;
+use towline::vault::descriptor::Descriptor;
+use towline::vault::entry::{Entry, EntryKind};
+use towline::vault::names::{self, Parsed};
+use towline::vault::{Group, Vault};
+use towline::{Kind, points};
+use towline_tracker::id::{CutId, VaultId};
+
+/// The group's name.
+pub const GROUP: &str = "sim";
+
+/// The disks at the instant of a cut.
+pub struct Snapshot {
+    /// Each disk's sectors.
+    pub images: Images,
+    /// Other values that a power cut could have left.
+    pub others: Vec<BTreeMap<usize, Vec<u64>>>,
+    /// Nobody writes any more: it must be the last image.
+    pub quiet: bool,
+}
+
+impl Snapshot {
+    /// Every sector is as it was, or as a write in flight made it.
+    fn judge(&self, images: &Images) -> Result<(), String> {
+        let sizes = |images: &Images| images.iter().map(Vec::len).collect::<Vec<_>>();
+        if sizes(images) != sizes(&self.images) {
+            return Err(format!("its disks have {:?} sectors for {:?}", sizes(images), sizes(&self.images)));
+        }
+        for (disk, image) in images.iter().enumerate() {
+            for (sector, value) in image.iter().enumerate() {
+                let was = self.images[disk][sector];
+                let others = self.others[disk].get(&sector);
+                if *value != was && others.is_none_or(|others| !others.contains(value)) {
+                    return Err(format!(
+                        "disk {disk} sector {sector} is {value}, was {was}, could become {others:?}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A point that was put.
+pub struct Point {
+    /// Its entry.
+    pub seq: u64,
+    /// Its cut.
+    pub cut: (CutId, u64),
+    /// What it was restored from.
+    sources: Sources,
+}
+
+/// The vault.
+pub struct Target {
+    /// Where it is.
+    pub store: SimStore,
+    /// Cuts by id and instant.
+    pub cuts: BTreeMap<(CutId, u64), Snapshot>,
+    /// The points that were put, in order, as far as they are kept.
+    pub points: Vec<Point>,
+    /// It was put back to an old copy.
+    pub put_back: bool,
+    /// Somebody gave the word to take over.
+    pub taken_over: bool,
+    /// Entries that were put, in order: for whoever counts them.
+    pub entries: Vec<Entry>,
+    group: Group,
+    oracle: Oracle,
+    other: Option<Box<Place>>,
+}
+
+/// A vault that shippers can be sent to.
+struct Place {
+    store: SimStore,
+    group: Group,
+    points: Vec<Point>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let store = SimStore::new();
+        let descriptor = Descriptor::new(VaultId(name()), 1);
+        store.objects.put(names::DESCRIPTOR, &descriptor.encode()).expect("a store in memory");
+        let group = Vault::open(Arc::new(store.objects.clone())).expect("it was just made").group(GROUP);
+        Self { store, group, points: Vec::new() }
+    }
+}
+
+impl Target {
+    /// A new vault.
+    pub fn new() -> Self {
+        let Place { store, group, points } = Place::new();
+        let (cuts, oracle) = (BTreeMap::new(), Oracle::default());
+        let (put_back, taken_over, entries, other) = (false, false, Vec::new(), None);
+        Self { store, cuts, points, put_back, taken_over, entries, group, oracle, other }
+    }
+
+    /// Looks at the entries that were put since it last looked: a point must be the instant of its cut.
+    ///
+    /// # Errors
+    /// What a point is that it must not be.
+    pub fn look(&mut self, counts: &mut Counts) -> Result<(), String> {
+        for name in std::mem::take(&mut self.store.created) {
+            let Some(Parsed::Entry { seq, .. }) = names::parse(&name) else { continue };
+            let entry = self.group.entry_at(seq).map_err(|error| format!("{name}: {}", error.line()))?;
+            counts.add(&format!("entries: {}", entry.header.kind.word()));
+            if entry.header.kind == EntryKind::Point {
+                let back = self.points.last().is_some_and(|point| point.cut.1 > entry.header.time_ns);
+                counts.more("points that are older than those before", u64::from(back));
+                let cut = (entry.header.cut, entry.header.time_ns);
+                let sources = self.restored(&entry)?;
+                self.points.push(Point { seq, cut, sources });
+            }
+            self.entries.push(entry);
+        }
+        Ok(())
+    }
+
+    /// Restores a point and compares it with its cut.
+    fn restored(&mut self, entry: &Entry) -> Result<Sources, String> {
+        let header = &entry.header;
+        let what = |what: String| format!("point {} of cut {}: {what}", header.seq, header.cut);
+        let content = entry.content().ok_or_else(|| what("it has no content".into()))?;
+        let restored = self.oracle.restore(&self.store, &self.group, header, content);
+        let (images, sources) = match restored {
+            Ok(restored) => restored,
+            // Never wrong bytes for damaged ones.
+            Err(error) if error.kind() == Kind::Damage && !self.store.damaged.is_empty() => {
+                return Ok(Sources::new());
+            }
+            Err(error) => return Err(what(error.line().to_owned())),
+        };
+        let cut = self.cuts.get(&(header.cut, header.time_ns)).ok_or_else(|| what("nobody cut it".into()))?;
+        cut.judge(&images).map_err(|wrong| what(format!("it is not the instant of its cut: {wrong}")))?;
+        Ok(sources)
+    }
+
+    /// Something happened that could have spoiled a point: every one that is kept is restored again, unless what it was
+    /// restored from is the same to the byte.
+    ///
+    /// # Errors
+    /// What a point has become.
+    pub fn look_again(&mut self, counts: &mut Counts) -> Result<(), String> {
+        let mut points = std::mem::take(&mut self.points);
+        for point in &mut points {
+            let same = |(name, version): &(String, u64)| self.store.version(name).unwrap_or(0) == *version;
+            if !point.sources.is_empty() && point.sources.iter().all(same) {
+                continue;
+            }
+            counts.add("points restored again");
+            let before = point.sources.len();
+            point.sources = match self.group.entry_at(point.seq) {
+                Ok(entry) => self.restored(&entry)?,
+                Err(error) if error.kind() == Kind::Damage && !self.store.damaged.is_empty() => {
+                    Sources::new()
+                }
+                Err(error) => return Err(format!("point {}: {}", point.seq, error.line())),
+            };
+            counts.more("points spoiled by damage", u64::from(before > 0 && point.sources.is_empty()));
+        }
+        self.points = points;
+        Ok(())
+    }
+
+    /// The store was put back to an old copy: points that it had not are gone.
+    pub fn forget_points(&mut self) {
+        let group = &self.group;
+        self.points.retain(|point| {
+            let header = group.entry_header(point.seq).ok().flatten();
+            header.is_some_and(|header| (header.cut, header.time_ns) == point.cut)
+        });
+        self.entries.clear();
+        self.put_back = true;
+    }
+
+    /// The newest point of the lineage, as who restores finds it.
+    pub fn latest(&self) -> Option<points::Point> {
+        let vault = Vault::open(Arc::new(self.store.objects.clone())).ok()?;
+        points::find(&vault, &self.group, &points::Wanted::Latest).ok()
+    }
+
+    /// The images of a point, newly read.
+    ///
+    /// # Errors
+    /// It can't be restored.
+    pub fn images(&self, seq: u64) -> Result<Images, String> {
+        let told = |error: towline::Error| error.line().to_owned();
+        let entry = self.group.entry_at(seq).map_err(told)?;
+        let content = entry.content().ok_or("it is no point")?;
+        let restored = Oracle::default().restore(&self.store, &self.group, &entry.header, content);
+        restored.map(|(images, _)| images).map_err(told)
+    }
+
+    /// The newest content below an entry, by the log alone: what its claim found.
+    pub fn top_below(&self, mut seq: u64) -> u64 {
+        while seq > 1 {
+            seq -= 1;
+            match self.group.entry_header(seq) {
+                Ok(Some(header)) if header.kind.has_content() => return seq,
+                Ok(Some(header)) if header.kind == EntryKind::Claim => return header.base,
+                _ => {}
+            }
+        }
+        0
+    }
+
+    /// From now on the shippers put into another vault, new or as it was left. Nobody may be at work.
+    pub fn switch(&mut self) {
+        let moods = self.store.moods;
+        let mut other = self.other.take().unwrap_or_else(|| Box::new(Place::new()));
+        std::mem::swap(&mut self.store, &mut other.store);
+        std::mem::swap(&mut self.group, &mut other.group);
+        std::mem::swap(&mut self.points, &mut other.points);
+        self.store.moods = moods;
+        self.entries.clear();
+        self.other = Some(other);
+    }
+
+    /// What an entry is.
+    pub fn kind(&self, seq: u64) -> Option<EntryKind> {
+        self.group.entry_header(seq).ok().flatten().map(|header| header.kind)
+    }
+
+    /// How many entries the log has.
+    pub fn length(&self) -> u64 {
+        self.group.head(0).unwrap_or(0)
+    }
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self::new()
+    }
+}
