@@ -4,4 +4,5 @@ pub mod fuzz;
 pub mod isolation;
 pub mod kills;
 pub mod live;
+pub mod mutants;
 pub mod sim;
