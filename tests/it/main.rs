@@ -23,6 +23,8 @@ mod mutants;
 mod prefix;
 mod shipping;
 mod sim;
+mod successors;
 mod switches;
 mod sync_errors;
+mod vaults;
 mod versions;

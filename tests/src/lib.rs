@@ -6,3 +6,4 @@ pub mod kills;
 pub mod live;
 pub mod mutants;
 pub mod sim;
+pub mod vaults;

@@ -73,6 +73,8 @@ pub struct Disk {
     times_durable: i128,
     mark: Option<Mark>,
     mark_durable: Option<Mark>,
+    /// Pages that buffered readers have met beside a direct writer (W7): nobody drops them.
+    pages: BTreeMap<usize, u64>,
 }
 
 impl Disk {
@@ -96,6 +98,7 @@ impl Disk {
             times_durable: wall,
             mark: None,
             mark_durable: None,
+            pages: BTreeMap::new(),
         }
     }
 
@@ -108,6 +111,12 @@ impl Disk {
     pub fn read(&self, sector: usize) -> u64 {
         let sector = &self.sectors[sector];
         sector.unsynced.last().map_or(sector.durable, |landed| landed.value)
+    }
+
+    /// What a read through the page cache gives beside a direct writer: what it gave before (W7).
+    pub fn read_buffered(&mut self, sector: usize) -> u64 {
+        let now = self.read(sector);
+        *self.pages.entry(sector).or_insert(now)
     }
 
     /// What reads give now, of all sectors.
@@ -125,6 +134,11 @@ impl Disk {
     /// The number of the newest value that no crash takes back.
     pub fn durable(&self, sector: usize) -> u64 {
         self.sectors[sector].durable_seq
+    }
+
+    /// Whether a power cut may take back the value of this number, although no sync of it has failed.
+    pub fn is_volatile(&self, sector: usize, number: u64) -> bool {
+        self.sectors[sector].unsynced.iter().any(|landed| landed.seq == number && !landed.doomed)
     }
 
     /// Sectors with the values that may still land there.
@@ -285,6 +299,7 @@ impl Disk {
     /// The host died: of what is not durable any subset survives, sector by sector.
     pub fn host_crash(&mut self, rng: &mut Rng) {
         self.process_crash(rng);
+        self.pages.clear();
         for index in std::mem::take(&mut self.dirty) {
             let sector = &mut self.sectors[index];
             let choice = rng.index(sector.unsynced.len() + 1);

@@ -21,4 +21,4 @@ pub mod vault;
 pub mod world;
 
 pub use counts::Counts;
-pub use world::{CrashKind, Failure, Plan, World, run};
+pub use world::{CrashKind, Failure, Oracle, Plan, World, run};

@@ -34,6 +34,10 @@ pub struct Port<'a> {
     pub counts: &'a mut Counts,
     /// log2 of the block size.
     pub block_shift: u8,
+    /// The tracker writes past the page cache.
+    pub direct: bool,
+    /// See [`super::Plan::conduct`].
+    pub conduct: bool,
     /// No more undoing and dawdling: the campaign's end.
     pub finish: bool,
 }
@@ -58,6 +62,8 @@ struct ReadDisk {
     preserved: Words,
     store: SimFile,
     sectors: usize,
+    /// Through the page cache, although the tracker writes past it.
+    stale: bool,
 }
 
 /// A freeze being read.
@@ -216,8 +222,9 @@ impl Shipper {
             if first && let Some((disk, block)) = reading.todo.pop() {
                 let start = block as usize * per;
                 let stop = (start + per).min(reading.disks[disk].sectors);
-                let from = port.disks[disk].borrow();
-                let values = (start..stop).map(|sector| from.read(sector)).collect();
+                let (mut from, stale) = (port.disks[disk].borrow_mut(), reading.disks[disk].stale);
+                let mut read = |sector| if stale { from.read_buffered(sector) } else { from.read(sector) };
+                let values = (start..stop).map(&mut read).collect();
                 reading.half.push_back((disk, block, values));
             } else if let Some((disk, block, mut values)) = reading.half.pop_front() {
                 let one = &reading.disks[disk];
@@ -364,17 +371,18 @@ impl Shipper {
                 let missing = (preserved.is_none(), store.is_none(), ranges.is_none());
                 return Step::Wrong(format!("a sealed freeze can't be handed out: {missing:?}"));
             };
-            if !port.maps.is_reserved(&preserved_name(frozen.generation, index)) {
+            if !port.maps.is_reserved(&preserved_name(frozen.generation, index)) && port.conduct {
                 return Step::Wrong("a freeze's map has no memory of its own".to_string());
             }
             let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
             let blocks = info.size.div_ceil(1 << info.block_shift);
-            if info.whole && count != blocks {
+            if info.whole && count != blocks && port.conduct {
                 return Step::Wrong(format!("a whole freeze of {blocks} blocks has {count}"));
             }
             todo.extend(ranges.iter().flat_map(|range| range.clone()).map(|block| (index, block)));
             let sectors = (info.size / 512) as usize;
-            disks.push(ReadDisk { preserved: preserved.clone(), store: store.clone(), sectors });
+            let stale = port.direct && !info.direct;
+            disks.push(ReadDisk { preserved: preserved.clone(), store: store.clone(), sectors, stale });
             port.counts.add(match (info.whole, info.compare) {
                 (true, _) => "whole freezes",
                 (_, true) => "compared freezes",

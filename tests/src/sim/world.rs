@@ -16,7 +16,7 @@ use super::rng::Rng;
 use super::shipper::{Port, Shipper, Step};
 use super::vault::Vault;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
@@ -34,7 +34,7 @@ use towline_tracker::map::header::{GroupHeader, Road, State};
 use towline_tracker::sidecar::jobs::{DiskFacts, Jobs, Outcome};
 use towline_tracker::sidecar::start::{Candidate, HEADER, Now, Running, start};
 
-/// Regions that the intents hold.
+/// Regions that the intents hold, at the most.
 const BUDGET: u64 = 8;
 
 /// What dies.
@@ -59,21 +59,59 @@ pub struct Plan {
     pub crash_at: Option<(u64, CrashKind)>,
     /// Keep a trace.
     pub trace: bool,
+    /// Misconduct that no image shows is a failure too. Not for mutants: they die by what comes of it.
+    pub conduct: bool,
 }
 
 impl Plan {
     /// The random campaign's plan.
     pub fn random(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x51a2);
-        Self { seed, events: 600 + rng.below(2400), mischief: true, crash_at: None, trace: false }
+        Self {
+            seed,
+            events: 600 + rng.below(2400),
+            mischief: true,
+            crash_at: None,
+            trace: false,
+            conduct: true,
+        }
     }
 }
+
+/// What noticed that a promise is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oracle {
+    /// A published image is not the instant of its cut, or the newest one is not the disk.
+    Image,
+    /// The chain in the vault is not the tracker's.
+    Lineage,
+    /// A disk does not hold what its guest was told.
+    Disk,
+    /// Something happened that must not, whatever comes of it.
+    Conduct,
+    /// Replication does not catch up.
+    Liveness,
+    /// A panic.
+    Panic,
+}
+
+impl Oracle {
+    /// Whether data show it: what a mutant's death counts by.
+    pub fn sees_data(self) -> bool {
+        matches!(self, Self::Image | Self::Lineage | Self::Disk)
+    }
+}
+
+/// What is wrong, and who says so.
+type Wrong = (Oracle, String);
 
 /// A promise was broken.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// Of which seed.
     pub seed: u64,
+    /// What noticed.
+    pub oracle: Oracle,
     /// What was broken.
     pub what: String,
     /// What had happened, if a trace was kept.
@@ -151,6 +189,8 @@ struct GuestRequest {
     id: Option<RequestId>,
     /// Sectors that may not be vouched for.
     forgotten: bool,
+    /// Other requests that were under way at any time while it was: which of them came last nobody knows.
+    beside: Vec<Range<usize>>,
 }
 
 #[derive(Debug)]
@@ -163,6 +203,8 @@ struct GuestFlush {
 /// The disks at the instant of a cut.
 struct Snapshot {
     images: Vec<Vec<u64>>,
+    /// The number of each sector's newest complete value.
+    newest: Vec<Vec<u64>>,
     /// Other values that a power cut could have left.
     others: Vec<BTreeMap<usize, Vec<u64>>>,
     quiet: bool,
@@ -182,6 +224,17 @@ struct Settings {
     bounds: Bounds,
     jumps: u64,
     hot: u64,
+    /// How often in a thousand times a sync whose turn it is takes longer.
+    lazy_syncs: u64,
+    /// The same of a failed write that may still land.
+    lazy_ghosts: u64,
+}
+
+impl Settings {
+    /// Whether syncs may fail, those of a start included.
+    fn syncs_fail(&self) -> bool {
+        self.sync_errors > 0 || self.call_errors > 0
+    }
 }
 
 /// The world.
@@ -206,6 +259,10 @@ pub struct World {
     requests: BTreeMap<u64, GuestRequest>,
     flushes: BTreeMap<u64, GuestFlush>,
     acked: Vec<BTreeMap<usize, u64>>,
+    /// What a guest knows of the content of its disk: by sector, what it wrote last and was told of.
+    known: Vec<BTreeMap<usize, u64>>,
+    /// Sectors of failed writes, which may still land.
+    doubted: Vec<BTreeSet<usize>>,
     next_token: u64,
     next_ticket: u64,
     tickets: BTreeMap<u64, usize>,
@@ -217,7 +274,7 @@ pub struct World {
     digest: u64,
     events: u64,
     trace: Vec<String>,
-    wrong: Option<String>,
+    wrong: Option<Wrong>,
     touched: bool,
     starts_failed: u64,
     /// Sessions that began.
@@ -243,19 +300,19 @@ struct OtherHost {
 /// The promise that was broken.
 pub fn run(plan: Plan) -> Result<Report, Failure> {
     let mut world = World::new(plan);
-    let what = match catch_unwind(AssertUnwindSafe(|| world.live())) {
+    let (oracle, what) = match catch_unwind(AssertUnwindSafe(|| world.live())) {
         Ok(Ok(())) => {
             let digest = world.final_digest();
             return Ok(Report { digest, steps: world.faults.steps(), counts: world.counts });
         }
-        Ok(Err(what)) => what,
+        Ok(Err(wrong)) => wrong,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()));
-            format!("panic: {}", text.unwrap_or_default())
+            (Oracle::Panic, format!("panic: {}", text.unwrap_or_default()))
         }
     };
-    Err(Failure { seed: world.plan.seed, what, trace: std::mem::take(&mut world.trace) })
+    Err(Failure { seed: world.plan.seed, oracle, what, trace: std::mem::take(&mut world.trace) })
 }
 
 impl World {
@@ -280,6 +337,9 @@ impl World {
         let mut sizes = Rng::new(plan.seed ^ 0xb0bd);
         let mut size = |soon, late| if sizes.chance(500) { soon } else { late };
         let mischief = plan.mischief;
+        let write_max = size(128 << 10, 32 << 10);
+        // Where no request needs many, few regions: they come and go all the time.
+        let regions_cap = if write_max < 64 << 10 { size(BUDGET, BUDGET / 2) } else { BUDGET };
         let mut some = |chance, per_mille| if mischief && rng.chance(chance) { per_mille } else { 0 };
         let settings = Settings {
             write_errors: some(250, 15) + some(100, 100),
@@ -293,8 +353,8 @@ impl World {
             strict: mischief && rng.chance(120),
             preserve_limit: (mischief && rng.chance(100)).then(|| rng.below(6) * 8192),
             bounds: Bounds {
-                write_max: size(128 << 10, 32 << 10),
-                regions_cap: BUDGET,
+                write_max,
+                regions_cap,
                 log_max: size(200, 16 << 20),
                 log_live_max: size(2 << 10, 1 << 30),
                 zero_preserve_max: *[64 << 10, 16 << 10, 1 << 20].get(rng.index(3)).expect("below 3"),
@@ -302,6 +362,8 @@ impl World {
                 fold_slice: 1 + rng.below(2),
             },
             hot: 4 + rng.below(24),
+            lazy_syncs: *[0, 0, 800, 950].get(rng.index(4)).expect("below 4"),
+            lazy_ghosts: *[0, 0, 980].get(sizes.index(3)).expect("below 3"),
             mark_errors: if mischief && rng.chance(150) { 400 } else { 0 },
         };
         let folders: Vec<_> = disks.iter().map(|_| SimFolder::new(faults.clone())).collect();
@@ -316,6 +378,8 @@ impl World {
         });
         Self {
             acked: vec![BTreeMap::new(); disks.len()],
+            known: vec![BTreeMap::new(); disks.len()],
+            doubted: vec![BTreeSet::new(); disks.len()],
             rng,
             faults,
             settings,
@@ -386,7 +450,7 @@ impl World {
     }
 
     /// The whole life: faults, then quiet, then the comparison.
-    fn live(&mut self) -> Result<(), String> {
+    fn live(&mut self) -> Result<(), Wrong> {
         self.start_tracker();
         self.faults.set_errors(self.settings.call_errors);
         for _ in 0..self.plan.events {
@@ -396,7 +460,7 @@ impl World {
     }
 
     /// One event.
-    fn event(&mut self) -> Result<(), String> {
+    fn event(&mut self) -> Result<(), Wrong> {
         self.events += 1;
         let step = 1_000 + self.rng.below(300_000);
         self.pass(step);
@@ -411,8 +475,15 @@ impl World {
             self.crash(kind);
         }
         match self.wrong.take() {
-            Some(what) => Err(what),
+            Some(wrong) => Err(wrong),
             None => Ok(()),
+        }
+    }
+
+    fn is_wrong(&mut self, oracle: Oracle, what: String) {
+        self.note(40, || format!("{oracle:?}: {what}"));
+        if self.plan.conduct || oracle != Oracle::Conduct {
+            self.wrong.get_or_insert((oracle, what));
         }
     }
 
@@ -482,6 +553,9 @@ impl World {
                 for disk in &self.disks {
                     let ghosts = disk.borrow().ghosts();
                     for name in ghosts {
+                        if self.settings.lazy_ghosts > 0 && self.rng.chance(self.settings.lazy_ghosts) {
+                            continue;
+                        }
                         self.counts.add("ghost writes");
                         disk.borrow_mut().land_some(name, &mut self.rng);
                     }
@@ -514,8 +588,8 @@ impl World {
         let clean = self.tracker.as_ref().is_some_and(|tracker| tracker.group.stop_failure().is_none());
         self.counts.add(if clean { "clean stops" } else { "stops that are not clean" });
         if clean && self.faults.injected() == 0 && self.is_marked() {
-            self.wrong
-                .get_or_insert("a clean stop leaves a mark that says that writes went untracked".into());
+            let what = "a clean stop leaves a mark that says that writes went untracked";
+            self.is_wrong(Oracle::Conduct, what.into());
         }
         self.tracker = None;
         self.lose_connections();

@@ -4,7 +4,7 @@ use super::*;
 
 impl World {
     /// No more faults: replication catches up by itself, and then the newest point equals the disks.
-    pub(super) fn finish(&mut self) -> Result<(), String> {
+    pub(super) fn finish(&mut self) -> Result<(), Wrong> {
         self.note(1, || "--- the faults stop".into());
         self.finishing = true;
         if self.plan.crash_at.is_none() {
@@ -14,10 +14,12 @@ impl World {
         self.faults.set_errors(0);
         self.folders.iter().for_each(|folder| folder.set_low(false));
         self.settings.write_errors = 0;
+        self.settings.lazy_ghosts = 0;
         self.settings.sync_errors = 0;
         self.settings.persist_errors = 0;
         self.settings.preserve_errors = 0;
         self.settings.preserve_limit = None;
+        self.check_known();
         let mut quiet_from = None;
         for _ in 0..6_000 {
             self.event()?;
@@ -39,21 +41,20 @@ impl World {
             let disks: Vec<_> = self.disks.iter().map(|disk| disk.borrow().image()).collect();
             if *entry.images != disks {
                 let images = entry.images.clone();
-                return Err(format!(
-                    "the last point differs from the disk: {}",
-                    differences(&images, &disks)
-                ));
+                let what = differences(&images, &disks);
+                return Err((Oracle::Image, format!("the last point differs from the disk: {what}")));
             }
             return Ok(());
         }
         let states: Vec<_> = self.shippers.iter().map(Shipper::state).collect();
-        Err(format!(
+        let what = format!(
             "replication does not catch up: {} requests, {} flushes, tracker {}, shippers {states:?}, road {:?}",
             self.requests.len(),
             self.flushes.len(),
             self.tracker.is_some(),
             self.state(),
-        ))
+        );
+        Err((Oracle::Liveness, what))
     }
 }
 

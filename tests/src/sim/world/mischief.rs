@@ -23,12 +23,13 @@ impl World {
                     let sector = self.rng.index(sectors);
                     let value = 1 << 41 | self.rng.below(1 << 30);
                     self.disks[disk].borrow_mut().foreign_write(sector, value);
+                    self.known[disk].remove(&sector);
                 }
                 self.counts.add("foreign writes");
                 self.note(2, || format!("somebody writes to disk {disk}"));
             }
             // Nobody else may know of a sync that has just failed.
-            1 if !self.touched && self.settings.sync_errors == 0 => {
+            1 if !self.touched && !self.settings.syncs_fail() => {
                 self.maps.wipe();
                 self.touched = true;
                 self.counts.add("maps wiped");
@@ -45,7 +46,7 @@ impl World {
             4 | 5 if !self.touched => self.travel(),
             6 | 7 => self.damage_a_log(),
             // What the maps say of a sync that has just failed is the other's to tell, too.
-            8..12 if !self.touched && self.settings.sync_errors == 0 => {
+            8..12 if !self.touched && !self.settings.syncs_fail() => {
                 self.maps.swap(&self.other_maps);
                 self.touched = true;
                 self.counts.add("starts with other maps");
@@ -97,10 +98,9 @@ impl World {
     /// Crashes, stops, second shippers.
     pub(super) fn mischief(&mut self) {
         match self.rng.below(40) {
-            0..=5 if self.armed.is_none() => {
-                let at = self.faults.steps() + 1 + self.rng.below(60);
-                self.faults.arm(Some(at));
-                self.armed = Some(if self.rng.chance(500) { CrashKind::Host } else { CrashKind::Process });
+            0..=5 => {
+                let kind = if self.rng.chance(500) { CrashKind::Host } else { CrashKind::Process };
+                self.crash_within(60, kind);
             }
             6 => {
                 self.tracker.as_mut().expect("it runs").stopping = true;
@@ -123,6 +123,22 @@ impl World {
     }
 
     // ---- crashes and starts ----
+
+    /// A crash is to strike within so many steps.
+    fn crash_within(&mut self, steps: u64, kind: CrashKind) {
+        if self.armed.is_none() {
+            let at = self.faults.steps() + 1 + self.rng.below(steps);
+            self.faults.arm(Some(at));
+            self.armed = Some(kind);
+        }
+    }
+
+    /// Something was begun or ended upon which others rely: once in so many thousand times the host dies soon after.
+    pub(super) fn tempt(&mut self, per_mille: u64) {
+        if self.plan.mischief && !self.finishing && self.rng.chance(per_mille) {
+            self.crash_within(16, CrashKind::Host);
+        }
+    }
 
     pub(super) fn crash(&mut self, kind: CrashKind) {
         if let Some(state) = self.state() {
@@ -149,6 +165,7 @@ impl World {
         for disk in &self.disks {
             disk.borrow_mut().process_crash(&mut self.rng);
         }
+        self.doubted.iter_mut().for_each(BTreeSet::clear);
         self.lose_connections();
         if kind == CrashKind::Host {
             self.host_crash();
@@ -186,6 +203,7 @@ impl World {
             folder.host_crash(&mut self.rng);
         }
         self.acked.iter_mut().for_each(BTreeMap::clear);
+        self.known.iter_mut().for_each(BTreeMap::clear);
         self.pass(5_000_000_000);
         self.boots += 1;
         self.boot = self.boots;

@@ -21,6 +21,8 @@ impl World {
             rng: &mut self.rng,
             counts: &mut self.counts,
             block_shift: self.geometry[0].block_shift,
+            direct: self.settings.direct,
+            conduct: self.plan.conduct,
             finish: self.finishing,
         };
         call(&mut self.shippers, &mut port)
@@ -66,7 +68,9 @@ impl World {
                 }
             }
             Step::Wrong(what) => {
-                self.wrong.get_or_insert(what);
+                let lineage = what.starts_with("broken lineage");
+                self.is_wrong(if lineage { Oracle::Lineage } else { Oracle::Conduct }, what);
+                self.kill_shipper(chosen);
             }
         }
     }
@@ -87,16 +91,24 @@ impl World {
         for (disk, image) in entry.images.iter().enumerate() {
             for (sector, value) in image.iter().enumerate() {
                 let was = cut.images[disk][sector];
+                // Durable before shipped (C2): nobody would notice that the disk has lost it.
+                if self.disks[disk].borrow().is_volatile(sector, cut.newest[disk][sector]) {
+                    let what = format!(
+                        "a power cut takes back what point {seq} of cut {} has: disk {disk} sector {sector}",
+                        entry.cut
+                    );
+                    return self.is_wrong(Oracle::Image, what);
+                }
                 let legal = *value == was
                     || cut.others[disk].get(&sector).is_some_and(|others| others.contains(value));
                 if !legal {
                     let others = cut.others[disk].get(&sector);
-                    self.wrong.get_or_insert(format!(
+                    let what = format!(
                         "point {seq} of cut {} is not the instant of its cut: disk {disk} sector {sector} is {value}, \
                          was {was}, could become {others:?}",
                         entry.cut
-                    ));
-                    return;
+                    );
+                    return self.is_wrong(Oracle::Image, what);
                 }
             }
         }
