@@ -12,6 +12,7 @@ LEGS ?= 54
 HOLD ?= 30
 CUTS ?= 200
 REPLAYS ?= 2000
+ONLY ?=
 
 .PHONY: help demo test tools check unit models bench mutants sim kills isolation powercuts fuzz figures fuzz-coverage sanitizers
 
@@ -28,7 +29,7 @@ help:
 	@echo 'make sanitizers                     what is unsafe, under the address sanitizer'
 	@echo 'make figures                        adds up what the campaigns ran, at the end of tests/FAILURES.md'
 	@echo 'make models                         what processes share in memory, in every order of accesses'
-	@echo 'make mutants                        the tests notice known bugs'
+	@echo 'make mutants [ONLY=name]            the tests notice known bugs; writes tests/MUTANTS.md'
 	@echo 'make bench [ARGS=...]               speed, side by side with others'
 
 demo:
@@ -61,13 +62,11 @@ models:
 	CARGO_TARGET_DIR='$(abspath $(OUT))/models' RUSTFLAGS='--cfg loom' \
 		$(CARGO) test -p towline-tracker --lib -- schedules::models
 
-# The programs with their bugs on demand, kept apart; then the tests that must notice them.
-mutants: tools
-	$(CARGO) build --workspace --bins --features towline-tests/mutants
-	mkdir -p '$(OUT)/mutants'
-	cp '$(OUT)/debug/towline' '$(OUT)/debug/towline-tracker' '$(OUT)/mutants/'
-	TOWLINE_BIN_DIR='$(abspath $(OUT))/mutants' \
-		$(CARGO) test -p towline-tests --features mutants -- mutant
+# The programs with their bugs on demand, without debug assertions; then each bug until it is killed. Writes the table.
+mutants: tools models
+	$(CARGO) build --profile mutants --workspace --bins --features towline-tests/mutants
+	TOWLINE_BIN_DIR='$(abspath $(OUT))/mutants' TOWLINE_ONLY='$(ONLY)' $(CARGO) test --profile mutants -p towline-tests \
+		--features mutants --test it -- --exact mutants::every_mutant_is_killed --nocapture
 
 # Goes on behind the last seed of the table; one seed is replayed, with a trace if it fails.
 sim:

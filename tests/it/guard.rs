@@ -211,3 +211,50 @@ fn an_unsafe_block_without_its_comment_is_found() {
     assert_eq!(unsafe_lines(&format!("// {word} {{\nlet {word}_here = 1;")), (0, None));
     assert_eq!(unsafe_lines(&format!("{word} fn f() {{}}\n{word} impl A for B {{}}")), (2, Some(2)));
 }
+
+/// The names in the source of the bugs that can be switched on, `mutant::active("name")`, outside of comments.
+fn mutants_in(folder: &std::path::Path, names: &mut std::collections::BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            mutants_in(&path, names);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let code: String = code.flat_map(|line| line.split_whitespace()).collect();
+            let found = code.split("mutant::active(\"").skip(1).filter_map(|rest| rest.split_once('"'));
+            names.extend(found.map(|(name, _)| name.to_owned()));
+        }
+    }
+}
+
+/// Each bug that the product has on demand is in the list and in the table with its killer, and the other way round.
+#[test]
+fn every_mutant_is_listed_with_its_killer() {
+    use std::collections::BTreeSet;
+    use towline_tests::mutants::{By, MUTANTS};
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut names = BTreeSet::new();
+    ["tracker/src", "shipper/src"].iter().for_each(|folder| mutants_in(&root.join(folder), &mut names));
+    let listed: BTreeSet<String> = MUTANTS.iter().map(|mutant| mutant.name.to_owned()).collect();
+    assert_eq!(names, listed, "in the source, and in the list");
+    let table = std::fs::read_to_string(root.join("tests/MUTANTS.md")).unwrap();
+    let models = std::fs::read_to_string(root.join("tracker/src/group/schedules/models.rs")).unwrap();
+    for mutant in MUTANTS {
+        let start = format!("| {} | {} | {} | `", mutant.rule, mutant.name, mutant.bug);
+        let (By::Seeds(test) | By::Test(test) | By::Model(test)) = mutant.by;
+        assert!(
+            table.lines().any(|line| line.starts_with(&start) && line.contains(test)),
+            "{} is not in the table: make mutants",
+            mutant.name
+        );
+        if let By::Model(test) = mutant.by {
+            let body = models.split_once(&format!("fn {test}()")).expect(test).1.split("\n}").next();
+            assert!(body.is_some_and(|body| body.contains(mutant.name)), "{test} has another bug");
+        }
+    }
+    assert_eq!(
+        table.lines().filter(|line| line.ends_with(" |") && line.contains(" | `")).count(),
+        MUTANTS.len()
+    );
+}

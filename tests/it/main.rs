@@ -25,6 +25,8 @@ mod prefix;
 mod replays;
 mod shipping;
 mod sim;
+mod successors;
 mod switches;
 mod sync_errors;
+mod vaults;
 mod versions;

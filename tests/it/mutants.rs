@@ -1,61 +1,75 @@
-//! The tests from outside notice the bugs that they are for. Only in a build with the feature, whose programs have the
-//! bugs on demand (`make mutants`); the same run without a bug passes.
-#![cfg(feature = "mutants")]
+//! Every known bug is killed (`make mutants`): the list is in `towline_tests::mutants`. The checks with a schedule of their
+//! own are below; without a bug they are tests like others. Only the runner is for the build with the bugs alone.
 
 use crate::prefix;
 use std::fs;
-use towline_tests::live::process::{Site, towline};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use towline::restore::{Request, restore};
+use towline::store;
+use towline::vault::Vault;
+use towline_tests::live::process::{Running, Site, Tracker, run, towline};
+use towline_tests::live::room::Device;
+use towline_tests::live::stamp::BLOCK;
+use towline_tests::live::writer::first_content;
+use towline_tests::mutants::{Death, chosen};
+use towline_tracker::control::client::Client;
+use towline_tracker::frontend::nbd::client::Operation;
+use towline_tracker::id::TargetId;
 
-/// Runs the prefix test with a bug until it is noticed, with other seeds each time.
-fn noticed(mutant: &str) {
-    for seed in 1..=8 {
-        for mut site in [Site::disk(), Site::memory()] {
-            site.environment.push(("TOWLINE_MUTANT".into(), mutant.into()));
-            if seed % 2 == 0 {
-                site.disks.push("second.raw".into());
-            }
-            if let Err(how) = prefix::run(&site, seed, 6) {
-                println!("{mutant}: noticed with seed {seed}: {how}");
-                return;
-            }
-        }
+/// Ends a check: a claim without a bug, a death with one.
+#[track_caller]
+pub(crate) fn judge(oracle: &str, seen: Result<(), String>) {
+    match (seen, chosen()) {
+        (Ok(()), _) => {}
+        (Err(what), None) => panic!("{what}"),
+        (Err(what), Some(_)) => Death { by_data: true, oracle: oracle.into(), seed: None, what }.tell(),
     }
-    panic!("the prefix test does not notice {mutant}");
 }
 
+/// R1: what a guest overwrites, zeroes and punches while a freeze ships is as of the cut.
 #[test]
-fn mutant_without_preserving_is_noticed() {
-    noticed("no-preserve");
+fn a_freeze_is_read_as_of_its_cut() {
+    let seeds = if chosen().is_some() { 8 } else { 1 };
+    let seen = (1..=seeds).try_for_each(|seed| {
+        prefix::run(&Site::memory(), seed, 6).and_then(|_| prefix::run(&Site::disk(), seed, 6)).map(drop)
+    });
+    judge("image", seen);
 }
 
+/// R1, a hole: 1. everything is frozen, and who cut it is gone; 2. the guest punches it all: the file is one hole where the
+/// cut had data; 3. another shipper finishes the freeze.
 #[test]
-fn mutant_that_marks_before_it_waits_is_noticed() {
-    noticed("mark-before-waits");
-}
-
-#[test]
-fn mutant_that_reads_past_the_store_is_noticed() {
-    noticed("ignore-store");
-}
-
-#[test]
-fn mutant_that_does_not_confirm_is_noticed() {
-    for seed in 1..=8 {
-        let mut site = prefix::without_room();
-        site.environment.push(("TOWLINE_MUTANT".into(), "no-confirm".into()));
-        if let Err(how) = prefix::run(&site, seed, 2) {
-            println!("no-confirm: noticed with seed {seed}: {how}");
-            return;
-        }
+fn a_hole_that_was_punched_behind_a_cut_is_none() {
+    let site = Site::disk();
+    first_content(&site.first(), 0, (8 << 20) / BLOCK as u64).unwrap();
+    site.init();
+    let tracker = site.start(&[]);
+    let before = fs::read(site.first()).unwrap();
+    let mut shipper = Client::connect(&site.control()).unwrap();
+    let attached = shipper.attach(TargetId([1; 16])).unwrap();
+    drop(shipper.cut(attached.attach, true).unwrap());
+    drop(shipper);
+    let mut guest = tracker.client("").unwrap();
+    for at in 0..8 {
+        guest.call(&Operation::Trim { offset: at << 20, length: 1 << 20 }).unwrap();
     }
-    panic!("the prefix test does not notice no-confirm");
+    drop(guest);
+    site.once(&[]);
+    let first = site.points()[0]["id"].as_str().unwrap().to_owned();
+    let seen = match fs::read(site.restore(&first).remove(0)).unwrap() == before {
+        true => Ok(()),
+        false => Err("the point is not the instant of its cut".to_owned()),
+    };
+    tracker.stop();
+    judge("image", seen);
 }
 
-/// Schedule: 1. a cycle's last pack can't be put (its folder's name is taken); 2. the shipper ends; 3. the log must not
-/// hold a point that needs what never arrived (V1). What the vault says then.
-fn after_a_lost_pack(mutant: Option<&str>) -> Result<(), String> {
-    let mut site = Site::memory();
-    site.environment.extend(mutant.map(|mutant| ("TOWLINE_MUTANT".into(), mutant.into())));
+/// V1, schedule: 1. a cycle's last pack can't be put (its folder's name is taken); 2. the shipper ends; 3. the log must not
+/// hold a point that needs what never arrived.
+#[test]
+fn no_point_needs_a_pack_that_never_arrived() {
+    let site = Site::memory();
     fs::write(site.first(), noise(1, 8 << 20)).unwrap();
     site.init();
     let tracker = site.start(&[]);
@@ -66,22 +80,21 @@ fn after_a_lost_pack(mutant: Option<&str>) -> Result<(), String> {
     fs::rename(&packs, &aside).unwrap();
     fs::write(&packs, "in the way").unwrap();
     let outcome = site.ship(&["--once"]);
-    // With the mutant it may have ended before it heard of the pack.
-    assert!(mutant.is_some() || outcome.code != Some(0), "a pack can't be put: {}", outcome.stderr);
+    // With the bug it may have ended before it heard of the pack.
+    assert!(chosen().is_some() || outcome.code != Some(0), "a pack can't be put: {}", outcome.stderr);
     fs::remove_file(&packs).unwrap();
     fs::rename(&aside, &packs).unwrap();
-    let vault = site.vault();
-    let verified = towline(["verify", "--vault", vault.to_str().unwrap()]);
-    match verified.code {
-        Some(0) => {}
-        code => return Err(format!("verify ends with {code:?}: {}", verified.stderr)),
-    }
-    if mutant.is_none() {
+    let verified = towline(["verify", "--vault", site.vault().to_str().unwrap()]);
+    let seen = match verified.code {
+        Some(0) => Ok(()),
+        code => Err(format!("a point can't be restored: verify ends with {code:?}: {}", verified.stderr)),
+    };
+    if seen.is_ok() {
         site.once(&[]);
         site.latest_is_the_disk();
     }
     tracker.stop();
-    Ok(())
+    judge("image", seen);
 }
 
 fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -95,15 +108,160 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     (0..length / 8).flat_map(|_| word()).collect()
 }
 
+/// S2: a second tracker does not serve a disk; if one did, it would not know of the first one's writes.
 #[test]
-fn mutant_that_publishes_before_the_last_pack_is_noticed() {
-    let how = after_a_lost_pack(Some("publish-before-last-pack")).expect_err("it is not noticed");
-    println!("publish-before-last-pack: noticed: {how}");
+fn a_second_tracker_keeps_off_a_served_disk() {
+    let site = Site::disk();
+    first_content(&site.first(), 0, 1024).unwrap();
+    site.init();
+    let tracker = site.start(&[]);
+    let (socket, control) = (site.path("n2"), site.path("c2"));
+    let mut command = Command::new(site.programs.join("towline-tracker"));
+    command.arg("--disk").arg(site.first()).arg("--nbd").arg(format!("unix:{}", socket.display()));
+    command.arg("--control").arg(&control).envs(site.environment.iter().cloned());
+    let mut second = Running::new(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    while second.ended().is_none() && !control.exists() {
+        std::thread::yield_now();
+    }
+    let seen = if second.ended().is_some() { Ok(()) } else { shipped_by(&site, &control, &tracker) };
+    drop(second);
+    if seen.is_ok() {
+        tracker.stop();
+    }
+    judge("image", seen);
 }
 
+/// What is written through the first tracker is in the points of the second.
+fn shipped_by(site: &Site, control: &Path, first: &Tracker) -> Result<(), String> {
+    let ship = || {
+        let like = site.ship_command(&["--once"]);
+        let mut command = Command::new(like.get_program());
+        command.args(like.get_args().map(|argument| match argument == site.control().as_os_str() {
+            true => control.as_os_str(),
+            false => argument,
+        }));
+        run(&mut command)
+    };
+    ship().good();
+    first.client("").unwrap().write(0, &[7; 4 * BLOCK]).unwrap();
+    // The self-audit compares what did not change with the vault: it may be the first to see it.
+    let shipped = ship();
+    if shipped.code != Some(0) {
+        return Err(shipped.stderr);
+    }
+    let restored = site.restore("latest").remove(0);
+    match fs::read(restored).unwrap() == fs::read(site.first()).unwrap() {
+        true => Ok(()),
+        false => Err("the newest point lacks what was written through the first tracker".into()),
+    }
+}
+
+/// W9: a request that is no multiple of the disk's unit is refused and changes nothing, or it is done whole.
 #[test]
-fn without_a_mutant_the_same_programs_pass() {
-    after_a_lost_pack(None).unwrap();
-    prefix::run(&Site::disk(), 1, 6).unwrap();
-    prefix::run(&prefix::without_room(), 1, 2).unwrap();
+fn a_ragged_request_is_refused_or_done_whole() {
+    let site = Site::disk();
+    fs::write(site.first(), vec![7; 1 << 20]).unwrap();
+    let tracker = site.start(&[]);
+    let mut client = tracker.client("").unwrap();
+    let done = client.call(&Operation::Zero { offset: 0, length: 4096 + 100, may_punch: false }).is_ok();
+    let found = client.read(0, 8192).unwrap();
+    let expected = if done { 0 } else { 7 };
+    let seen = match found[..4096 + 100].iter().all(|byte| *byte == expected) {
+        true => Ok(()),
+        false => Err(format!("told {done}, but it is not so")),
+    };
+    drop(client);
+    tracker.stop();
+    judge("disk", seen);
+}
+
+/// V12: what was on a device before a restore is gone.
+#[test]
+fn a_restore_leaves_nothing_of_what_was_there() {
+    let site = Site::disk();
+    let length = 4 << 20;
+    let mut content = vec![0; length];
+    content[length / 2..].fill(9);
+    fs::write(site.first(), &content).unwrap();
+    site.init();
+    let tracker = site.start(&[]);
+    site.once(&[]);
+    tracker.stop();
+    let device = Device::new(&vec![0xff; length]);
+    let vault = Vault::open(store::open(site.vault().to_str().unwrap()).unwrap()).unwrap();
+    let request = Request {
+        group: site.group(),
+        disk: None,
+        point: "latest".parse().unwrap(),
+        to: device.path().into(),
+        force: true,
+        jobs: 1,
+    };
+    restore(&vault, &request, &|_, _| {}).unwrap();
+    let seen = match device.content() == content {
+        true => Ok(()),
+        false => Err("the device has bytes that the point does not have".to_owned()),
+    };
+    judge("image", seen);
+}
+
+/// Each mutant of the list is killed by what data show.
+#[cfg(feature = "mutants")]
+#[test]
+fn every_mutant_is_killed() {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+    use std::time::{Duration, Instant};
+    use towline_tests::mutants::{By, MUTANTS, Outcome, kill, row, seed_in, table};
+
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("MUTANTS.md");
+    let known = fs::read_to_string(&place).unwrap_or_default();
+    let chosen = std::env::var("TOWLINE_ONLY").ok().filter(|only| !only.is_empty());
+    let list =
+        MUTANTS.iter().enumerate().filter(|(_, one)| chosen.as_deref().is_none_or(|only| only == one.name));
+    let queue: Mutex<VecDeque<_>> = Mutex::new(list.collect());
+    let (rows, alive) = (Mutex::new(vec![String::new(); MUTANTS.len()]), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let Some((place, mutant)) = queue.lock().unwrap().pop_front() else { return };
+            let begun = Instant::now();
+            let outcome = match mutant.by {
+                // `make models` runs it, and fails if the bug is not found.
+                By::Model(_) => Outcome {
+                    killed: Some(Death {
+                        by_data: true,
+                        oracle: "image".into(),
+                        seed: None,
+                        what: String::new(),
+                    }),
+                    others: Vec::new(),
+                    took: Duration::ZERO,
+                },
+                By::Seeds(test) => {
+                    kill(mutant, test, seed_in(&known, mutant.name), 20_000, Duration::from_secs(600))
+                }
+                By::Test(test) => kill(mutant, test, None, 1, Duration::from_secs(300)),
+            };
+            println!(
+                "{:7.1} s {}: {:?} {:?}",
+                begun.elapsed().as_secs_f64(),
+                mutant.name,
+                outcome.killed,
+                outcome.others.first()
+            );
+            match outcome.killed {
+                Some(death) => rows.lock().unwrap()[place] = row(mutant, &death),
+                None => alive.lock().unwrap().push(mutant.name),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        scope.spawn(work);
+    });
+    let alive = alive.into_inner().unwrap();
+    assert!(alive.is_empty(), "nothing kills {alive:?}");
+    if chosen.is_none() {
+        fs::write(&place, table(&rows.into_inner().unwrap())).unwrap();
+    }
 }

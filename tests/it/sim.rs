@@ -3,6 +3,7 @@
 use crate::campaigns::{Run, number};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use towline_tests::mutants::{self, Death};
 use towline_tests::sim::world::Report;
 use towline_tests::sim::{Counts, CrashKind, Failure, Plan, run};
 
@@ -119,6 +120,12 @@ fn random_seeds_break_no_promise() {
     let count = if one { 1 } else { number("TOWLINE_SEEDS").unwrap_or(2000) };
     let of = Run::begin("sim", 0);
     let seeds = of.seed..of.seed + count;
+    if mutants::chosen().is_some() && !one {
+        return mutants::live(seeds, |seed| {
+            let Failure { oracle, what, .. } = run(Plan { conduct: false, ..Plan::random(seed) }).err()?;
+            Some(Death { by_data: oracle.sees_data(), oracle: format!("{oracle:?}"), seed: None, what })
+        });
+    }
     let mut tally = Tally::default();
     for first in seeds.clone().step_by(LEG as usize) {
         let lived = campaign(first..(first + LEG).min(seeds.end));
@@ -273,7 +280,7 @@ fn a_seed_lives_the_same_life_twice() {
 fn a_crash_at_every_step_breaks_no_promise() {
     let mut lived = Counts::default();
     for seed in 0..number("TOWLINE_LIVES").unwrap_or(3) {
-        let plan = Plan { seed, events: 260, mischief: false, crash_at: None, trace: false };
+        let plan = Plan { seed, events: 260, mischief: false, ..Plan::random(seed) };
         let report = run(plan.clone()).unwrap_or_else(|failure| fail(&plan, &failure));
         let steps = (1..=report.steps).flat_map(|step| [(step, CrashKind::Process), (step, CrashKind::Host)]);
         let steps = steps.chain(report.shipper_steps.iter().map(|step| (*step, CrashKind::Shipper)));
@@ -300,48 +307,4 @@ fn a_crash_at_every_step_breaks_no_promise() {
     for what in ["entries: claim", "entries: checkpoint", "entries: point", "released"] {
         assert!(lived.get(what) > 0, "no life has {what}");
     }
-}
-
-/// The bugs on demand that the simulator must find, each one broken rule.
-#[cfg(feature = "mutants")]
-const MUTANTS: [&str; 19] = [
-    "mark-before-waits",
-    "no-drain-wait",
-    "no-preserve",
-    "sync-before-drain",
-    "intent-after-write",
-    "evict-before-durable",
-    "undo-without-fold",
-    "fuzzy-not-stored",
-    "failed-write-not-marked",
-    "sync-error-swallowed",
-    "log-not-synced",
-    "directory-not-synced",
-    "logs-not-listed",
-    "intents-started-empty",
-    "stale-maps-believed",
-    "fingerprint-not-checked",
-    "no-confirm",
-    "ignore-store",
-    "publish-before-last-pack",
-];
-
-/// The simulator can fail: each known bug breaks a promise in some seed.
-#[cfg(feature = "mutants")]
-#[test]
-fn every_mutant_is_found_by_the_simulator() {
-    let this = std::env::current_exe().expect("a test has a program");
-    let mut alive = Vec::new();
-    for mutant in MUTANTS {
-        let mut child = std::process::Command::new(&this);
-        child.args(["random_seeds_break_no_promise", "--nocapture"]).env("TOWLINE_MUTANT", mutant);
-        child.env("TOWLINE_SEEDS", number("TOWLINE_SEEDS").unwrap_or(6000).to_string());
-        let output = child.output().expect("this program runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        match text.lines().find(|line| line.starts_with("SEED=")) {
-            Some(line) => println!("{mutant}: {}", line.chars().take(160).collect::<String>()),
-            None => alive.push(mutant),
-        }
-    }
-    assert!(alive.is_empty(), "the simulator does not find {alive:?}");
 }

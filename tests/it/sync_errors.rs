@@ -10,9 +10,12 @@ use towline_tests::sim::fault::Faults;
 use towline_tests::sim::folder::{SimFile, SimFolder};
 use towline_tests::sim::maps::SimMaps;
 use towline_tests::sim::rng::Rng;
+use towline_tracker::control::message::Answer;
 use towline_tracker::disk::geometry::Geometry;
 use towline_tracker::format::meta::{Mark, Meta};
-use towline_tracker::group::{Action, Change, Errno, Group, GroupConfig, Request, SidecarFile, Token};
+use towline_tracker::group::{
+    Action, Change, Errno, Group, GroupConfig, Question, Request, SidecarFile, Ticket, Token,
+};
 use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Nanos, Session, StartId};
 use towline_tracker::limits::Bounds;
 use towline_tracker::sidecar::files::store_meta;
@@ -23,10 +26,10 @@ const DISK: DiskIndex = DiskIndex(0);
 const EIO: Result<(), Errno> = Err(Errno(5));
 
 /// What outlives a session.
-struct Host {
+pub(crate) struct Host {
     disk: Rc<RefCell<Disk>>,
-    folder: SimFolder,
-    maps: SimMaps,
+    pub(crate) folder: SimFolder,
+    pub(crate) maps: SimMaps,
     /// Of the disk's own calls.
     faults: Faults,
     direct: bool,
@@ -34,7 +37,7 @@ struct Host {
 }
 
 /// A session, its engine the test itself.
-struct Sitting<'a> {
+pub(crate) struct Sitting<'a> {
     host: &'a Host,
     group: Group,
     jobs: Jobs<SimFolder, Facts, SimMaps>,
@@ -44,10 +47,19 @@ struct Sitting<'a> {
     bad_syncs: u32,
     bad_persists: u32,
     replies: BTreeMap<u64, Result<(), Errno>>,
+    /// What shippers were told.
+    pub(crate) answers: Vec<Answer>,
+}
+
+/// A name for each cut.
+fn cut_name() -> CutId {
+    thread_local!(static NAMES: Cell<u8> = const { Cell::new(3) });
+    NAMES.set(NAMES.get() + 1);
+    CutId([NAMES.get(); 16])
 }
 
 impl Host {
-    fn new(direct: bool) -> Self {
+    pub(crate) fn new(direct: bool) -> Self {
         let rng = || Rng::new(7);
         Self {
             disk: Rc::new(RefCell::new(Disk::new(8192, 1_000_000_000_000, &mut rng()))),
@@ -59,16 +71,16 @@ impl Host {
         }
     }
 
-    fn facts(&self) -> Facts {
+    pub(crate) fn facts(&self) -> Facts {
         let rng = Rc::new(RefCell::new(Rng::new(9)));
         Facts { disk: self.disk.clone(), faults: self.faults.clone(), rng }
     }
 
-    fn meta(&self) -> Meta {
+    pub(crate) fn meta(&self) -> Meta {
         Meta::decode(&self.folder.peek("disk.meta").unwrap()).unwrap()
     }
 
-    fn start(&self) -> Sitting<'_> {
+    pub(crate) fn start(&self) -> Sitting<'_> {
         let candidate = Candidate {
             name: "d".into(),
             path: "d".into(),
@@ -99,12 +111,12 @@ impl Host {
         };
         let id = || DiskId([3; 16]);
         let started = start(vec![candidate], &self.maps, config, 4 << 20, now, id).expect("it starts");
-        let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), || CutId([4; 16]));
+        let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
         let files = opened.into_iter().map(|(_, file, handle)| (file, handle)).collect();
-        let replies = BTreeMap::new();
-        let (bad_syncs, bad_persists) = (0, 0);
+        let (replies, answers) = (BTreeMap::new(), Vec::new());
+        let (now, bad_syncs, bad_persists) = (Nanos(1), 0, 0);
         let mut session =
-            Sitting { host: self, group, jobs, files, now: Nanos(1), bad_syncs, bad_persists, replies };
+            Sitting { host: self, group, jobs, files, now, bad_syncs, bad_persists, replies, answers };
         session.execute(actions);
         session
     }
@@ -151,13 +163,19 @@ impl Sitting<'_> {
                 }
                 Action::Reply { token, result } => drop(self.replies.insert(token.0, result)),
                 Action::Reopen { .. } => self.host.disk.borrow_mut().drop_cache(),
-                Action::Preserve { .. } | Action::Answer { .. } => unreachable!("nobody cuts"),
+                Action::Answer { answer, .. } => self.answers.push(*answer),
+                Action::Preserve { .. } => unreachable!("nobody writes in a freeze"),
             }
             queue.extend(more);
         }
     }
 
-    fn write(&mut self, token: u64) {
+    /// A shipper asks.
+    pub(crate) fn ask(&mut self, question: Question) {
+        self.drive(|group, now, actions| group.ask(question, Ticket(1), 1, now, actions));
+    }
+
+    pub(crate) fn write(&mut self, token: u64) {
         let request = Request {
             disk: DISK,
             change: Change::Write,
@@ -176,7 +194,7 @@ impl Sitting<'_> {
         self.replies[&token]
     }
 
-    fn pass(&mut self, seconds: u64) {
+    pub(crate) fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.now = self.now.after(Duration::from_secs(1));
             self.host.disk.borrow_mut().wall += 1_000_000_000;

@@ -13,6 +13,7 @@ use crate::{Kind, Result, store};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use towline_tracker::mutant;
 
 /// A block of the image below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +174,12 @@ impl Below for ImageBelow {
         };
         blocks.extend(run.map(|block| match window.get(block) {
             Found::Zero => BelowBlock::Zeros,
-            Found::Data { frame, hash, .. } if present[frame.pack as usize] => BelowBlock::Data(*hash),
+            // Mutant: what an index names is there.
+            Found::Data { frame, hash, .. }
+                if present[frame.pack as usize] || mutant::active("missing-pack-is-unchanged") =>
+            {
+                BelowBlock::Data(*hash)
+            }
             Found::Data { .. } => BelowBlock::Unknown,
         }));
         Ok(())

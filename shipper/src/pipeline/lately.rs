@@ -13,6 +13,7 @@ use crate::vault::frame::BlockHash;
 use std::ops::Range;
 use std::sync::Mutex;
 use towline_tracker::id::DiskId;
+use towline_tracker::mutant;
 
 /// Bytes of a slot: a key and a hash.
 const SLOT: u64 = 8 + size_of::<BlockHash>() as u64;
@@ -50,7 +51,8 @@ impl Lately {
     /// A cycle begins over this image; `used` says whether the cycle looks here and tells what it puts. From now on the
     /// table stands for no image.
     pub fn begin(&mut self, base: Option<EntryRef>, disks: &[SourceDisk], used: bool) {
-        let of = self.of.take();
+        // Mutant: whatever becomes of the cycle, it goes on standing for an image.
+        let of = if mutant::active("hash-cache-kept") { self.of.clone() } else { self.of.take() };
         let table = self.table.get_mut().expect("no thread panics with the lock");
         if !used {
             *table = Table::default();

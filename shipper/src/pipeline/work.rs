@@ -11,6 +11,7 @@ use crate::vault::frame::{BlockHash, BlockHasher, EncodedFrame, FrameEncoder, bl
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::VecDeque;
 use std::ops::Range;
+use towline_tracker::mutant;
 
 /// Batches that a worker has under way: deep enough for a device, few enough for memory.
 const DEPTH: usize = 8;
@@ -298,7 +299,9 @@ impl<'a> Worker<'a> {
                 done.frames.extend(self.stage.push(encoder, shift, (block, hash), &filled.buffer, place));
             }
         }
-        if let Some(lately) = self.shop.lately {
+        // Mutant: what a fuzzy freeze puts is not remembered, and what was put before it still is.
+        let forgets = self.shop.source.info().fuzzy && mutant::active("unchanged-across-fuzzy");
+        if let Some(lately) = self.shop.lately.filter(|_| !forgets) {
             lately.note(disk, &self.put);
         }
         self.put.clear();

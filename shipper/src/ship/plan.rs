@@ -7,6 +7,7 @@ use crate::vault::attach::{Decision, is_of};
 use crate::vault::entry::{Content, EntryKind};
 use std::time::Duration;
 use towline_tracker::control::message::LiveFreeze;
+use towline_tracker::mutant;
 
 /// What to do with the freeze that is open at an attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,9 @@ pub fn opening(decision: &Decision, live: LiveFreeze) -> Opening {
         decision => Opening::Finish {
             resume: decision
                 .base()
-                .is_some_and(|base| base.header.kind == EntryKind::Checkpoint && is_of(&base.header, live)),
+                // Mutant: a checkpoint is a checkpoint.
+                .filter(|base| is_of(&base.header, live) || mutant::active("resume-any-checkpoint"))
+                .is_some_and(|base| base.header.kind == EntryKind::Checkpoint),
         },
     }
 }

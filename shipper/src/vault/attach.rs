@@ -35,6 +35,7 @@ use super::names;
 use crate::{Error, Kind, Result};
 use towline_tracker::control::message::{Attached, LiveFreeze};
 use towline_tracker::id::{CutId, TargetId, VaultId};
+use towline_tracker::mutant;
 
 /// How the table looks into the log.
 pub trait Log {
@@ -184,14 +185,25 @@ pub fn decide(
     let in_log = match anchor {
         // What our own resynchronization does not lie over need not be readable.
         Some(_) if at != bottom && vouched(&top) => false,
-        Some(anchor) => log.header(anchor.seq)?.is_some_and(|header| header.hash() == anchor.hash),
+        // Mutant: any entry of that number.
+        Some(anchor) => log
+            .header(anchor.seq)?
+            .is_some_and(|header| header.hash() == anchor.hash || mutant::active("anchor-by-number")),
         None => false,
     };
     if at == bottom && (in_log || anchor.is_none()) {
         // Above the anchor: first what the tracker vouches for, then what it does not.
-        let known = above.iter().rev().take_while(|header| vouched(header)).count();
+        // Mutant: whatever is no point is good to go on from.
+        let any = |header: &EntryHeader| {
+            mutant::active("claim-continues-unvouched") && header.kind != EntryKind::Point
+        };
+        let known = above.iter().rev().take_while(|header| vouched(header) || any(header)).count();
         let (unknown, known) = above.split_at(above.len() - known);
         let newest = known.first().map_or(bottom, |header| header.seq);
+        // Mutant: what is there is what was shipped last.
+        if anchor.is_none() && mutant::active("no-anchor-is-delta") {
+            return Ok(Decision::Delta(base(log, tip)?));
+        }
         if anchor.is_none() && !unknown.is_empty() {
             let reason = match attached.anchor {
                 Some(_) => "the tracker last replicated to another vault",
@@ -212,6 +224,10 @@ pub fn decide(
     }
     if vouched(&top) {
         return resync(log, tip, "an earlier resynchronization was cut short", false);
+    }
+    // Mutant: what is missing is not missed.
+    if tip < bottom && !in_log && mutant::active("older-vault-is-delta") {
+        return Ok(Decision::Delta(base(log, tip)?));
     }
     if tip < bottom && !in_log {
         return resync(log, tip, "the vault is older than what this tracker released last", false);

@@ -10,6 +10,7 @@ use super::index::{PackRef, blocks_of};
 use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
+use towline_tracker::mutant;
 
 /// A frame that holds blocks of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,8 +101,10 @@ impl Image {
         let mut end = blocks_of(disk.size, disk.block_shift);
         for layer in self.layers.iter_mut().rev() {
             let head = &layer.index.directory.head;
-            end = end.min(blocks_of(head.size, head.block_shift));
-            layer.end = end;
+            let own = blocks_of(head.size, head.block_shift);
+            end = end.min(own);
+            // Mutant: each index ends where its own disk ended.
+            layer.end = if mutant::active("index-not-clipped") { own } else { end };
         }
         Ok(self)
     }

@@ -7,6 +7,7 @@ use super::limits::ENTRY_MAX;
 use super::names;
 use crate::store::{self, Put, StoreErrorKind};
 use crate::{Error, Kind, Result};
+use towline_tracker::mutant;
 
 /// What became of a put.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +169,8 @@ impl Group {
     /// makes it durable before it says so.
     pub fn put_entry(&self, header: &EntryHeader, bytes: &[u8]) -> Result<Appended> {
         assert!(bytes.len() <= ENTRY_MAX);
-        if header.seq > 1 {
+        // Mutant: what was there once is there.
+        if header.seq > 1 && !mutant::active("put-behind-gap") {
             match self.entry_header(header.seq - 1) {
                 // The link is zero behind what can't be read, which the word to take over left.
                 Err(error) if error.kind() == Kind::Damage && header.previous == [0; 32] => {}
@@ -208,7 +210,9 @@ impl Group {
 /// no matter, a draft that is put again is sealed anew. Only this writer's own tries can be the same: a restart begins
 /// with a claim.
 fn judge(ours: &EntryHeader, found: EntryHeader) -> Appended {
-    if found.hash() == ours.hash() { Appended::Ours(found) } else { Appended::Theirs(found) }
+    // Mutant: nobody else has our cut.
+    let same_cut = found.cut == ours.cut && mutant::active("same-cut-is-ours");
+    if found.hash() == ours.hash() || same_cut { Appended::Ours(found) } else { Appended::Theirs(found) }
 }
 
 #[cfg(test)]

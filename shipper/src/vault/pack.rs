@@ -12,6 +12,7 @@ use super::limits::{
 use super::names::{self, ObjectName};
 use crate::{Error, Result};
 use towline_tracker::id::{CutId, DiskId};
+use towline_tracker::mutant;
 
 /// The sealed trailer's length: the last bytes of a pack or index.
 pub const TRAILER: usize = trailer::LENGTH + TAG;
@@ -91,7 +92,8 @@ impl PackBuilder {
         let offset = self.bytes.len();
         self.sealer.seal(self.summary.frames.len() as u64, frame.body(), &mut self.bytes);
         self.summary.frames.push(PackedFrame {
-            offset: offset as u64,
+            // Mutant: counted from where the frames begin, not from where the pack does.
+            offset: (offset - if mutant::active("frame-offset-from-first") { HEADER } else { 0 }) as u64,
             sealed: u32::try_from(self.bytes.len() - offset).expect("a frame is small"),
             blocks: frame.blocks().to_vec(),
             hashes: frame.hashes().to_vec(),

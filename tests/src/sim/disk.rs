@@ -75,6 +75,8 @@ pub struct Disk {
     mark_durable: Option<Mark>,
     /// A sync has failed in this boot: who was told knows, and nobody else.
     pub failed: bool,
+    /// Pages that buffered readers have met beside a direct writer (W7): nobody drops them.
+    pages: BTreeMap<usize, u64>,
 }
 
 impl Disk {
@@ -99,6 +101,7 @@ impl Disk {
             mark: None,
             mark_durable: None,
             failed: false,
+            pages: BTreeMap::new(),
         }
     }
 
@@ -111,6 +114,12 @@ impl Disk {
     pub fn read(&self, sector: usize) -> u64 {
         let sector = &self.sectors[sector];
         sector.unsynced.last().map_or(sector.durable, |landed| landed.value)
+    }
+
+    /// What a read through the page cache gives beside a direct writer: what it gave before (W7).
+    pub fn read_buffered(&mut self, sector: usize) -> u64 {
+        let now = self.read(sector);
+        *self.pages.entry(sector).or_insert(now)
     }
 
     /// What reads give now, of all sectors.
@@ -128,6 +137,11 @@ impl Disk {
     /// The number of the newest value that no crash takes back.
     pub fn durable(&self, sector: usize) -> u64 {
         self.sectors[sector].durable_seq
+    }
+
+    /// Whether a power cut may take back the value of this number, although no sync of it has failed.
+    pub fn is_volatile(&self, sector: usize, number: u64) -> bool {
+        self.sectors[sector].unsynced.iter().any(|landed| landed.seq == number && !landed.doomed)
     }
 
     /// Sectors with the values that may still land there.
@@ -289,6 +303,7 @@ impl Disk {
     /// The host died: of what is not durable any subset survives, sector by sector.
     pub fn host_crash(&mut self, rng: &mut Rng) {
         self.process_crash(rng);
+        self.pages.clear();
         for index in std::mem::take(&mut self.dirty) {
             let sector = &mut self.sectors[index];
             let choice = rng.index(sector.unsynced.len() + 1);

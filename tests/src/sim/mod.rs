@@ -30,4 +30,4 @@ pub mod target;
 pub mod world;
 
 pub use counts::Counts;
-pub use world::{CrashKind, Failure, Plan, World, run};
+pub use world::{CrashKind, Failure, Oracle, Plan, World, run};

@@ -22,14 +22,14 @@ struct Frame {
 
 /// Restores, and remembers what it has opened and checked: while an object is the same, it is not read twice.
 #[derive(Default)]
-pub struct Oracle {
+pub struct Restorer {
     frames: HashMap<(String, u64, u64), Arc<Frame>>,
 }
 
 /// What a point was restored from: objects and their versions.
 pub type Sources = Vec<(String, u64)>;
 
-impl Oracle {
+impl Restorer {
     /// The group, read without a fault.
     ///
     /// # Errors

@@ -33,6 +33,8 @@ pub enum Ask {
     Idle,
     /// Sectors of a disk.
     Disk {
+        /// Through the page cache, although the tracker writes past it (W7).
+        stale: bool,
         /// Which disk.
         disk: usize,
         /// Which sectors.
@@ -283,7 +285,12 @@ impl Control for Connection {
 
 /// A disk, opened.
 #[derive(Debug)]
-pub struct DiskHandle(pub usize);
+pub struct DiskHandle {
+    /// Which.
+    pub disk: usize,
+    /// Read through the page cache, although the tracker writes past it (W7).
+    pub stale: bool,
+}
 
 /// A freeze's store, opened, by the number of the open file.
 #[derive(Debug)]
@@ -325,11 +332,11 @@ type Each<'a> = &'a mut dyn FnMut(bool, Range<u64>) -> ControlFlow<()>;
 
 impl Opened for DiskHandle {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        sectors(buffer, offset, |sectors| Ask::Disk { disk: self.0, sectors })
+        sectors(buffer, offset, |sectors| Ask::Disk { disk: self.disk, sectors, stale: self.stale })
     }
 
     fn split(&self, range: Range<u64>, each: Each<'_>) -> io::Result<ControlFlow<()>> {
-        let parts = match call(Ask::Holes { disk: self.0, range }) {
+        let parts = match call(Ask::Holes { disk: self.disk, range }) {
             Reply::Holes(parts) => parts,
             other => panic!("{other:?} is no answer to this"),
         };

@@ -1,7 +1,7 @@
 //! The vault as the world sees it: the store, the points in it, and what each of them must be.
 
 use super::counts::Counts;
-use super::oracle::{Images, Oracle, Sources};
+use super::oracle::{Images, Restorer, Sources};
 use super::store::SimStore;
 use super::world::name;
 use std::collections::BTreeMap;
@@ -21,6 +21,10 @@ pub const GROUP: &str = "sim";
 pub struct Snapshot {
     /// Each disk's sectors.
     pub images: Images,
+    /// The number of each sector's newest complete value.
+    pub newest: Vec<Vec<u64>>,
+    /// Whose disks they are: the seed of the host's plan.
+    pub host: u64,
     /// Other values that a power cut could have left.
     pub others: Vec<BTreeMap<usize, Vec<u64>>>,
     /// Nobody writes any more: it must be the last image.
@@ -74,7 +78,7 @@ pub struct Target {
     /// Entries that were put, in order: for whoever counts them.
     pub entries: Vec<Entry>,
     group: Group,
-    oracle: Oracle,
+    oracle: Restorer,
     other: Option<Box<Place>>,
 }
 
@@ -99,7 +103,7 @@ impl Target {
     /// A new vault.
     pub fn new() -> Self {
         let Place { store, group, points } = Place::new();
-        let (cuts, oracle) = (BTreeMap::new(), Oracle::default());
+        let (cuts, oracle) = (BTreeMap::new(), Restorer::default());
         let (put_back, taken_over, entries, other) = (false, false, Vec::new(), None);
         Self { store, cuts, points, put_back, taken_over, entries, group, oracle, other }
     }
@@ -196,7 +200,7 @@ impl Target {
         let told = |error: towline::Error| error.line().to_owned();
         let entry = self.group.entry_at(seq).map_err(told)?;
         let content = entry.content().ok_or("it is no point")?;
-        let restored = Oracle::default().restore(&self.store, &self.group, &entry.header, content);
+        let restored = Restorer::default().restore(&self.store, &self.group, &entry.header, content);
         restored.map(|(images, _)| images).map_err(told)
     }
 

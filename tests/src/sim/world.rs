@@ -19,7 +19,7 @@ use super::shipper::Shipper;
 use super::store::Moods;
 use super::target::{Snapshot, Target};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
@@ -38,7 +38,7 @@ use towline_tracker::map::header::{GroupHeader, Road, State};
 use towline_tracker::sidecar::jobs::{DiskFacts, Jobs, Outcome};
 use towline_tracker::sidecar::start::{Candidate, HEADER, Now, Running, start};
 
-/// Regions that the intents hold.
+/// Regions that the intents hold, at the most.
 const BUDGET: u64 = 8;
 
 /// What dies.
@@ -65,21 +65,59 @@ pub struct Plan {
     pub crash_at: Option<(u64, CrashKind)>,
     /// Keep a trace.
     pub trace: bool,
+    /// Misconduct that no image shows is a failure too. Not for mutants: they die by what comes of it.
+    pub conduct: bool,
 }
 
 impl Plan {
     /// The random campaign's plan.
     pub fn random(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x51a2);
-        Self { seed, events: 800 + rng.below(2800), mischief: true, crash_at: None, trace: false }
+        Self {
+            seed,
+            events: 800 + rng.below(2800),
+            mischief: true,
+            crash_at: None,
+            trace: false,
+            conduct: true,
+        }
     }
 }
+
+/// What noticed that a promise is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oracle {
+    /// A published image is not the instant of its cut, or the newest one is not the disk.
+    Image,
+    /// The chain in the vault is not the tracker's.
+    Lineage,
+    /// A disk does not hold what its guest was told.
+    Disk,
+    /// Something happened that must not, whatever comes of it.
+    Conduct,
+    /// Replication does not catch up.
+    Liveness,
+    /// A panic.
+    Panic,
+}
+
+impl Oracle {
+    /// Whether data show it: what a mutant's death counts by.
+    pub fn sees_data(self) -> bool {
+        matches!(self, Self::Image | Self::Lineage | Self::Disk)
+    }
+}
+
+/// What is wrong, and who says so.
+type Wrong = (Oracle, String);
 
 /// A promise was broken.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// Of which seed.
     pub seed: u64,
+    /// What noticed.
+    pub oracle: Oracle,
     /// What was broken.
     pub what: String,
     /// What had happened, if a trace was kept.
@@ -164,6 +202,8 @@ struct GuestRequest {
     id: Option<RequestId>,
     /// Sectors that may not be vouched for.
     forgotten: bool,
+    /// Other requests that were under way at any time while it was: which of them came last nobody knows.
+    beside: Vec<Range<usize>>,
 }
 
 #[derive(Debug)]
@@ -201,6 +241,10 @@ struct Settings {
     off: u64,
     /// Another host has the same group, or the same disks, from this event on.
     twin: Option<(u64, Twin)>,
+    /// How often in a thousand times a sync whose turn it is takes longer.
+    lazy_syncs: u64,
+    /// The same of a failed write that may still land.
+    lazy_ghosts: u64,
 }
 
 /// The world.
@@ -225,6 +269,10 @@ pub struct World {
     requests: BTreeMap<u64, GuestRequest>,
     flushes: BTreeMap<u64, GuestFlush>,
     acked: Vec<BTreeMap<usize, u64>>,
+    /// What a guest knows of the content of its disk: by sector, what it wrote last and was told of.
+    known: Vec<BTreeMap<usize, u64>>,
+    /// Sectors of failed writes, which may still land.
+    doubted: Vec<BTreeSet<usize>>,
     next_token: u64,
     next_ticket: u64,
     tickets: BTreeMap<u64, u64>,
@@ -255,7 +303,7 @@ pub struct World {
     digest: u64,
     events: u64,
     trace: Vec<String>,
-    wrong: Option<String>,
+    wrong: Option<Wrong>,
     touched: bool,
     starts_failed: u64,
     /// Sessions that began.
@@ -287,20 +335,20 @@ pub fn run(plan: Plan) -> Result<Report, Failure> {
     coroutine::set_dice(Rng::new(plan.seed ^ 0x70c5));
     let target = Rc::new(RefCell::new(Target::new()));
     let mut world = World::new(plan, target);
-    let what = match catch_unwind(AssertUnwindSafe(|| world.live())) {
+    let (oracle, what) = match catch_unwind(AssertUnwindSafe(|| world.live())) {
         Ok(Ok(())) => {
             let digest = world.final_digest();
             let World { counts, shipper_steps, faults, events, .. } = world;
             return Ok(Report { digest, steps: faults.steps(), events, shipper_steps, counts });
         }
-        Ok(Err(what)) => what,
+        Ok(Err(wrong)) => wrong,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()));
-            format!("panic: {}", text.unwrap_or_default())
+            (Oracle::Panic, format!("panic: {}", text.unwrap_or_default()))
         }
     };
-    Err(Failure { seed: world.plan.seed, what, trace: std::mem::take(&mut world.trace) })
+    Err(Failure { seed: world.plan.seed, oracle, what, trace: std::mem::take(&mut world.trace) })
 }
 
 impl World {
@@ -324,6 +372,9 @@ impl World {
         let mut sizes = Rng::new(plan.seed ^ 0xb0bd);
         let mut size = |soon, late| if sizes.chance(500) { soon } else { late };
         let mischief = plan.mischief;
+        let write_max = size(128 << 10, 32 << 10);
+        // Where no request needs many, few regions: they come and go all the time.
+        let regions_cap = if write_max < 64 << 10 { size(BUDGET, BUDGET / 2) } else { BUDGET };
         let mut some = |chance, per_mille| if mischief && rng.chance(chance) { per_mille } else { 0 };
         let settings = Settings {
             write_errors: some(250, 15) + some(100, 100),
@@ -337,8 +388,8 @@ impl World {
             strict: mischief && rng.chance(120),
             preserve_limit: (mischief && rng.chance(100)).then(|| rng.below(6) * 8192),
             bounds: Bounds {
-                write_max: size(128 << 10, 32 << 10),
-                regions_cap: BUDGET,
+                write_max,
+                regions_cap,
                 log_max: size(200, 16 << 20),
                 log_live_max: size(2 << 10, 1 << 30),
                 zero_preserve_max: *[64 << 10, 16 << 10, 1 << 20].get(rng.index(3)).expect("below 3"),
@@ -346,6 +397,8 @@ impl World {
                 fold_slice: 1 + rng.below(2),
             },
             hot: 4 + rng.below(24),
+            lazy_syncs: *[0, 0, 800, 950].get(rng.index(4)).expect("below 4"),
+            lazy_ghosts: *[0, 0, 980].get(sizes.index(3)).expect("below 3"),
             mark_errors: if mischief && rng.chance(150) { 400 } else { 0 },
             read_errors: if mischief && rng.chance(120) { 25 } else { 0 },
             moods: match mischief && rng.chance(500) {
@@ -375,6 +428,8 @@ impl World {
         });
         Self {
             acked: vec![BTreeMap::new(); disks.len()],
+            known: vec![BTreeMap::new(); disks.len()],
+            doubted: vec![BTreeSet::new(); disks.len()],
             rng,
             faults,
             settings,
@@ -455,7 +510,7 @@ impl World {
     }
 
     /// The whole life: faults, then quiet, then the comparison.
-    fn live(&mut self) -> Result<(), String> {
+    fn live(&mut self) -> Result<(), Wrong> {
         self.start_tracker();
         self.begin_shipper();
         self.faults.set_errors(self.settings.call_errors);
@@ -468,7 +523,7 @@ impl World {
     }
 
     /// One event.
-    fn event(&mut self) -> Result<(), String> {
+    fn event(&mut self) -> Result<(), Wrong> {
         self.events += 1;
         self.calm_store();
         let step = 1_000 + self.rng.below(300_000);
@@ -488,7 +543,7 @@ impl World {
             self.look_again();
         }
         match self.wrong.take() {
-            Some(what) => Err(what),
+            Some(wrong) => Err(wrong),
             None => Ok(()),
         }
     }
@@ -497,6 +552,13 @@ impl World {
     fn steppers(&self) -> Vec<usize> {
         let ready = |at: &usize| self.shippers[*at].can_step(self.events, self.mono);
         (0..self.shippers.len()).filter(ready).collect()
+    }
+
+    fn is_wrong(&mut self, oracle: Oracle, what: String) {
+        self.note(40, || format!("{oracle:?}: {what}"));
+        if self.plan.conduct || oracle != Oracle::Conduct {
+            self.wrong.get_or_insert((oracle, what));
+        }
     }
 
     fn event_without_tracker(&mut self) {
@@ -577,6 +639,9 @@ impl World {
                 for disk in &self.disks {
                     let ghosts = disk.borrow().ghosts();
                     for name in ghosts {
+                        if self.settings.lazy_ghosts > 0 && self.rng.chance(self.settings.lazy_ghosts) {
+                            continue;
+                        }
                         self.counts.add("ghost writes");
                         disk.borrow_mut().land_some(name, &mut self.rng);
                     }
@@ -612,8 +677,8 @@ impl World {
         self.counts.add(if clean { "clean stops" } else { "stops that are not clean" });
         let off = self.tracker.as_ref().is_some_and(|tracker| tracker.off);
         if clean && !off && self.faults.injected() == 0 && self.is_marked() {
-            self.wrong
-                .get_or_insert("a clean stop leaves a mark that says that writes went untracked".into());
+            let what = "a clean stop leaves a mark that says that writes went untracked";
+            self.is_wrong(Oracle::Conduct, what.into());
         }
         self.tracker = None;
         self.lose_connections();

@@ -7,6 +7,7 @@
 //! A region leaves in two steps (I4). *Cleaning*: its dirty blocks are being appended to the change log, or, if it has
 //! none, a sync behind its last write is awaited. *Clean*: that is durable. A write to it in between cancels both.
 
+use crate::mutant;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -137,7 +138,9 @@ impl Regions {
             region.flags |= REFERENCED;
             return true;
         }
-        if regions.iter().any(|region| region.flags & READY == 0) {
+        // Mutant: the first region answers for all.
+        let asked = if mutant::active("first-region-only") { &regions[..1] } else { &regions[..] };
+        if asked.iter().any(|region| region.flags & READY == 0) {
             return false;
         }
         for region in regions {
@@ -194,6 +197,10 @@ impl Regions {
     /// A write was marked and submitted (W4): what was recorded of these regions is out of date.
     #[inline]
     pub(crate) fn marked(&mut self, range: Range<u32>) {
+        // Mutant: what was recorded before it is enough.
+        if mutant::active("written-while-cleaning") {
+            return;
+        }
         let regions = &mut self.table[range.start as usize..range.end as usize];
         if let [region] = regions {
             region.flags &= !(CLEANING | CLEAN);
@@ -254,6 +261,12 @@ impl Regions {
             debug_assert!(entry.flags & MEMBER != 0);
             entry.flags |= READY;
         }
+        if mutant::active("dropped-region-still-ready") {
+            self.table
+                .iter_mut()
+                .filter(|entry| entry.flags & MEMBER == 0)
+                .for_each(|entry| entry.flags &= !READY);
+        }
     }
 
     /// Drops one clean, unpinned region from the set. Only between versions: it loses readiness at once, and the
@@ -263,8 +276,13 @@ impl Regions {
             self.hand = if self.hand + 1 < self.members.len() { self.hand + 1 } else { 0 };
             let region = self.members[self.hand];
             let entry = &mut self.table[region as usize];
-            if entry.flags & CLEAN != 0 && entry.pins == 0 {
-                entry.flags &= !(CLEAN | MEMBER | READY);
+            // Mutant: a request that waits with its pin does not keep it.
+            if entry.flags & CLEAN != 0
+                && (entry.pins == 0 || mutant::active("region-dropped-under-a-waiter"))
+            {
+                // Mutant: it stays ready as long as the version that has it is the durable one.
+                let ready = if mutant::active("dropped-region-still-ready") { 0 } else { READY };
+                entry.flags &= !(CLEAN | MEMBER | ready);
                 self.members.swap_remove(self.hand);
                 return true;
             }

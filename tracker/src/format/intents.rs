@@ -7,6 +7,7 @@
 use super::bytes::{Writer, u16_at, u32_at, u64_at};
 use super::checksum::checksum;
 use crate::id::{DiskId, Generation, Session};
+use crate::mutant;
 
 /// First bytes of each sector.
 pub const MAGIC: u32 = 0x8149_4c54;
@@ -123,7 +124,10 @@ pub fn newest(disk: DiskId, file: &[u8]) -> Result<IntentSet, Rot> {
     }
     let slots =
         [decode_slot(disk, &file[..count * SECTOR])?, decode_slot(disk, &file[stride..][..count * SECTOR])?];
-    slots.into_iter().flatten().max_by_key(|set| set.sequence).ok_or(Rot)
+    // Mutant: the other one.
+    let worth =
+        |set: &IntentSet| if mutant::active("older-slot-counts") { !set.sequence } else { set.sequence };
+    slots.into_iter().flatten().max_by_key(worth).ok_or(Rot)
 }
 
 /// The version in a slot; none if it was torn.

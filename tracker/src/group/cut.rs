@@ -12,6 +12,7 @@ use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, TargetId};
 use crate::limits::clip_reason;
 use crate::map::header::{CutRecord, Road};
 use crate::mutant;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Undone cuts that a meta remembers.
@@ -140,11 +141,17 @@ impl Group {
         let time_ns = pending.asked_ns + waited;
         let internal = pending.ticket.is_none();
         let record = CutRecord { cut, time_ns, first: self.first_pending, internal };
-        self.header.write_cut(generation, record);
+        // Mutant: the record comes after the word that makes it count.
+        if !mutant::active("word-before-record") {
+            self.header.write_cut(generation, record);
+        }
         self.state.open = open;
         self.state.road = Road::Draining;
         self.state.fuzzy = false;
         self.header.store(self.state);
+        if mutant::active("word-before-record") {
+            self.header.write_cut(generation, record);
+        }
         for (index, (disk, spare)) in self.disks.iter_mut().zip(spares).enumerate() {
             let recheck = disk.meta.recheck.as_ref();
             disk.frozen = Some(FrozenDisk {
@@ -163,7 +170,10 @@ impl Group {
             disk.left = Default::default();
             // W5: what a failed write may still change is dirty in every generation.
             for blocks in disk.failed.extents().collect::<Vec<_>>() {
-                disk.mark(blocks);
+                // Mutant: only in the generation in which it failed.
+                if !mutant::active("failed-write-forgotten-at-cut") {
+                    disk.mark(blocks);
+                }
             }
             self.counts.in_flight_at_cuts += u64::from(disk.in_flight[parity(generation)]);
             tracing::debug!(%cut, %generation, disk = index, "cut");
@@ -209,6 +219,12 @@ impl Group {
             return;
         }
         self.syncing_freeze = true;
+        // Mutant: what is published may not be on the disk after a power cut.
+        if mutant::active("seal-without-sync") {
+            self.state.road = Road::Synced;
+            self.header.store(self.state);
+            return self.try_seal(actions);
+        }
         for index in 0..self.disks.len() {
             self.want_sync(index, SyncWaiter::Freeze(frozen), actions);
         }
@@ -220,7 +236,9 @@ impl Group {
             return;
         }
         self.disks[index].frozen.as_mut().expect("a freeze has every disk").synced = true;
-        if self.disks.iter().all(|disk| disk.frozen.as_ref().is_some_and(|frozen| frozen.synced)) {
+        // Mutant: the first of them stands for all.
+        let all = self.disks.iter().all(|disk| disk.frozen.as_ref().is_some_and(|frozen| frozen.synced));
+        if all || mutant::active("one-disk-synced") {
             self.state.road = Road::Synced;
             self.header.store(self.state);
             self.try_seal(actions);
@@ -280,6 +298,14 @@ impl Group {
         freeze.sealed = true;
         // The log that was just sealed contains those up to its generation.
         self.disks.iter_mut().for_each(|disk| disk.meta.logs.retain(|log| log.generation > generation));
+        // Mutant: the log has it all, so the frozen map is not needed any more.
+        for frozen in self.disks.iter().filter_map(|disk| disk.frozen.as_ref()) {
+            frozen
+                .frozen
+                .iter()
+                .filter(|_| mutant::active("frozen-cleared-when-sealed"))
+                .for_each(|word| word.store(0, Relaxed));
+        }
         self.heal_at_seal(generation, actions);
         let Some(freeze) = &mut self.freeze else { return };
         if self.state.road != Road::Synced {
@@ -314,7 +340,8 @@ impl Group {
                     id: disk.meta.disk,
                     size: frozen.size,
                     block_shift: disk.geometry.block_shift,
-                    direct: disk.direct,
+                    // Mutant: the page cache is as good.
+                    direct: disk.direct && !mutant::active("buffered-reader"),
                     align: disk.align,
                     compare: frozen.compare,
                     whole: frozen.whole,
@@ -343,7 +370,8 @@ impl Group {
     pub(super) fn ask_confirm(&self, cut: CutId) -> Answer {
         match &self.freeze {
             Some(freeze) if freeze.cut == cut && self.state.road == Road::Sealed => {
-                Answer::Confirmed { exact: !self.state.fuzzy }
+                // Mutant: that it is there is all that is looked at.
+                Answer::Confirmed { exact: !self.state.fuzzy || mutant::active("fuzzy-confirmed") }
             }
             _ => Refusal::NoSuchFreeze.into(),
         }
@@ -395,7 +423,9 @@ impl Group {
         for disk in &mut self.disks {
             disk.meta.anchor = Some(anchor);
             disk.meta.target = self.target;
-            disk.meta.released = generation;
+            // Mutant: what comes after the cut is released with it.
+            disk.meta.released =
+                if mutant::active("released-one-too-far") { generation.next() } else { generation };
             disk.meta.vouched.clear();
             let carried = disk.frozen.as_ref().is_some_and(|frozen| frozen.compare);
             let whole = disk.frozen.as_ref().is_some_and(|frozen| frozen.whole);
@@ -513,7 +543,8 @@ impl Group {
             disk.filled |= disk.frozen.as_ref().is_some_and(|frozen| frozen.whole);
             if sealed && !internal {
                 // An entry of this cut may be in the vault; its log goes with the next seal, its blocks stay pending (V2).
-                if !disk.meta.vouched.contains(&cut) {
+                // Mutant: an entry of this cut is nobody's.
+                if !disk.meta.vouched.contains(&cut) && !mutant::active("undone-not-vouched") {
                     disk.meta.vouched.push(cut);
                 }
                 let surplus = disk.meta.vouched.len().saturating_sub(VOUCHED_MAX);

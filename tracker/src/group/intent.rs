@@ -55,12 +55,18 @@ impl Group {
         }
         disk.intent_sequence += 1;
         let before = disk.frozen.as_ref().map_or(disk.left, |frozen| frozen.log.mark());
-        let logs = [disk.log.mark(), before];
+        let mut logs = [disk.log.mark(), before];
+        // Mutant: nobody knows how much of the logs must be there.
+        if mutant::active("log-length-forgotten") {
+            logs = Default::default();
+        }
+        // Mutant: the set as it was before those that wait for this version.
+        let stale = |region: &u32| !mutant::active("set-without-its-waiters") || !added.contains(region);
         let set = IntentSet {
             sequence: disk.intent_sequence,
             session: disk.meta.session,
             logs,
-            regions: disk.regions.members().to_vec(),
+            regions: disk.regions.members().iter().copied().filter(stale).collect(),
         };
         let bytes = set.encode(disk.meta.disk, disk.intent_capacity);
         let offset = (set.slot() * slot_stride(disk.intent_capacity)) as u64;
@@ -103,6 +109,8 @@ impl Group {
         }
         let (open, geometry) = (disk.open.clone(), disk.geometry);
         let frozen = disk.frozen.as_ref().filter(|_| unsealed).map(|frozen| frozen.frozen.clone());
+        // Mutant: what is frozen is left to the log that is not sealed yet.
+        let frozen = frozen.filter(|_| !mutant::active("evict-forgets-frozen"));
         let load = |word: usize| {
             open[word].load(Relaxed) | frozen.as_ref().map_or(0, |frozen| frozen[word].load(Relaxed))
         };
@@ -248,6 +256,11 @@ impl Group {
         disk.intent_mode = IntentMode::Marking;
         disk.degraded = Some(why.to_string());
         disk.unmark_again = false;
+        // Mutant: nobody waits for the mark.
+        if mutant::active("untracked-before-mark") {
+            disk.intent_mode = IntentMode::Bypassed;
+            self.ready.extend(disk.intent_queue.drain(..));
+        }
         self.mark(index, true, actions);
     }
 
@@ -347,6 +360,10 @@ impl Group {
         disk.regions.reset(&regions, disk.regions.budget().max(4 * regions.len()));
         if disk.intent_mode == IntentMode::Bypassed {
             disk.intent_mode = IntentMode::Kept;
+        }
+        // Mutant: as if all that went untracked were in a durable log already.
+        if mutant::active("healed-before-seal") {
+            disk.unmark_again = true;
         }
         // Whoever waits starts at W1 again, with the new set.
         let waiting = |slot: &super::slots::Slot| !matches!(slot.phase, Phase::InFlight | Phase::Syncing);

@@ -31,6 +31,7 @@ use crate::disk::{Disk, Fold};
 use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, Nanos, Session, TargetId};
 use crate::limits::Bounds;
 use crate::map::header::{GroupHeader, Road, State};
+use crate::mutant;
 pub use action::{Action, Change, Errno, OpId, Question, Request, RequestId, SidecarFile, Ticket, Token};
 use job::{Job, Spare};
 use preserve::Preserve;
@@ -273,6 +274,8 @@ impl Group {
             self.post(Job::Prepare { open: self.state.open }, actions);
             return;
         }
+        // Mutant: a freeze that is there is exact.
+        self.state.fuzzy &= !mutant::active("fuzzy-forgotten-by-successor");
         let generation = before(self.state.open);
         let record = self.header.read_cut(generation);
         let sealed = matches!(self.state.road, Road::Sealed | Road::Releasing);
@@ -310,6 +313,8 @@ impl Group {
                     self.vouched.push(record.cut);
                 }
             }
+            // Mutant: the dead process had done it.
+            Road::Undoing if mutant::active("undo-not-repeated") => {}
             Road::Undoing => self.start_undo_fold(),
             Road::None => unreachable!("looked at above"),
         }

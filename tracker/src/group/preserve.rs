@@ -6,6 +6,7 @@ use crate::id::{DiskIndex, Generation, Nanos};
 use crate::map::bits;
 use crate::mutant;
 use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A copy under way.
 #[derive(Debug)]
@@ -77,13 +78,21 @@ impl Group {
     ) {
         let one = self.preserves[index].take().expect("a copy completes once");
         // Its freeze must still be the one, and exact: a copy for a freeze that is gone changes nothing (W3).
-        let current = self.exact() && super::before(self.state.open) == one.generation;
-        if one.live && current {
+        let current = one.live && super::before(self.state.open) == one.generation;
+        // Mutant: any exact freeze takes it for its own.
+        if self.exact() && (current || mutant::active("gone-freeze-preserves")) {
+            // Mutant: however the copy ended, it counts as complete.
+            let result = if mutant::active("failed-preserve-stays-exact") { Ok(()) } else { result };
             match result {
                 Ok(()) => {
                     let frozen = self.disks[one.disk].frozen.as_ref().expect("a freeze has every disk");
                     // Release: who sees the bit sees the copy (R1). Only now may the overwriting write be submitted.
                     bits::set(&frozen.preserved, one.blocks.clone());
+                    // Mutant: C3 broken, the frozen map loses what is preserved.
+                    for block in one.blocks.clone().filter(|_| mutant::active("preserving-clears-frozen")) {
+                        let word = &frozen.frozen[(block / bits::WORD_BLOCKS) as usize];
+                        word.store(word.load(Relaxed) & !(1 << (block % bits::WORD_BLOCKS)), Relaxed);
+                    }
                     self.counts.preserved_blocks += one.blocks.end - one.blocks.start;
                 }
                 Err(errno) => {

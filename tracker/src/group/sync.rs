@@ -5,6 +5,7 @@ use super::job::{Job, JobError};
 use super::{Group, Op};
 use crate::disk::{Stamp, SyncWaiter};
 use crate::id::DiskIndex;
+use crate::mutant;
 
 /// What a guest is told when a sync failed.
 const EIO: Errno = Errno(libc::EIO);
@@ -151,14 +152,15 @@ impl Group {
     pub(super) fn sync_failed(&mut self, index: usize, told: bool, actions: &mut Vec<Action>) {
         let disk = &mut self.disks[index];
         tracing::error!(disk = %disk.name, "a sync of the disk failed: it is doubtful from now on");
-        disk.latched = !told && !crate::mutant::active("sync-error-swallowed");
+        disk.latched = !told && !mutant::active("sync-error-swallowed");
         disk.syncs.failed += 1;
         // Also if a flush is being told: should the process die before its reply is out, the successor tells. And should it
         // die before the meta says that the disk is doubtful, the successor stores it.
         self.header.set_latched(index, true);
         self.header.set_doubtful(index);
         let first = !disk.meta.doubtful;
-        disk.meta.doubtful = true;
+        // Mutant: told is told, and a later sync is good again.
+        disk.meta.doubtful = !mutant::active("doubt-forgotten");
         let buffered = !disk.direct;
         if !self.tracking {
             return;

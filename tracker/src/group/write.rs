@@ -125,7 +125,7 @@ impl Group {
         let frozen = super::before(self.state.open);
         let draining =
             self.state.road == Road::Draining && self.disks[disk].in_flight[super::parity(frozen)] > 0;
-        if draining && !mutant::active("no-drain-wait") {
+        if draining {
             let geometry = self.disks[disk].geometry;
             let ahead = self.slots.iter().find(|(_, other)| {
                 other.phase == Phase::InFlight
@@ -140,6 +140,12 @@ impl Group {
             }
         }
         if !self.exact() || mutant::active("no-preserve") {
+            return Step::Go;
+        }
+        // Mutant: a running preserve may read the new block.
+        let running =
+            |one: &super::Preserve| one.live && one.disk == disk && super::overlap(&one.blocks, &blocks);
+        if mutant::active("no-preserve-wait") && self.preserves.iter().flatten().any(running) {
             return Step::Go;
         }
         // W2b: a running preserve still reads the old block.
@@ -181,7 +187,10 @@ impl Group {
                 // From now on the first wanted run is enough to know.
                 slot.preserve_left = 0;
                 if slot.change != Change::Discard {
-                    self.turn_fuzzy("a write of zeros over more than 16 MiB of frozen blocks", actions);
+                    // Mutant: blocks that nobody preserved are overwritten in an exact freeze.
+                    if !mutant::active("zeros-over-limit-stay-exact") {
+                        self.turn_fuzzy("a write of zeros over more than 16 MiB of frozen blocks", actions);
+                    }
                     return Step::Go;
                 }
                 // A discard may leave what it likes: unmarked, untouched, read as before.
@@ -196,7 +205,10 @@ impl Group {
             slot.preserve_left -= bytes;
         }
         if self.over_preserve_limit(disk, total) {
-            self.turn_fuzzy("the limit of preserved data is reached", actions);
+            // Mutant: what is over the limit is overwritten in an exact freeze.
+            if !mutant::active("limit-stays-exact") {
+                self.turn_fuzzy("the limit of preserved data is reached", actions);
+            }
             return Step::Go;
         }
         for run in wanted {
@@ -225,7 +237,11 @@ impl Group {
     fn mark_and_submit(&mut self, index: u32, actions: &mut Vec<Action>) {
         let slot = self.slots.get(index);
         let disk = &mut self.disks[slot.disk.index()];
-        let blocks = disk.geometry.blocks_of(slot.piece.clone());
+        let mut blocks = disk.geometry.blocks_of(slot.piece.clone());
+        // Mutant: the block that a discard ends in the middle of is not marked.
+        if mutant::active("discard-tail-skipped") && slot.change == Change::Discard {
+            blocks.end = (slot.piece.end >> disk.geometry.block_shift).max(blocks.start);
+        }
         if !mutant::active("mark-before-waits") {
             disk.mark(blocks);
         }
@@ -363,6 +379,9 @@ impl Group {
             } else {
                 piece.end >> geometry.block_shift
             };
+            // Mutant: of what failed while it was in flight it says as much as of what failed before.
+            let seen =
+                if mutant::active("failure-ended-by-write-in-flight") { disk.failed.count() } else { seen };
             disk.failed.rewritten(start..end.max(start), disk.syncs.begun, seen);
             return;
         }
@@ -397,6 +416,8 @@ impl Group {
                 slot.abandoned = true;
                 false
             }
+            // Mutant: it is said to be dropped, and stays in its queue.
+            _ if mutant::active("dead-connection-submits") => true,
             Phase::Intent | Phase::Admitted | Phase::Held => {
                 let disk = slot.disk.index();
                 self.unpin(index);

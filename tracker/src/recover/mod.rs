@@ -130,7 +130,8 @@ pub fn changed(
     times: Times,
 ) -> Option<String> {
     const SLACK_NS: i128 = 2_000_000_000;
-    if mutant::active("fingerprint-not-checked") {
+    // Mutant: whoever was killed has left all as it was.
+    if stop == Stop::Process && mutant::active("fingerprint-not-checked") {
         return None;
     }
     if found.inode == 0 && !(stop == Stop::Clean && times.same_boot) {

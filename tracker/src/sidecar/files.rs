@@ -113,6 +113,8 @@ pub fn append_map(
     let step: u64 = 4096;
     for chunk in (0..blocks).step_by(SEAL_CHUNK as usize) {
         for start in (chunk..(chunk + SEAL_CHUNK).min(blocks)).step_by(step as usize) {
+            // Mutant: the end of the last chunk is one block early.
+            let blocks = blocks - u64::from(mutant::active("seal-misses-last-block"));
             let range: Range<u64> = start..(start + step).min(blocks);
             count += crate::map::bits::runs(range.clone(), &load).map(|run| run.end - run.start).sum::<u64>();
             encoder.blocks(evicted, range, &load, &mut bytes);
@@ -245,6 +247,8 @@ fn read_log(
     let file = folder.reader(name).map_err(|error| BadFile::Bad(error.to_string()))?;
     let (mut file, mut each) = (BufReader::new(file), each);
     let contents = changes::read(&mut file, |record| match record {
+        // Mutant: what was evicted is said again when the log is sealed.
+        changes::Record::Evicted(_) if mutant::active("unsealed-logs-not-read") => {}
         changes::Record::Evicted(blocks) | changes::Record::Sealed(blocks) => {
             blocks.into_iter().for_each(&mut each)
         }

@@ -13,6 +13,7 @@ use crate::group::SidecarFile;
 use crate::group::job::{Job, JobDone, JobError, SealDisk, Spare, SpareDisk, StopDisk};
 use crate::id::{CutId, DiskId, DiskIndex, Generation, Session};
 use crate::map::bits;
+use crate::mutant;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -84,7 +85,7 @@ impl<F, D: DiskFacts> Home<F, D> {
 impl<F: Folder, D> Home<F, D> {
     /// Stores the meta, with the logs that are pending now.
     fn store(&self, meta: &Meta) -> io::Result<()> {
-        let logs = if crate::mutant::active("logs-not-listed") { Vec::new() } else { self.logs.clone() };
+        let logs = if mutant::active("logs-not-listed") { Vec::new() } else { self.logs.clone() };
         store_meta(&self.folder, &Meta { logs, ..meta.clone() })
     }
 
@@ -154,6 +155,13 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             }
             Job::Forget { generation, cut, left } => {
                 let result = self.keep_logs(&left).map_err(failed);
+                // Mutant: the log of a cut that is forgotten is forgotten with it.
+                if mutant::active("undone-log-deleted") {
+                    for home in &mut self.homes {
+                        home.logs.retain(|log| log.generation != generation);
+                        let _ = remove_logs(&home.folder, |of, _| of != generation);
+                    }
+                }
                 self.remove_freeze(generation, cut);
                 self.close(generation, &mut closed);
                 JobDone::Forgotten { result }
@@ -263,25 +271,26 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             let mut bytes = Vec::new();
             encoder.seal(&changes::Seal { blocks: count, ..seal }, &mut bytes);
             file.write_at(&bytes, end)?;
-            if !crate::mutant::active("log-not-synced") {
-                file.sync()?;
-            }
+            file.sync()?;
             if fresh {
                 replace_log(&home.folder, &name)?;
             }
             let (length, cut) = (end + bytes.len() as u64, Some(seal.cut));
             sealed.push((PendingLog { generation, session: header.session, length, cut }, meta));
         }
+        // Mutant: whatever an earlier session left is in it.
+        let dead = |of: Session| of != self.session && mutant::active("open-log-contained");
+        let contained = |of: Generation, session: Session| of <= generation || dead(session);
         // Before anybody can publish the cut (V2), and before what it contains is deleted.
         for (home, (log, meta)) in self.homes.iter_mut().zip(sealed) {
             // A dead session's log of a later generation is not in it: only the list knows how long that one must be (I2).
-            home.logs.retain(|other| other.generation > generation);
+            home.logs.retain(|other| !contained(other.generation, other.session));
             home.logs.push(log);
             home.store(&meta)?;
         }
         for home in &self.homes {
             let keep = |of: Generation, session: Session| {
-                of > generation || (of == generation && session == self.session)
+                !contained(of, session) || (of == generation && session == self.session)
             };
             remove_logs(&home.folder, keep)?;
         }

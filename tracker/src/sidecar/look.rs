@@ -13,6 +13,7 @@ use crate::format::meta::{LOGS_MAX, Meta, PendingLog};
 use crate::id::{DiskId, Generation};
 use crate::map::header::{GroupHeader, Road, State};
 use crate::map::{Words, bits};
+use crate::mutant;
 use crate::recover::{Evidence, Stop, Times, Verdict, changed, decide};
 use std::io;
 use std::ops::Range;
@@ -201,7 +202,8 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
             rotten,
             crowded: logs.pending.len() > LOGS_MAX,
             changed: changed(stop, &meta.stamp, meta.clean.as_ref(), &found_now, times),
-            damaged: damaged.or(logs.bad.clone()),
+            // Mutant: what is left of the logs is taken for all.
+            damaged: damaged.or(logs.bad.clone()).filter(|_| !mutant::active("damaged-log-forgiven")),
         });
         let meta = Some(meta.clone());
         looks.push(Look { id: *id, meta, fresh: false, intents: set, logs, released, verdict });
@@ -230,10 +232,12 @@ pub(super) fn rebuild<F: Folder, D>(candidate: &Candidate<F, D>, map: &Words, lo
     }
     let blocks = candidate.geometry.blocks();
     let each = |range: Range<u64>| {
-        bits::set(map, range.start.min(blocks)..range.end.min(blocks));
+        // Mutant: the last block of each is left out.
+        let end = range.end - u64::from(mutant::active("extent-end-off-by-one"));
+        bits::set(map, range.start.min(blocks)..end.min(blocks));
     };
     let logs = read_logs(&candidate.folder, look.id, look.released, &look.logs.pending, each)?;
-    if let Some(why) = logs.bad {
+    if let Some(why) = logs.bad.filter(|_| !mutant::active("damaged-log-forgiven")) {
         return Err(io::Error::other(why));
     }
     if look.meta.as_ref().is_some_and(|meta| meta.clean.is_none()) {

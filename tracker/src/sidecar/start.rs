@@ -23,6 +23,7 @@ use crate::group::{Action, Group, GroupConfig, SidecarFile, Start};
 use crate::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session, StartId};
 use crate::map::header::{CutRecord, GroupHeader, Road, State};
 use crate::map::{Words, bits};
+use crate::mutant;
 use crate::recover::Verdict;
 use std::io;
 
@@ -137,7 +138,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     let knows =
         |header: &GroupHeader| starts.iter().enumerate().all(|(disk, start)| header.knows(disk, *start));
     let fit = header.as_ref().is_some_and(|header| {
-        header.fits(now.boot, &sizes) && knows(header) || crate::mutant::active("stale-maps-believed")
+        header.fits(now.boot, &sizes) && knows(header) || mutant::active("stale-maps-believed")
     });
     // W6: what the dead process knew of failed syncs counts, whatever becomes of the maps. Per disk: nobody may have been
     // told; it is doubtful.
@@ -188,6 +189,8 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     // 1. Maps.
     let open_generation = match &header {
         Some(header) if good => header.state().open,
+        // Mutant: of the session before.
+        _ if mutant::active("generation-reused") => Generation::first_of(Session(session.0.max(2) - 1)),
         _ => Generation::first_of(session),
     };
     match &header {
@@ -378,7 +381,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             released: adopted.map_or(Generation(0), |holder| holder.released),
             // Also one that is missing, if the maps made up for it: only the next sealed log does so durably. A disk that is
             // compared as a whole needs none of them.
-            logs: if resync || config.off || crate::mutant::active("logs-not-listed") {
+            logs: if resync || config.off || mutant::active("logs-not-listed") {
                 Vec::new()
             } else {
                 look.logs.pending.clone()

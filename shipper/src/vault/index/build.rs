@@ -9,6 +9,7 @@ use crate::vault::limits::{INDEX_PACKS_MAX, INDEX_PAGES_MAX, PAGE_MAX};
 use crate::vault::names::{self, ObjectName};
 use crate::vault::pack::{self, PackSummary};
 use std::collections::HashMap;
+use towline_tracker::mutant;
 
 #[derive(Clone, Copy)]
 struct Run {
@@ -52,7 +53,9 @@ impl IndexBuilder {
             let number = u32::try_from(number).expect("frames are counted in four bytes");
             let mut slot = 0;
             for run in frame.blocks.chunk_by(|a, b| a + 1 == *b) {
-                let place = Some((pack, number, slot));
+                // Mutant: every run begins where the frame begins.
+                let place =
+                    Some((pack, number, if mutant::active("slots-of-split-frame") { 0 } else { slot }));
                 self.runs.push(Run { block: run[0], count: run.len() as u64, place });
                 slot += u16::try_from(run.len()).expect("a frame has few blocks");
             }

@@ -46,6 +46,7 @@ impl World {
             self.counts.add("cuts that nobody asked for");
         }
         self.note(13, || format!("CUT {cut}"));
+        self.check_known();
         let images: Vec<_> = self.disks.iter().map(|disk| disk.borrow().image()).collect();
         let mut others = vec![BTreeMap::<usize, Vec<u64>>::new(); self.disks.len()];
         for (disk, others) in self.disks.iter().zip(&mut others) {
@@ -65,7 +66,12 @@ impl World {
             self.counts.add("cuts with writes in flight");
         }
         let quiet = self.finishing && self.requests.is_empty() && others.iter().all(BTreeMap::is_empty);
-        let snapshot = Snapshot { images, others, quiet };
+        let newest = self.disks.iter().map(|disk| {
+            let disk = disk.borrow();
+            (0..disk.sectors()).map(|sector| disk.newest(sector)).collect()
+        });
+        let newest = newest.collect();
+        let snapshot = Snapshot { images, newest, host: self.plan.seed, others, quiet };
         self.target.borrow_mut().cuts.insert((cut, record.time_ns), snapshot);
     }
 
@@ -87,7 +93,7 @@ impl World {
                 self.note(14, || format!("submit {} disk {disk} {range:?}", token.0));
                 match self.requests.get_mut(&token.0) {
                     Some(request) => request.submitted += range.len(),
-                    None => self.wrong = Some(format!("{} is submitted after its reply", token.0)),
+                    None => self.is_wrong(Oracle::Conduct, format!("{} is submitted after its end", token.0)),
                 }
                 self.begin(Operation::Write { id, disk, name, range, durable });
             }
@@ -109,6 +115,7 @@ impl World {
                 }
             }
             Action::Persist { id, disk, file, offset, bytes } => {
+                self.tempt(4);
                 self.note(17, || {
                     format!("persist {file:?} disk {} at {offset}, {} bytes", disk.0, bytes.len())
                 });
@@ -149,6 +156,7 @@ impl World {
         let operations = &mut self.tracker.as_mut().expect("it runs").operations;
         let at = self.rng.index(operations.len());
         match &mut operations[at] {
+            Operation::Sync { .. } if !self.finishing && self.rng.chance(self.settings.lazy_syncs) => return,
             Operation::Write { disk, name, .. } if self.rng.chance(300) => {
                 self.disks[*disk].borrow_mut().land_some(*name, &mut self.rng);
                 return;
@@ -257,8 +265,15 @@ impl World {
         let text = self.plan.trace.then(|| format!("{done:?}").chars().take(60).collect::<String>());
         self.note(27, || format!("report {}", text.unwrap_or_default()));
         match &done {
-            JobDone::Marked { .. } => self.counts.add("marks"),
-            JobDone::Unmarked { .. } => self.counts.add("heals"),
+            JobDone::Marked { .. } => {
+                self.counts.add("marks");
+                self.tempt(50);
+            }
+            JobDone::Unmarked { .. } => {
+                self.counts.add("heals");
+                self.tempt(100);
+            }
+            JobDone::Released { .. } | JobDone::Sealed { .. } | JobDone::Forgotten { .. } => self.tempt(30),
             _ => {}
         }
         self.drive(|group, now, actions| group.job_done(done, now, actions));

@@ -4,7 +4,7 @@ use super::*;
 
 impl World {
     /// No more faults: replication catches up by itself, and then the newest point equals the disks.
-    pub(super) fn finish(&mut self) -> Result<(), String> {
+    pub(super) fn finish(&mut self) -> Result<(), Wrong> {
         self.note(1, || "--- the faults stop".into());
         self.finishing = true;
         if self.plan.crash_at.is_none() {
@@ -14,6 +14,7 @@ impl World {
         self.faults.set_errors(0);
         self.folders.iter().for_each(|folder| folder.set_low(false));
         self.settings.write_errors = 0;
+        self.settings.lazy_ghosts = 0;
         self.settings.sync_errors = 0;
         self.settings.persist_errors = 0;
         self.settings.preserve_errors = 0;
@@ -36,6 +37,7 @@ impl World {
                 self.kill_shipper(0);
             }
         }
+        self.check_known();
         let mut quiet_from = None;
         for _ in 0..6_000 {
             self.event()?;
@@ -57,28 +59,28 @@ impl World {
                 continue;
             }
             let disks: Vec<_> = self.disks.iter().map(|disk| disk.borrow().image()).collect();
-            let images = target.images(newest.seq)?;
+            let images = target.images(newest.seq).map_err(|what| (Oracle::Image, what))?;
             if images != disks {
-                return Err(format!(
-                    "the last point differs from the disk: {}",
-                    differences(&images, &disks)
-                ));
+                let what = differences(&images, &disks);
+                return Err((Oracle::Image, format!("the last point differs from the disk: {what}")));
             }
             if target.latest().is_none_or(|latest| latest.seq != newest.seq) {
-                return Err(format!("the last point is entry {}, and not the latest", newest.seq));
+                let what = format!("the last point is entry {}, and not the latest", newest.seq);
+                return Err((Oracle::Lineage, what));
             }
             drop(target);
             self.look_again();
             return self.wrong.take().map_or(Ok(()), Err);
         }
         let states: Vec<_> = self.shippers.iter().map(Shipper::state).collect();
-        Err(format!(
+        let what = format!(
             "replication does not catch up: {} requests, {} flushes, tracker {}, shippers {states:?}, road {:?}",
             self.requests.len(),
             self.flushes.len(),
             self.tracker.is_some(),
             self.state(),
-        ))
+        );
+        Err((Oracle::Liveness, what))
     }
 }
 

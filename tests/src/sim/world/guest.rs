@@ -7,9 +7,8 @@ impl World {
 
     pub(super) fn guest_asks(&mut self) {
         let disk = self.rng.index(self.disks.len());
-        let token = self.next_token;
-        self.next_token += 1;
         if self.rng.chance(90) {
+            let token = self.next_token();
             let flush = GuestFlush { disk, vouches: self.acked[disk].clone() };
             self.flushes.insert(token, flush);
             self.note(9, || format!("guest: flush {token} of disk {disk}"));
@@ -34,6 +33,20 @@ impl World {
             range = range.start / 8 * 8..range.end.next_multiple_of(8).min(sectors);
         }
         let fua = self.rng.chance(100);
+        self.send(disk, change, range, fua);
+    }
+
+    fn next_token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token - 1
+    }
+
+    /// A request goes out. What its sectors hold is not known until its reply.
+    fn send(&mut self, disk: usize, change: Change, range: Range<usize>, fua: bool) {
+        let token = self.next_token();
+        for sector in range.clone() {
+            self.known[disk].remove(&sector);
+        }
         let request = Request {
             disk: DiskIndex(disk as u16),
             change,
@@ -42,7 +55,7 @@ impl World {
             length: range.len() as u64 * SECTOR,
             token: Token(token),
         };
-        let guest = GuestRequest {
+        let mut guest = GuestRequest {
             disk,
             change,
             fua,
@@ -50,13 +63,36 @@ impl World {
             submitted: 0,
             id: None,
             forgotten: false,
+            beside: Vec::new(),
         };
+        for other in self.requests.values_mut().filter(|other| other.disk == disk) {
+            other.beside.push(range.clone());
+            guest.beside.push(other.range.clone());
+        }
         self.requests.insert(token, guest);
         self.note(10, || format!("guest: {token} {change:?} disk {disk} sectors {range:?} fua {fua}"));
         let mut given = None;
         self.drive(|group, now, actions| given = Some(group.request(request, now, actions)));
         if let Some(guest) = self.requests.get_mut(&token) {
             guest.id = given;
+        }
+    }
+
+    /// The disks hold what their guests know of. Not in buffered mode, where a sync error takes pages back.
+    pub(super) fn check_known(&mut self) {
+        if !self.settings.direct {
+            return;
+        }
+        for disk in 0..self.disks.len() {
+            let cache = self.disks[disk].borrow();
+            let wrong = self.known[disk].iter().find(|(sector, value)| cache.read(**sector) != **value);
+            let wrong = wrong.map(|(sector, value)| {
+                format!("sector {sector} of disk {disk} is {}, its guest wrote {value}", cache.read(*sector))
+            });
+            drop(cache);
+            if let Some(what) = wrong {
+                self.is_wrong(Oracle::Disk, what);
+            }
         }
     }
 
@@ -73,8 +109,12 @@ impl World {
         let mut gone = false;
         self.drive(|group, now, actions| gone = group.abandon(id, now, actions));
         self.counts.add("abandoned requests");
-        if gone {
-            self.requests.remove(&token);
+        if gone
+            && let Some(request) = self.requests.remove(&token)
+            && self.rng.chance(700)
+        {
+            self.counts.add("requests sent again");
+            self.send(request.disk, request.change, request.range, request.fua);
         }
     }
 
@@ -92,12 +132,11 @@ impl World {
                     .for_each(|other| other.vouches.clear());
                 return;
             }
-            let cache = self.disks[disk].borrow();
             for (sector, seq) in flush.vouches {
-                if cache.durable(sector) < seq {
+                if self.disks[disk].borrow().durable(sector) < seq {
                     let what =
                         format!("flush {token} was good, but sector {sector} of disk {disk} is not durable");
-                    self.wrong.get_or_insert(what);
+                    self.is_wrong(Oracle::Disk, what);
                 }
                 if self.acked[disk].get(&sector).is_some_and(|newest| *newest <= seq) {
                     self.acked[disk].remove(&sector);
@@ -106,9 +145,12 @@ impl World {
             return;
         }
         let Some(request) = self.requests.remove(&token) else {
-            self.wrong.get_or_insert(format!("a reply to {token}, which nobody awaits"));
+            self.is_wrong(Oracle::Conduct, format!("a reply to {token}, which nobody awaits"));
             return;
         };
+        if result.is_err() {
+            self.doubted[request.disk].extend(request.range.clone());
+        }
         if request.forgotten {
             return;
         }
@@ -123,12 +165,19 @@ impl World {
         }
         self.counts.add("requests");
         if request.change != Change::Discard && request.submitted != request.range.len() {
-            self.wrong.get_or_insert(format!("{token} was acknowledged and not written whole"));
+            self.is_wrong(Oracle::Conduct, format!("{token} was acknowledged and not written whole"));
         }
         if request.submitted != request.range.len() {
             // A discard that left some as they were (W3): of those it promises nothing.
             return;
         }
+        let value = if request.change == Change::Write { token } else { 0 };
+        let beside = |sector: &usize| {
+            request.beside.iter().any(|other| other.contains(sector))
+                || self.doubted[request.disk].contains(sector)
+        };
+        let sure: Vec<_> = request.range.clone().filter(|sector| !beside(sector)).collect();
+        self.known[request.disk].extend(sure.into_iter().map(|sector| (sector, value)));
         let cache = self.disks[request.disk].borrow();
         for sector in request.range {
             if request.fua

@@ -23,6 +23,7 @@ impl World {
                     let sector = self.rng.index(sectors);
                     let value = 1 << 41 | self.rng.below(1 << 30);
                     self.disks[disk].borrow_mut().foreign_write(sector, value);
+                    self.known[disk].remove(&sector);
                 }
                 self.counts.add("foreign writes");
                 self.note(2, || format!("somebody writes to disk {disk}"));
@@ -66,6 +67,7 @@ impl World {
         self.disks[disk].borrow_mut().resize(sectors);
         self.geometry[disk].size = sectors as u64 * SECTOR;
         self.acked[disk].retain(|sector, _| *sector < sectors);
+        self.known[disk].retain(|sector, _| *sector < sectors.min(before));
         self.counts.add(if sectors < before { "disks shrunk" } else { "disks grown" });
         self.note(50, || format!("disk {disk} has {sectors} sectors, and had {before}"));
     }
@@ -117,10 +119,9 @@ impl World {
     /// Crashes, stops, second shippers.
     pub(super) fn mischief(&mut self) {
         match self.rng.below(40) {
-            0..=5 if self.armed.is_none() => {
-                let at = self.faults.steps() + 1 + self.rng.below(60);
-                self.faults.arm(Some(at));
-                self.armed = Some(if self.rng.chance(500) { CrashKind::Host } else { CrashKind::Process });
+            0..=5 => {
+                let kind = if self.rng.chance(500) { CrashKind::Host } else { CrashKind::Process };
+                self.crash_within(60, kind);
             }
             6 => {
                 self.tracker.as_mut().expect("it runs").stopping = true;
@@ -258,6 +259,22 @@ impl World {
 
     // ---- crashes and starts ----
 
+    /// A crash is to strike within so many steps.
+    fn crash_within(&mut self, steps: u64, kind: CrashKind) {
+        if self.armed.is_none() {
+            let at = self.faults.steps() + 1 + self.rng.below(steps);
+            self.faults.arm(Some(at));
+            self.armed = Some(kind);
+        }
+    }
+
+    /// Something was begun or ended upon which others rely: once in so many thousand times the host dies soon after.
+    pub(super) fn tempt(&mut self, per_mille: u64) {
+        if self.plan.mischief && !self.finishing && self.rng.chance(per_mille) {
+            self.crash_within(16, CrashKind::Host);
+        }
+    }
+
     pub(super) fn crash(&mut self, kind: CrashKind) {
         if let Some(state) = self.state() {
             let fuzzy = if state.fuzzy { ", fuzzy" } else { "" };
@@ -283,6 +300,7 @@ impl World {
         for disk in &self.disks {
             disk.borrow_mut().process_crash(&mut self.rng);
         }
+        self.doubted.iter_mut().for_each(BTreeSet::clear);
         self.lose_connections();
         if kind == CrashKind::Host {
             self.host_crash();
@@ -311,6 +329,7 @@ impl World {
             folder.host_crash(&mut self.rng);
         }
         self.acked.iter_mut().for_each(BTreeMap::clear);
+        self.known.iter_mut().for_each(BTreeMap::clear);
         self.pass(5_000_000_000);
         self.boots += 1;
         self.boot = self.boots;

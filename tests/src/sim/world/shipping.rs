@@ -101,14 +101,36 @@ impl World {
     pub(super) fn look(&mut self) {
         let looked = self.target.borrow_mut().look(&mut self.counts);
         if let Err(what) = looked {
-            self.wrong.get_or_insert(what);
+            self.is_wrong(Oracle::Image, what);
         }
         let entries = std::mem::take(&mut self.target.borrow_mut().entries);
         for entry in entries {
             let header = entry.header;
             self.note(30, || format!("entry {} is a {}, cut {}", header.seq, header.kind.word(), header.cut));
             self.digest ^= header.seq.rotate_left(23) ^ u64::from(header.hash()[0]);
+            if header.kind == EntryKind::Point {
+                self.check_durable(header.seq, (header.cut, header.time_ns));
+            }
             self.tell_entry(&entry);
+        }
+    }
+
+    /// Durable before shipped (C2): nobody would notice that a disk has lost what a point has of it.
+    fn check_durable(&mut self, seq: u64, cut: (CutId, u64)) {
+        let target = self.target.borrow();
+        let Some(snapshot) = target.cuts.get(&cut).filter(|snapshot| snapshot.host == self.plan.seed) else {
+            return;
+        };
+        let lost = snapshot.newest.iter().zip(&self.disks).enumerate().find_map(|(disk, (newest, now))| {
+            let now = now.borrow();
+            let sectors = newest.iter().enumerate().take(now.sectors());
+            let mut volatile = sectors.filter(|(sector, number)| now.is_volatile(*sector, **number));
+            volatile.next().map(|(sector, _)| (disk, sector))
+        });
+        drop(target);
+        if let Some((disk, sector)) = lost {
+            let what = format!("a power cut takes back what point {seq} has: disk {disk} sector {sector}");
+            self.is_wrong(Oracle::Image, what);
         }
     }
 
@@ -116,7 +138,7 @@ impl World {
     pub(super) fn look_again(&mut self) {
         let looked = self.target.borrow_mut().look_again(&mut self.counts);
         if let Err(what) = looked {
-            self.wrong.get_or_insert(what);
+            self.is_wrong(Oracle::Image, what);
         }
     }
 
@@ -204,17 +226,18 @@ impl World {
                 Some(_) => Ok(()),
             }),
             Ask::Tracker(question) => return self.question(chosen, question),
-            Ask::Disk { disk, sectors } => {
+            Ask::Disk { disk, sectors, stale } => {
                 if !self.finishing && self.rng.chance(self.settings.read_errors) {
                     self.counts.add("failed reads of shippers");
                     return Some(Reply::Sectors(Err(std::io::Error::from_raw_os_error(libc_errno::EIO))));
                 }
-                let from = self.disks[disk].borrow();
+                let mut from = self.disks[disk].borrow_mut();
                 let mut stop = sectors.end.min(from.sectors());
                 if stop > sectors.start + 1 && self.rng.chance(80) {
                     stop = sectors.start + 1 + self.rng.index(stop - sectors.start - 1);
                 }
-                Reply::Sectors(Ok((sectors.start..stop.max(sectors.start)).map(|at| from.read(at)).collect()))
+                let mut read = |at| if stale { from.read_buffered(at) } else { from.read(at) };
+                Reply::Sectors(Ok((sectors.start..stop.max(sectors.start)).map(&mut read).collect()))
             }
             Ask::Holes { disk, range } => Reply::Holes(self.holes(disk, range)),
             Ask::Preserved { file, sectors } => {
@@ -264,7 +287,7 @@ impl World {
         if let Question::Resynchronize { reason, .. } = &question
             && reason.starts_with("the self-audit found")
         {
-            self.wrong.get_or_insert(format!("a false alarm, or a lost change: {reason}"));
+            self.is_wrong(Oracle::Image, format!("a false alarm, or a lost change: {reason}"));
         }
         let (what, limit) = match &question {
             Question::Cut { .. } => (None, None),
@@ -334,15 +357,15 @@ impl World {
             let (Some(preserved), Some(store), Some((log, count)), Some(open)) =
                 (preserved, store, log, open)
             else {
-                self.wrong.get_or_insert("a sealed freeze can't be handed out".into());
+                self.is_wrong(Oracle::Conduct, "a sealed freeze can't be handed out".into());
                 return all;
             };
             if !self.maps.is_reserved(&preserved_name(frozen.generation, index)) {
-                self.wrong.get_or_insert("a freeze's map has no memory of its own".into());
+                self.is_wrong(Oracle::Conduct, "a freeze's map has no memory of its own".into());
             }
             let blocks = info.size.div_ceil(1 << info.block_shift);
             if info.whole && count != blocks {
-                self.wrong.get_or_insert(format!("a whole freeze of {blocks} blocks has {count}"));
+                self.is_wrong(Oracle::Conduct, format!("a whole freeze of {blocks} blocks has {count}"));
             }
             self.counts.add(match (info.whole, info.compare) {
                 (true, _) => "whole freezes",
@@ -351,7 +374,7 @@ impl World {
             });
             self.opened.push(store);
             all.push(OpenedDisk {
-                disk: Box::new(DiskHandle(index)),
+                disk: Box::new(DiskHandle { disk: index, stale: self.settings.direct && !info.direct }),
                 changes: Box::new(LogHandle(log)),
                 preserved: Box::new(MapHandle(preserved)),
                 store: Box::new(StoreHandle(self.opened.len() - 1)),
@@ -418,7 +441,9 @@ impl World {
             },
         };
         if !fine {
-            self.wrong.get_or_insert(format!("shipper {number} ends with {kind}: {line}"));
+            let lineage = matches!(&ended, Err(error) if matches!(error.kind(), Kind::BrokenLineage | Kind::ForeignOwner));
+            let oracle = if lineage { Oracle::Lineage } else { Oracle::Conduct };
+            self.is_wrong(oracle, format!("shipper {number} ends with {kind}: {line}"));
         }
     }
 

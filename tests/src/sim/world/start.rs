@@ -19,7 +19,10 @@ impl World {
         }
         for (disk, (before, now)) in before.iter().zip(self.whole()).enumerate() {
             if let Some(why) = now.filter(|why| before.is_none() && why.contains("the sidecar is damaged")) {
-                self.wrong.get_or_insert(format!("disk {disk} is compared as a whole after a crash: {why}"));
+                self.is_wrong(
+                    Oracle::Conduct,
+                    format!("disk {disk} is compared as a whole after a crash: {why}"),
+                );
             }
         }
     }
@@ -66,7 +69,7 @@ impl World {
         }
         let whole_before = self.whole();
         let before = self.faults.injected();
-        let budget = BUDGET << 15;
+        let budget = self.settings.bounds.regions_cap << 15;
         let maps = self.maps.clone();
         let started =
             catch_unwind(AssertUnwindSafe(|| start(candidates, &maps, config, budget, now, disk_name)));
@@ -75,7 +78,7 @@ impl World {
             Ok(Err(error)) => {
                 self.note(34, || format!("the start is refused: {error}"));
                 if self.faults.injected() == before {
-                    self.wrong.get_or_insert(format!("the start is refused: {error}"));
+                    self.is_wrong(Oracle::Conduct, format!("the start is refused: {error}"));
                 }
                 self.counts.add("starts that failed");
                 self.starts_failed += 1;

@@ -4,13 +4,13 @@ use super::*;
 
 impl World {
     /// An event, here or on the other host, if there is one; there may come to be one.
-    pub(super) fn with_twin(&mut self, twin: &mut Option<Box<Self>>) -> Result<(), String> {
+    pub(super) fn with_twin(&mut self, twin: &mut Option<Box<Self>>) -> Result<(), Wrong> {
         if let Some(twin) = twin
             && self.rng.chance(400)
         {
             let lived = twin.event();
             self.trace.extend(twin.trace.drain(..).map(|line| format!("other host {line}")));
-            return lived.map_err(|what| format!("on the other host: {what}"));
+            return lived.map_err(|(oracle, what)| (oracle, format!("on the other host: {what}")));
         }
         self.event()?;
         let Some((from, kind)) = self.settings.twin.filter(|_| twin.is_none()) else { return Ok(()) };
@@ -38,6 +38,8 @@ impl World {
                 twin.settings.direct = self.settings.direct;
                 twin.geometry.clone_from(&self.geometry);
                 twin.acked = vec![BTreeMap::new(); self.disks.len()];
+                twin.known = vec![BTreeMap::new(); self.disks.len()];
+                twin.doubted = vec![BTreeSet::new(); self.disks.len()];
                 twin.folders = self.folders.iter().map(|folder| folder.copy(twin.faults.clone())).collect();
                 let copy = |disk: &Rc<RefCell<Disk>>| Rc::new(RefCell::new(disk.borrow().clone()));
                 twin.disks = self.disks.iter().map(copy).collect();

@@ -11,6 +11,7 @@
 use super::wire::*;
 use crate::group::Errno;
 use crate::limits::NBD_PAYLOAD_MAX;
+use crate::mutant;
 use std::sync::Arc;
 
 /// The longest option that is looked at; longer ones are skipped and refused.
@@ -485,6 +486,9 @@ impl Session {
             return Err(Errno(libc::EPERM));
         }
         let mask = u64::from(export.align) - 1;
+        // Mutant: zeros go as far as whole units go.
+        let rounds = command == CMD_WRITE_ZEROES && mutant::active("unaligned-rounded-down");
+        let length = if rounds { length & !(mask as u32) } else { length };
         if length == 0 || (offset | u64::from(length)) & mask != 0 {
             return Err(Errno(libc::EINVAL)); // W9
         }

@@ -305,6 +305,12 @@ fn who_sees_a_cut_sees_its_record_and_its_map() {
 
 #[test]
 #[should_panic(expected = "the cut as it was made")]
+fn not_with_the_word_before_its_record() {
+    cutting("word-before-record");
+}
+
+#[test]
+#[should_panic(expected = "the cut as it was made")]
 fn not_with_a_state_that_does_not_release_them() {
     cutting("release-is-relaxed");
 }

@@ -1,0 +1,181 @@
+//! What a successor must find of what a dead session left, by schedules: each block that the guest wrote and no released
+//! entry has is dirty, or the loss is noticed.
+
+use crate::mutants::judge;
+use crate::sync_errors::Host;
+use std::collections::BTreeSet;
+use towline_tests::sim::fault::Faults;
+use towline_tests::sim::folder::SimFolder;
+use towline_tests::sim::rng::Rng;
+use towline_tracker::control::message::Answer;
+use towline_tracker::format::changes::{self, Encoder, Header, Seal};
+use towline_tracker::format::meta::{Meta, PendingLog};
+use towline_tracker::group::Question;
+use towline_tracker::group::job::{Job, JobDone, SealDisk};
+use towline_tracker::id::{CutId, DiskId, Generation, Session, TargetId};
+use towline_tracker::map::header::GroupHeader;
+use towline_tracker::map::{Words, bits};
+use towline_tracker::sidecar::files::{append_map, create_log, read_logs, store_meta};
+use towline_tracker::sidecar::folder::{Folder, FolderFile};
+use towline_tracker::sidecar::jobs::{Home, Jobs, map_name};
+use towline_tracker::sidecar::start::HEADER;
+
+/// S1, schedule: 1. a session dies, and its maps are out of sight: somebody else starts the tracker, with maps of his own; 2.
+/// the guest writes, and that session dies too; 3. the first one's maps are there again. They know nothing of the write.
+#[test]
+fn maps_that_missed_a_session_are_not_believed() {
+    let host = Host::new(true);
+    drop(host.start());
+    // The comparison that a new disk asks for is over.
+    store_meta(&host.folder, &Meta { recheck: None, ..host.meta() }).unwrap();
+    let first = host.maps.copy();
+    host.maps.wipe();
+    let mut theirs = host.start();
+    theirs.write(5);
+    drop(theirs);
+    host.maps.replace(&first);
+    drop(host.start());
+    let open = GroupHeader::new(host.maps.get(HEADER).unwrap()).state().open;
+    let map = host.maps.get(&map_name(open, 0)).unwrap();
+    let dirty = bits::get(&map, (5 << 15) >> 12);
+    judge("image", if dirty { Ok(()) } else { Err("no point gets the block that was written".into()) });
+}
+
+/// V2, schedule: 1. a cut is sealed and handed out, and its entry may be in the vault; 2. it is undone; 3. another one is
+/// sealed, which deletes its log; 4. the tracker dies. Its successor still vouches for the first one.
+#[test]
+fn a_cut_that_was_undone_is_vouched_for_by_every_successor() {
+    let host = Host::new(true);
+    let mut session = host.start();
+    session.pass(2);
+    session.ask(Question::Attach { target: TargetId([1; 16]) });
+    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    let attach = attached.attach;
+    let cut = |session: &mut crate::sync_errors::Sitting<'_>| {
+        session.ask(Question::Cut { attach, full: false });
+        session.pass(2);
+        match session.answers.pop() {
+            Some(Answer::Frozen(frozen)) => frozen.cut,
+            other => panic!("{other:?}"),
+        }
+    };
+    session.write(3);
+    let first = cut(&mut session);
+    session.ask(Question::Undo { attach, cut: first });
+    session.pass(2);
+    session.answers.clear();
+    session.write(4);
+    cut(&mut session);
+    drop(session);
+    let mut next = host.start();
+    next.ask(Question::Attach { target: TargetId([1; 16]) });
+    let Some(Answer::Attached(attached)) = next.answers.pop() else { panic!("it attaches") };
+    let seen = attached.vouched.contains(&first);
+    judge(
+        "lineage",
+        if seen { Ok(()) } else { Err("an entry of the undone cut is nobody's: broken lineage".into()) },
+    );
+}
+
+const DISK: DiskId = DiskId([3; 16]);
+const BLOCKS: u64 = 256;
+const SESSION: Session = Session(2);
+
+fn header(generation: u64, session: Session) -> Header {
+    Header { disk: DISK, session, generation: Generation(generation), block_shift: 12, size: BLOCKS << 12 }
+}
+
+fn map(blocks: std::ops::Range<u64>) -> Words {
+    let map = Words::private(bits::words_for(BLOCKS));
+    bits::set(&map, blocks);
+    map
+}
+
+/// A sidecar whose session is about to seal generation 7, of these blocks.
+fn sealing(
+    folder: &SimFolder,
+    logs: Vec<PendingLog>,
+    frozen: &Words,
+) -> (Jobs<SimFolder, towline_tests::sim::disk::Facts, towline_tests::sim::maps::SimMaps>, Job, Meta) {
+    let host = Host::new(true);
+    drop(host.start());
+    let meta = Meta { disk: DISK, session: SESSION, logs: logs.clone(), ..host.meta() };
+    let (facts, id, size, block_shift) = (host.facts(), DISK, BLOCKS << 12, 12);
+    let homes = vec![Home { folder: folder.clone(), facts, id, size, block_shift, logs }];
+    let jobs = Jobs { homes, maps: host.maps.clone(), session: SESSION, draw: || CutId([9; 16]) };
+    let header = header(7, SESSION);
+    create_log(folder, &header).unwrap();
+    let seal = Seal {
+        cut: CutId([1; 16]),
+        first: Generation(7),
+        last: Generation(7),
+        size,
+        time_ns: 0,
+        blocks: bits::count(frozen),
+        compare: false,
+        whole: false,
+    };
+    let disk = SealDisk {
+        frozen: frozen.clone(),
+        header,
+        encoder: Encoder::new(&header),
+        end: changes::HEADER as u64,
+        blocks: BLOCKS,
+        fresh: false,
+        seal,
+        meta: meta.clone(),
+    };
+    (jobs, Job::Seal { generation: Generation(7), disks: vec![disk] }, meta)
+}
+
+/// The host dies: which blocks the logs still know of, or that one is missed.
+fn after_the_hosts_death(folder: &SimFolder) -> Option<BTreeSet<u64>> {
+    // What was deleted is gone for good.
+    Folder::sync(folder).unwrap();
+    folder.host_crash(&mut Rng::new(1));
+    let meta = Meta::decode(&folder.peek("disk.meta").unwrap()).unwrap();
+    let mut found = BTreeSet::new();
+    let logs = read_logs(folder, DISK, Generation(6), &meta.logs, |blocks| found.extend(blocks)).unwrap();
+    logs.bad.is_none().then_some(found)
+}
+
+/// C6, schedule: 1. a session dies while generation 7 drains, after regions left the intents into generation 8's log; 2. its
+/// successor goes on with the maps and seals 7; 3. the host dies: what was written in 8 is in the dead session's log alone.
+#[test]
+fn a_sealed_log_takes_the_place_of_none_that_it_does_not_contain() {
+    let folder = SimFolder::new(Faults::new(Rng::new(7)));
+    let dead = header(8, Session(1));
+    let file = create_log(&folder, &dead).unwrap();
+    let written = map(100..110);
+    let load = |word: usize| written[word].load(std::sync::atomic::Ordering::Relaxed);
+    let (length, _) =
+        append_map(&file, &mut Encoder::new(&dead), changes::HEADER as u64, true, BLOCKS, load).unwrap();
+    FolderFile::sync(&file).unwrap();
+    let of = PendingLog { generation: Generation(8), session: Session(1), length, cut: None };
+    let (mut jobs, seal, _) = sealing(&folder, vec![of], &map(0..50));
+    assert!(matches!(jobs.run(seal).done, JobDone::Sealed { result: Ok(()), .. }));
+    let known = after_the_hosts_death(&folder);
+    let seen = known.is_none_or(|known| (100..110).all(|block| known.contains(&block)));
+    judge("image", if seen { Ok(()) } else { Err("no point gets what was written after the cut".into()) });
+}
+
+/// C4, schedule: 1. a cut is sealed; its regions leave the intents, for its log is durable; 2. it is undone; 3. the host dies.
+#[test]
+fn the_log_of_an_undone_cut_stays_pending() {
+    let folder = SimFolder::new(Faults::new(Rng::new(7)));
+    let (mut jobs, seal, _) = sealing(&folder, Vec::new(), &map(0..50));
+    assert!(matches!(jobs.run(seal).done, JobDone::Sealed { result: Ok(()), .. }));
+    let (generation, cut) = (Generation(7), CutId([1; 16]));
+    let JobDone::Forgotten { result: Ok(()) } =
+        jobs.run(Job::Forget { generation, cut, left: Vec::new() }).done
+    else {
+        panic!("it is forgotten")
+    };
+    // Whatever meta comes next.
+    let meta = Meta::decode(&folder.peek("disk.meta").unwrap()).unwrap();
+    let metas = vec![(towline_tracker::id::DiskIndex(0), meta)];
+    jobs.run(Job::StoreMeta { number: 1, metas });
+    let known = after_the_hosts_death(&folder);
+    let seen = known.is_none_or(|known| (0..50).all(|block| known.contains(&block)));
+    judge("image", if seen { Ok(()) } else { Err("no point gets what was frozen".into()) });
+}
