@@ -7,7 +7,7 @@
 //!              ▲           └────► sidecar folder, jobs, start()                 inside the start; a shipper's
 //!              │ questions                                                      death at anything it asks
 //!   shipper (a coroutine that runs `ship::run_in`) ◄── reads of disk, bits, preserved data
-//!              └──► store (moods) ──► oracle: every point is the instant of its cut, now and later
+//!              └──► store (moods) ──► restorer: every point is the instant of its cut, now and later
 //! ```
 //!
 //! A sector's content is a number: the request that wrote it, 0 for zeros; [`sector`] makes bytes of it. One step is one
@@ -22,6 +22,7 @@ pub mod folder;
 pub mod maps;
 pub mod oracle;
 pub mod process;
+pub mod restorer;
 pub mod rng;
 pub mod sector;
 pub mod shipper;
@@ -30,4 +31,5 @@ pub mod target;
 pub mod world;
 
 pub use counts::Counts;
-pub use world::{CrashKind, Failure, Oracle, Plan, World, run};
+pub use oracle::Oracle;
+pub use world::{CrashKind, Failure, Plan, World, run};

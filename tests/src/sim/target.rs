@@ -1,7 +1,7 @@
 //! The vault as the world sees it: the store, the points in it, and what each of them must be.
 
 use super::counts::Counts;
-use super::oracle::{Images, Restorer, Sources};
+use super::restorer::{Images, Restorer, Sources};
 use super::store::SimStore;
 use super::world::name;
 use std::collections::BTreeMap;
@@ -78,7 +78,7 @@ pub struct Target {
     /// Entries that were put, in order: for whoever counts them.
     pub entries: Vec<Entry>,
     group: Group,
-    oracle: Restorer,
+    restorer: Restorer,
     other: Option<Box<Place>>,
 }
 
@@ -103,9 +103,9 @@ impl Target {
     /// A new vault.
     pub fn new() -> Self {
         let Place { store, group, points } = Place::new();
-        let (cuts, oracle) = (BTreeMap::new(), Restorer::default());
+        let (cuts, restorer) = (BTreeMap::new(), Restorer::default());
         let (put_back, taken_over, entries, other) = (false, false, Vec::new(), None);
-        Self { store, cuts, points, put_back, taken_over, entries, group, oracle, other }
+        Self { store, cuts, points, put_back, taken_over, entries, group, restorer, other }
     }
 
     /// Looks at the entries that were put since it last looked: a point must be the instant of its cut.
@@ -134,7 +134,7 @@ impl Target {
         let header = &entry.header;
         let what = |what: String| format!("point {} of cut {}: {what}", header.seq, header.cut);
         let content = entry.content().ok_or_else(|| what("it has no content".into()))?;
-        let restored = self.oracle.restore(&self.store, &self.group, header, content);
+        let restored = self.restorer.restore(&self.store, &self.group, header, content);
         let (images, sources) = match restored {
             Ok(restored) => restored,
             // Never wrong bytes for damaged ones.

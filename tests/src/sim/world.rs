@@ -4,16 +4,19 @@ mod engine;
 mod finish;
 mod guest;
 mod mischief;
+mod settings;
 mod shipping;
 mod start;
 mod twin;
 
+use self::settings::Settings;
 use super::coroutine;
 use super::counts::Counts;
 use super::disk::{Disk, Facts, SECTOR, SyncPromise};
 use super::fault::{Crashed, Faults};
 use super::folder::{SimFile, SimFolder};
 use super::maps::SimMaps;
+use super::oracle::{Oracle, Wrong};
 use super::rng::Rng;
 use super::shipper::Shipper;
 use super::store::Moods;
@@ -33,13 +36,9 @@ use towline_tracker::group::{
     Action, Change, Errno, Group, GroupConfig, OpId, Question, Request, RequestId, SidecarFile, Ticket, Token,
 };
 use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session, StartId};
-use towline_tracker::limits::Bounds;
 use towline_tracker::map::header::{GroupHeader, Road, State};
 use towline_tracker::sidecar::jobs::{DiskFacts, Jobs, Outcome};
 use towline_tracker::sidecar::start::{Candidate, HEADER, Now, Running, start};
-
-/// Regions that the intents hold, at the most.
-const BUDGET: u64 = 8;
 
 /// What dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,33 +82,6 @@ impl Plan {
         }
     }
 }
-
-/// What noticed that a promise is broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Oracle {
-    /// A published image is not the instant of its cut, or the newest one is not the disk.
-    Image,
-    /// The chain in the vault is not the tracker's.
-    Lineage,
-    /// A disk does not hold what its guest was told.
-    Disk,
-    /// Something happened that must not, whatever comes of it.
-    Conduct,
-    /// Replication does not catch up.
-    Liveness,
-    /// A panic.
-    Panic,
-}
-
-impl Oracle {
-    /// Whether data show it: what a mutant's death counts by.
-    pub fn sees_data(self) -> bool {
-        matches!(self, Self::Image | Self::Lineage | Self::Disk)
-    }
-}
-
-/// What is wrong, and who says so.
-type Wrong = (Oracle, String);
 
 /// A promise was broken.
 #[derive(Clone, Debug)]
@@ -211,40 +183,6 @@ struct GuestFlush {
     disk: usize,
     /// What it vouches for: sector, number of its newest value when the flush was issued.
     vouches: BTreeMap<usize, u64>,
-}
-
-struct Settings {
-    depth: usize,
-    write_errors: u64,
-    sync_errors: u64,
-    call_errors: u64,
-    mark_errors: u64,
-    persist_errors: u64,
-    preserve_errors: u64,
-    direct: bool,
-    strict: bool,
-    preserve_limit: Option<u64>,
-    bounds: Bounds,
-    jumps: u64,
-    hot: u64,
-    read_errors: u64,
-    moods: Moods,
-    /// Zeros are holes, where they can be.
-    holes: bool,
-    /// The wall clock jumps.
-    clock: bool,
-    /// Somebody lays hands on the vault.
-    vault_hands: u64,
-    /// Disks are resized between two sessions.
-    resizes: bool,
-    /// Of a hundred sessions so many are without tracking.
-    off: u64,
-    /// Another host has the same group, or the same disks, from this event on.
-    twin: Option<(u64, Twin)>,
-    /// How often in a thousand times a sync whose turn it is takes longer.
-    lazy_syncs: u64,
-    /// The same of a failed write that may still land.
-    lazy_ghosts: u64,
 }
 
 /// The world.
@@ -368,53 +306,7 @@ impl World {
             geometry.push(Geometry { size: sectors * SECTOR, block_shift, region_shift: 15 });
             disks.push(Rc::new(RefCell::new(Disk::new(sectors as usize, wall, &mut rng))));
         }
-        // Bounds that are met soon: large requests among few regions, logs that soon are too long.
-        let mut sizes = Rng::new(plan.seed ^ 0xb0bd);
-        let mut size = |soon, late| if sizes.chance(500) { soon } else { late };
-        let mischief = plan.mischief;
-        let write_max = size(128 << 10, 32 << 10);
-        // Where no request needs many, few regions: they come and go all the time.
-        let regions_cap = if write_max < 64 << 10 { size(BUDGET, BUDGET / 2) } else { BUDGET };
-        let mut some = |chance, per_mille| if mischief && rng.chance(chance) { per_mille } else { 0 };
-        let settings = Settings {
-            write_errors: some(250, 15) + some(100, 100),
-            sync_errors: some(150, 30),
-            call_errors: some(250, 12),
-            persist_errors: some(200, 20),
-            preserve_errors: some(200, 20),
-            jumps: some(300, 30),
-            depth: 1 + rng.index(14),
-            direct: !mischief || !rng.chance(150),
-            strict: mischief && rng.chance(120),
-            preserve_limit: (mischief && rng.chance(100)).then(|| rng.below(6) * 8192),
-            bounds: Bounds {
-                write_max,
-                regions_cap,
-                log_max: size(200, 16 << 20),
-                log_live_max: size(2 << 10, 1 << 30),
-                zero_preserve_max: *[64 << 10, 16 << 10, 1 << 20].get(rng.index(3)).expect("below 3"),
-                copy_max: *[8 << 10, 1 << 20].get(rng.index(2)).expect("below 2"),
-                fold_slice: 1 + rng.below(2),
-            },
-            hot: 4 + rng.below(24),
-            lazy_syncs: *[0, 0, 800, 950].get(rng.index(4)).expect("below 4"),
-            lazy_ghosts: *[0, 0, 980].get(sizes.index(3)).expect("below 3"),
-            mark_errors: if mischief && rng.chance(150) { 400 } else { 0 },
-            read_errors: if mischief && rng.chance(120) { 25 } else { 0 },
-            moods: match mischief && rng.chance(500) {
-                true => Moods { fails: 20, loses: 30, doubles: 30, stale: 200, short: 200 },
-                false => Moods::default(),
-            },
-            holes: rng.chance(500),
-            clock: mischief && rng.chance(150),
-            vault_hands: if mischief && rng.chance(120) { 1 } else { 0 },
-            resizes: mischief && rng.chance(200),
-            off: if mischief && rng.chance(100) { 15 } else { 0 },
-            twin: (mischief && rng.chance(120)).then(|| {
-                let kind = if rng.chance(600) { Twin::Clone } else { Twin::Stranger };
-                (rng.below(1200), kind)
-            }),
-        };
+        let settings = Settings::draw(&plan, &mut rng);
         let folders: Vec<_> = disks.iter().map(|_| SimFolder::new(faults.clone())).collect();
         let dice = Rc::new(RefCell::new(Rng::new(plan.seed ^ 0xd15c)));
         let facts = disks

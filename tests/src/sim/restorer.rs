@@ -1,0 +1,122 @@
+//! Recovery points as anybody restores them: by the product's own readers, from what the store has.
+
+use super::disk::SECTOR;
+use super::sector;
+use super::store::SimStore;
+use std::collections::HashMap;
+use std::sync::Arc;
+use towline::restore::plan::Plan;
+use towline::vault::access::Reader;
+use towline::vault::entry::{Content, DiskImage, EntryHeader};
+use towline::vault::image::Image;
+use towline::vault::{Group, Vault, pack};
+use towline::{Error, Result};
+
+/// A point's image: for each disk the numbers of its sectors.
+pub type Images = Vec<Vec<u64>>;
+
+/// A frame that was opened: the hash and the sectors of each of its blocks; no number: they are of no guest.
+struct Frame {
+    blocks: Vec<([u8; 32], Vec<Option<u64>>)>,
+}
+
+/// Restores, and remembers what it has opened and checked: while an object is the same, it is not read twice.
+#[derive(Default)]
+pub struct Restorer {
+    frames: HashMap<(String, u64, u64), Arc<Frame>>,
+}
+
+/// What a point was restored from: objects and their versions.
+pub type Sources = Vec<(String, u64)>;
+
+impl Restorer {
+    /// The group, read without a fault.
+    ///
+    /// # Errors
+    /// There is no vault.
+    pub fn group(store: &SimStore, name: &str) -> Result<Group> {
+        Ok(Vault::open(Arc::new(store.objects.clone()))?.group(name))
+    }
+
+    /// The images of an entry.
+    ///
+    /// # Errors
+    /// `Damage`.
+    pub fn restore(
+        &mut self,
+        store: &SimStore,
+        group: &Group,
+        header: &EntryHeader,
+        content: &Content,
+    ) -> Result<(Images, Sources)> {
+        let entry = group.name_of(header.seq);
+        let mut sources = vec![(entry.clone(), store.version(&entry).unwrap_or(0))];
+        let reader = Arc::new(Reader::new(group.clone(), 1 << 22));
+        let images = content.disks.iter().map(|disk| self.disk(store, &reader, disk, &mut sources));
+        let images = images.collect::<Result<Images>>()?;
+        sources.sort_unstable();
+        sources.dedup();
+        Ok((images, sources))
+    }
+
+    fn disk(
+        &mut self,
+        store: &SimStore,
+        reader: &Arc<Reader>,
+        disk: &DiskImage,
+        sources: &mut Sources,
+    ) -> Result<Vec<u64>> {
+        let image = Image::open(reader.clone(), disk)?;
+        for index in &disk.indexes {
+            let object = reader.index_place(index).object;
+            let version = store.version(&object).unwrap_or(0);
+            sources.push((object, version));
+        }
+        let shift = image.block_shift();
+        let per = (1usize << shift) / SECTOR as usize;
+        let mut sectors = vec![0; (image.size() / SECTOR) as usize];
+        for window in image.windows(1 << 12) {
+            let window = window?;
+            for fetch in Plan::new(&window) {
+                let pack = image.pack(fetch.pack);
+                let place = reader.pack_place(pack);
+                let version = store.version(&place.object).unwrap_or(0);
+                sources.push((place.object.clone(), version));
+                for needed in &fetch.frames {
+                    let key = (place.name.clone(), needed.frame.offset, version);
+                    let frame = match self.frames.get(&key) {
+                        Some(frame) => frame.clone(),
+                        None => {
+                            let (frame, opener) = (&needed.frame, reader.pack_opener(pack));
+                            let mut sealed = reader.read(&place, frame.offset, frame.sealed as usize)?;
+                            let blocks = frame.blocks as usize;
+                            let number = frame.number.into();
+                            let data = pack::open_frame(&opener, number, &mut sealed, blocks, shift)?;
+                            let hasher = reader.group().hasher();
+                            let block = |data: &[u8]| {
+                                let sectors = data.chunks(SECTOR as usize).map(sector::read).collect();
+                                (hasher.hash(data), sectors)
+                            };
+                            let blocks = data.chunks(1 << shift).map(block).collect();
+                            self.frames.entry(key).or_insert(Arc::new(Frame { blocks })).clone()
+                        }
+                    };
+                    for (slot, block, hash) in &needed.blocks {
+                        let (found, values) = &frame.blocks[usize::from(*slot)];
+                        if found != hash {
+                            return Err(Error::damage(
+                                &place.name,
+                                "a block is not the one that the index names",
+                            ));
+                        }
+                        let first = *block as usize * per;
+                        for (sector, value) in sectors[first..].iter_mut().zip(values) {
+                            *sector = value.unwrap_or(u64::MAX);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(sectors)
+    }
+}
