@@ -12,7 +12,7 @@ use towline_tracker::format::changes::{self, Encoder, Header, Seal};
 use towline_tracker::format::meta::{Meta, PendingLog};
 use towline_tracker::group::Question;
 use towline_tracker::group::job::{Job, JobDone, SealDisk};
-use towline_tracker::id::{CutId, DiskId, Generation, Session, TargetId};
+use towline_tracker::id::{Cut, CutId, DiskId, Generation, Session, TargetId};
 use towline_tracker::map::header::GroupHeader;
 use towline_tracker::map::{Words, bits};
 use towline_tracker::sidecar::files::{append_map, create_log, read_logs, store_meta};
@@ -55,13 +55,13 @@ fn a_cut_that_was_undone_is_vouched_for_by_every_successor() {
         session.ask(Question::Cut { attach, full: false });
         session.pass(2);
         match session.answers.pop() {
-            Some(Answer::Frozen(frozen)) => frozen.cut,
+            Some(Answer::Frozen(frozen)) => Cut { id: frozen.cut, time_ns: frozen.time_ns },
             other => panic!("{other:?}"),
         }
     };
     session.write(3);
     let first = cut(&mut session);
-    session.ask(Question::Undo { attach, cut: first });
+    session.ask(Question::Undo { attach, cut: first.id });
     session.pass(2);
     session.answers.clear();
     session.write(4);

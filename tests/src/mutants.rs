@@ -198,6 +198,12 @@ pub const MUTANTS: &[Mutant] = &[
         .by(VAULTS),
     of("V2", "undone-not-vouched", "the tracker forgets that an undone cut was its own")
         .by(By::Test("successors::a_cut_that_was_undone_is_vouched_for_by_every_successor")),
+    of(
+        "V2",
+        "vouched-by-id",
+        "an entry of a copied host's cut is taken for ours of the same id, at another time",
+    )
+    .by(VAULTS),
     of("V2", "resume-any-checkpoint", "a freeze goes on from a checkpoint of another cut").by(VAULTS),
     of("V3", "put-behind-gap", "an entry is put although the one before it is gone or another").by(VAULTS),
     of("V4", "index-of-next-entry", "an index inside an entry is listed as one of the entry that lists it")

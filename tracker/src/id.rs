@@ -83,6 +83,17 @@ id128! {
     /// The random name of a cut.
     CutId
 }
+
+/// A cut for certain. Its id alone does not say which one it is: it is drawn before its cut, and two trackers that went on
+/// from one host's memory (a clone, a snapshot that was resumed twice) cut under the same one, at two instants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct Cut {
+    /// Its name.
+    pub id: CutId,
+    /// Its instant, nanoseconds since 1970.
+    pub time_ns: u64,
+}
+
 id128! {
     /// The random name of a vault.
     VaultId

@@ -19,7 +19,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use towline_tracker::control::message::{Attached, DiskInfo, LiveFreeze};
-use towline_tracker::id::{Anchor, AttachNumber, CutId, DiskId, Generation, Session, TargetId};
+use towline_tracker::id::{Anchor, AttachNumber, Cut, CutId, DiskId, Generation, Session, TargetId};
 
 const BLOCK: usize = 4096;
 
@@ -99,7 +99,7 @@ impl World {
         let cut = CutId::random();
         self.attached.live =
             Some(LiveFreeze { cut, generation: Generation(1), time_ns: 1, sealed: true, fuzzy: false });
-        self.attached.vouched = vec![cut];
+        self.attached.vouched = vec![Cut { id: cut, time_ns: 1 }];
         self.freeze(cut, frozen, compare, whole)
     }
 

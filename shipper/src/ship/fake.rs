@@ -17,7 +17,7 @@ use towline_tracker::control::message::{
 };
 use towline_tracker::control::sys::Channel;
 use towline_tracker::format::changes::{Encoder, Header, Seal};
-use towline_tracker::id::{Anchor, AttachNumber, CutId, DiskId, Generation, Session};
+use towline_tracker::id::{Anchor, AttachNumber, Cut, CutId, DiskId, Generation, Session};
 use towline_tracker::map::{Words, bits};
 
 pub(super) const BLOCK: usize = 4096;
@@ -60,7 +60,7 @@ pub(super) struct State {
     generation: u64,
     pub(super) attach: u64,
     pub(super) anchor: Option<Anchor>,
-    vouched: Vec<CutId>,
+    vouched: Vec<Cut>,
     pub(super) resync: Option<String>,
     /// The next cut is of blocks that a host's crash left unsure: they are compared.
     pub(super) recovered: bool,
@@ -209,10 +209,10 @@ impl State {
         self.unreadable_cuts = self.unreadable_cuts.saturating_sub(1);
         self.live =
             Some(Freeze { cut, frozen, compare, whole, fuzzy: false, unreadable, map, store, open: dirty });
-        self.vouched.push(cut);
+        self.generation += 1;
+        self.vouched.push(Cut { id: cut, time_ns: self.time_ns() });
         self.at_cut.insert(cut, self.disk.clone());
         self.cuts.push(cut);
-        self.generation += 1;
         self.log(folder);
         for _ in 0..self.overwrite {
             self.seed += 1;
@@ -222,6 +222,11 @@ impl State {
         // Fuzzy from its hand-out on: what the test sees is what stands on the disk at the end.
         self.live.as_mut().unwrap().fuzzy = fuzzy;
         cut
+    }
+
+    /// The instant of the last cut.
+    fn time_ns(&self) -> u64 {
+        self.generation * 1_000_000_000
     }
 
     fn log(&self, folder: &std::path::Path) {
@@ -248,7 +253,7 @@ impl State {
             first: Generation(self.generation),
             last: Generation(self.generation),
             size: self.disk.len() as u64,
-            time_ns: self.generation * 1_000_000_000,
+            time_ns: self.time_ns(),
             blocks: freeze.frozen.len() as u64,
             compare: freeze.compare,
             whole: freeze.whole,
@@ -273,7 +278,7 @@ impl State {
             cut: freeze.cut,
             first_generation: Generation(self.generation),
             generation: Generation(self.generation),
-            time_ns: self.generation * 1_000_000_000,
+            time_ns: self.time_ns(),
             fuzzy: freeze.fuzzy,
             disks: vec![about],
         };
@@ -302,7 +307,7 @@ impl State {
         let live = self.live.as_ref().map(|freeze| LiveFreeze {
             cut: freeze.cut,
             generation: Generation(self.generation),
-            time_ns: self.generation * 1_000_000_000,
+            time_ns: self.time_ns(),
             sealed: true,
             fuzzy: freeze.fuzzy,
         });

@@ -3,7 +3,7 @@
 use crate::Kind;
 use crate::pipeline::shape;
 use crate::source::SourceDisk;
-use crate::vault::attach::{Decision, is_of};
+use crate::vault::attach::Decision;
 use crate::vault::entry::{Content, EntryKind};
 use std::time::Duration;
 use towline_tracker::control::message::LiveFreeze;
@@ -29,7 +29,9 @@ pub fn opening(decision: &Decision, live: LiveFreeze) -> Opening {
             resume: decision
                 .base()
                 // Mutant: a checkpoint is a checkpoint.
-                .filter(|base| is_of(&base.header, live) || mutant::active("resume-any-checkpoint"))
+                .filter(|base| {
+                    base.header.identity() == live.identity() || mutant::active("resume-any-checkpoint")
+                })
                 .is_some_and(|base| base.header.kind == EntryKind::Checkpoint),
         },
     }

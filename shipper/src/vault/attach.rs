@@ -3,7 +3,7 @@
 //! below it.
 //!
 //! With A the anchor's entry, T the newest content (of a claim at the head, its base), and the *lineage* T, base of T,
-//! base of that, and so on; an entry *of our live freeze* has its cut id and its time:
+//! base of that, and so on; an entry is of our live freeze, or of a vouched cut, if it has that cut's id and its time:
 //!
 //! | owner of the newest claim | A | T | decision |
 //! |---|---|---|---|
@@ -33,8 +33,8 @@ use super::Group;
 use super::entry::{Claim, Content, Draft, Entry, EntryHeader, EntryKind, EntryRef, Owner, Payload};
 use super::names;
 use crate::{Error, Kind, Result};
-use towline_tracker::control::message::{Attached, LiveFreeze};
-use towline_tracker::id::{CutId, TargetId, VaultId};
+use towline_tracker::control::message::Attached;
+use towline_tracker::id::{Cut, CutId, TargetId, VaultId};
 use towline_tracker::mutant;
 
 /// How the table looks into the log.
@@ -163,7 +163,7 @@ pub fn decide(
     if tip == 0 {
         return Ok(Decision::Initial);
     }
-    let live = |header: &EntryHeader| attached.live.is_some_and(|live| is_of(header, live));
+    let live = |header: &EntryHeader| attached.live.is_some_and(|live| header.identity() == live.identity());
     let top = must(log, tip)?;
     if live(&top) && top.kind != EntryKind::Checkpoint {
         return Ok(Decision::Adopt(base(log, tip)?));
@@ -178,9 +178,11 @@ pub fn decide(
         at = header.base;
         above.push(header);
     }
-    let vouched = |header: &EntryHeader| match attached.live.filter(|live| live.cut == header.cut) {
-        Some(live) => is_of(header, live),
-        None => attached.vouched.contains(&header.cut),
+    let vouched = |header: &EntryHeader| {
+        // Mutant: whatever has the id of a vouched cut is of that cut.
+        let id_will_do = mutant::active("vouched-by-id");
+        let named = |cut: &Cut| *cut == header.identity() || id_will_do && cut.id == header.cut;
+        live(header) || attached.vouched.iter().any(named)
     };
     let in_log = match anchor {
         // What our own resynchronization does not lie over need not be readable.
@@ -237,12 +239,6 @@ pub fn decide(
         false => format!("entry {bottom} is not the one that this tracker released last"),
     };
     broken(log, tip, details, take_over)
-}
-
-/// Whether an entry is of this freeze. The cut id alone does not say so: it is drawn before its cut, and two trackers that
-/// went on from one host's memory (a clone, a snapshot that was resumed twice) cut under the same one.
-pub fn is_of(header: &EntryHeader, live: LiveFreeze) -> bool {
-    (header.cut, header.time_ns) == (live.cut, live.time_ns)
 }
 
 fn must(log: &mut impl Log, seq: u64) -> Result<EntryHeader> {
@@ -331,9 +327,10 @@ impl Decision {
     /// The claim to put at the head (V2), under a name of its own.
     pub fn claim(&self, attached: &Attached, claimant: &Claimant, name: CutId) -> Draft {
         let base = self.base();
-        let cut = base.map(|base| base.header.cut);
+        let cut = base.map(|base| base.header.identity());
+        let live = attached.live.map(|live| live.identity());
         let continued =
-            cut.filter(|cut| attached.vouched.contains(cut) || attached.live.is_some_and(|l| l.cut == *cut));
+            cut.filter(|cut| live == Some(*cut) || attached.vouched.contains(cut)).map(|cut| cut.id);
         let (taken_over, reason) = match self {
             Self::Resync { taken_over, reason, .. } => (*taken_over, format!("resynchronization: {reason}")),
             Self::Initial => (false, "initial replication".to_owned()),

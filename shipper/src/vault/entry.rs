@@ -11,7 +11,7 @@ use super::names::{self, GroupId};
 use crate::{Error, Result};
 use bincode::{Decode, Encode};
 use towline_tracker::codec;
-use towline_tracker::id::{AttachNumber, CutId, DiskId, Session, TargetId};
+use towline_tracker::id::{AttachNumber, Cut, CutId, DiskId, Session, TargetId};
 
 /// Where an entry's attached objects begin.
 pub const ATTACHED: usize = HEADER + at::LENGTH + TAG;
@@ -84,6 +84,11 @@ pub struct EntryHeader {
 }
 
 impl EntryHeader {
+    /// The cut whose content it holds; of a claim no cut's.
+    pub fn identity(&self) -> Cut {
+        Cut { id: self.cut, time_ns: self.time_ns }
+    }
+
     fn encode(&self) -> [u8; at::LENGTH] {
         let mut bytes = [0; at::LENGTH];
         layout::set(&mut bytes, at::SEQ, self.seq);

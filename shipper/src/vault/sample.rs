@@ -13,7 +13,7 @@ use crate::store::memory::MemoryStore;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use towline_tracker::control::message::{Attached, DiskInfo, LiveFreeze};
-use towline_tracker::id::{Anchor, AttachNumber, CutId, DiskId, Generation, Session, TargetId};
+use towline_tracker::id::{Anchor, AttachNumber, Cut, CutId, DiskId, Generation, Session, TargetId};
 
 /// The block size of everything here.
 pub(crate) const BLOCK: usize = 4096;
@@ -141,7 +141,7 @@ impl World {
         self.time_ns += 1_000_000_000;
         let (generation, time_ns) = (Generation(1), self.time_ns);
         self.attached.live = Some(LiveFreeze { cut, generation, time_ns, sealed: true, fuzzy: false });
-        self.attached.vouched = vec![cut];
+        self.attached.vouched = vec![Cut { id: cut, time_ns }];
     }
 
     /// Ships a cycle; a checkpoint after every `checkpoint_every` blocks of a disk.

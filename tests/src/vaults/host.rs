@@ -7,7 +7,7 @@ use std::ops::Range;
 use towline::pipeline::Lately;
 use towline::source::{FreezeInfo, MemoryDisk, MemorySource, SourceDisk};
 use towline_tracker::control::message::{Attached, DiskInfo, LiveFreeze};
-use towline_tracker::id::{Anchor, AttachNumber, CutId, DiskId, Generation, Session};
+use towline_tracker::id::{Anchor, AttachNumber, Cut, CutId, DiskId, Generation, Session};
 
 /// The disks at a cut, by the cut's name and time.
 pub(super) type Cuts = HashMap<(CutId, u64), Vec<Vec<u8>>>;
@@ -30,7 +30,7 @@ pub(super) struct Host {
     dirty: Vec<BTreeSet<u64>>,
     pub(super) live: Option<Freeze>,
     pub(super) anchor: Option<Anchor>,
-    pub(super) vouched: Vec<CutId>,
+    pub(super) vouched: Vec<Cut>,
     /// Everything is to be compared.
     pub(super) recheck: bool,
     attach: u64,
@@ -39,8 +39,6 @@ pub(super) struct Host {
     next: CutId,
     time_ns: u64,
     pub(super) lately: Option<Lately>,
-    /// Cuts whose name another tracker has used as well. An undone one is vouched for by its name alone.
-    pub(super) twinned: Vec<CutId>,
 }
 
 fn id(disk: usize) -> DiskId {
@@ -63,7 +61,6 @@ impl Host {
             next: CutId::random(),
             time_ns: 0,
             lately: Some(Lately::new(1 << 20)),
-            twinned: Vec::new(),
         };
         host.write(rng, 300);
         host
@@ -86,7 +83,6 @@ impl Host {
                 + 1
                 + u64::from(u16::from_le_bytes([CutId::random().0[0], CutId::random().0[1]])),
             lately: Some(Lately::new(1 << 20)),
-            twinned: Vec::new(),
         }
     }
 
@@ -182,7 +178,7 @@ impl Host {
         cuts.insert((cut, self.time_ns), kept.clone());
         let fuzzy = rng.chance(200);
         self.live = Some(Freeze { cut, time_ns: self.time_ns, whole, fuzzy, frozen, kept });
-        self.vouched.push(cut);
+        self.vouched.push(Cut { id: cut, time_ns: self.time_ns });
     }
 
     /// The live freeze as its reader finds it: a fuzzy one as the disks are now.
@@ -214,9 +210,6 @@ impl Host {
     /// The freeze's blocks are pending again (C4).
     pub(super) fn undo(&mut self) {
         if let Some(freeze) = self.live.take() {
-            if self.twinned.contains(&freeze.cut) {
-                self.vouched.retain(|cut| *cut != freeze.cut);
-            }
             for (dirty, frozen) in self.dirty.iter_mut().zip(freeze.frozen) {
                 dirty.extend(frozen);
             }

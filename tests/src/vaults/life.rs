@@ -203,11 +203,6 @@ fn twin(life: &Mutex<Life>, store: &MemoryStore, rng: &mut Rng) {
             return;
         }
         life.others = true;
-        for other in &mut life.hosts {
-            if let Some(freeze) = &other.live {
-                other.twinned.push(freeze.cut);
-            }
-        }
         life.hosts.push(host);
         let place = life.hosts.len() - 1;
         life.hosts[place].write(rng, 40);

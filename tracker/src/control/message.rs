@@ -3,7 +3,7 @@
 //!
 //! A connection begins with [`Request::Hello`]. Every request gets exactly one answer, in order.
 
-use crate::id::{Anchor, AttachNumber, CutId, DiskId, Generation, Session, TargetId};
+use crate::id::{Anchor, AttachNumber, Cut, CutId, DiskId, Generation, Session, TargetId};
 use bincode::{Decode, Encode};
 use serde::Serialize;
 
@@ -142,7 +142,7 @@ pub struct Attached {
     pub live: Option<LiveFreeze>,
     /// Cuts whose frozen blocks are all still pending, the live one and undone ones, oldest first. An entry of such
     /// a cut may be the base of a claim (V2).
-    pub vouched: Vec<CutId>,
+    pub vouched: Vec<Cut>,
 }
 
 /// A disk of the group.
@@ -167,13 +167,19 @@ pub struct LiveFreeze {
     pub cut: CutId,
     /// The generation that it ended.
     pub generation: Generation,
-    /// The instant of the cut, as in [`Frozen`]: two trackers that went on from one host's memory have drawn the same cut
-    /// ids ahead, and cut at two instants.
+    /// The instant of the cut, as in [`Frozen`].
     pub time_ns: u64,
     /// It is sealed and can be read.
     pub sealed: bool,
     /// It is not, or no longer, exact.
     pub fuzzy: bool,
+}
+
+impl LiveFreeze {
+    /// The cut.
+    pub fn identity(&self) -> Cut {
+        Cut { id: self.cut, time_ns: self.time_ns }
+    }
 }
 
 /// A sealed freeze, ready to be read.

@@ -8,7 +8,7 @@
 
 use super::bytes::{Writer, array, u16_at, u32_at, u64_at};
 use super::checksum::checksum;
-use crate::id::{CutId, DiskId, Generation, Session};
+use crate::id::{Cut, CutId, DiskId, Generation, Session};
 use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -113,6 +113,13 @@ pub struct Seal {
     pub compare: bool,
     /// Every block of the disk is frozen.
     pub whole: bool,
+}
+
+impl Seal {
+    /// The cut.
+    pub fn identity(&self) -> Cut {
+        Cut { id: self.cut, time_ns: self.time_ns }
+    }
 }
 
 /// One record.

@@ -2,7 +2,7 @@
 
 use super::envelope::{self, BadFile};
 use crate::codec;
-use crate::id::{Anchor, BootId, CutId, DiskId, Generation, Session, StartId, TargetId};
+use crate::id::{Anchor, BootId, Cut, DiskId, Generation, Session, StartId, TargetId};
 use bincode::{Decode, Encode};
 
 /// First bytes of the file.
@@ -45,7 +45,7 @@ pub struct PendingLog {
     /// Bytes that are known to be durable.
     pub length: u64,
     /// It is sealed, for this cut. An entry of the cut may be in a vault, also if the log can't be read (V2).
-    pub cut: Option<CutId>,
+    pub cut: Option<Cut>,
 }
 
 /// The most pending logs that a meta lists. A session without a cut leaves one; from a few on the machine cuts for itself.
@@ -99,7 +99,7 @@ pub struct Meta {
     /// When that was, nanoseconds since 1970.
     pub stamped_ns: i128,
     /// Undone cuts whose frozen blocks are all pending (V2); the newest ones.
-    pub vouched: Vec<CutId>,
+    pub vouched: Vec<Cut>,
     /// Comparison required.
     pub recheck: Option<Recheck>,
     /// A sync failed: a host crash means resynchronization (W6).
@@ -162,6 +162,7 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::CutId;
     use crate::limits::clip_reason;
 
     fn meta() -> Meta {
@@ -178,7 +179,7 @@ mod tests {
             clean: None,
             stamp: Fingerprint::default(),
             stamped_ns: 0,
-            vouched: vec![CutId([5; 16])],
+            vouched: vec![Cut { id: CutId([5; 16]), time_ns: 5 }],
             recheck: Some(Recheck { since: Generation(3), whole: true, reason: "asked for".into() }),
             doubtful: false,
             target: None,
@@ -188,7 +189,7 @@ mod tests {
                 generation: Generation(3),
                 session: Session(4),
                 length: 128,
-                cut: Some(CutId([6; 16])),
+                cut: Some(Cut { id: CutId([6; 16]), time_ns: 6 }),
             }],
         }
     }
@@ -212,7 +213,7 @@ mod tests {
     fn the_largest_meta_fits_its_envelope() {
         let mut meta = meta();
         meta.members = vec![DiskId::default(); crate::limits::DISKS_MAX];
-        meta.vouched = vec![CutId::default(); 64];
+        meta.vouched = vec![Cut::default(); 64];
         meta.logs = vec![meta.logs[0]; LOGS_MAX];
         meta.recheck.as_mut().unwrap().reason = clip_reason(&"x".repeat(1 << 16)).to_owned();
         meta.intents = "x".repeat(255);

@@ -316,7 +316,7 @@ impl Group {
         if freeze.internal {
             return self.undo_now("its log is durable", actions);
         }
-        self.vouched.push(freeze.cut);
+        self.vouched.push(freeze.identity());
         self.state.road = Road::Sealed;
         self.header.store(self.state);
         for ticket in std::mem::take(&mut self.freeze.as_mut().expect("looked at above").readers) {
@@ -535,7 +535,7 @@ impl Group {
             return;
         }
         let freeze = self.freeze.as_mut().expect("undoing is a state of a freeze");
-        let (generation, cut, sealed) = (freeze.generation, freeze.cut, freeze.sealed);
+        let (generation, cut, sealed) = (freeze.generation, freeze.identity(), freeze.sealed);
         let (tickets, readers) = (std::mem::take(&mut freeze.tickets), std::mem::take(&mut freeze.readers));
         let internal = freeze.internal;
         self.first_pending = freeze.first;
@@ -565,7 +565,7 @@ impl Group {
                 left.push((DiskIndex(index as u16), mark, disk.meta.clone()));
             }
         }
-        self.post(Job::Forget { generation, cut, left }, actions);
+        self.post(Job::Forget { generation, cut: cut.id, left }, actions);
         self.end_freeze(actions);
         for ticket in readers {
             actions.push(Action::answer(ticket, Refusal::NoSuchFreeze.into()));

@@ -28,7 +28,7 @@ mod write;
 
 use crate::control::message::{Answer, Refusal};
 use crate::disk::{Disk, Fold};
-use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, Nanos, Session, TargetId};
+use crate::id::{Anchor, AttachNumber, Cut, CutId, DiskIndex, Generation, Nanos, Session, TargetId};
 use crate::limits::Bounds;
 use crate::map::header::{GroupHeader, Road, State};
 use crate::mutant;
@@ -103,6 +103,12 @@ struct Freeze {
     release: Option<Anchor>,
 }
 
+impl Freeze {
+    fn identity(&self) -> Cut {
+        Cut { id: self.cut, time_ns: self.time_ns }
+    }
+}
+
 /// A cut that was asked for.
 #[derive(Debug)]
 struct PendingCut {
@@ -139,7 +145,7 @@ pub(crate) struct Start {
     pub(crate) disks: Vec<Disk>,
     pub(crate) target: Option<TargetId>,
     pub(crate) anchor: Option<Anchor>,
-    pub(crate) vouched: Vec<CutId>,
+    pub(crate) vouched: Vec<Cut>,
     /// The oldest generation that is pending.
     pub(crate) first_pending: Generation,
     /// Disks whose open map must be filled because all of it is to be compared.
@@ -182,7 +188,7 @@ pub struct Group {
     anchor: Option<Anchor>,
     /// The cut that this session released last.
     released: Option<CutId>,
-    vouched: Vec<CutId>,
+    vouched: Vec<Cut>,
     first_pending: Generation,
     /// The number of the newest job that stores metas.
     meta_number: u64,
@@ -296,8 +302,8 @@ impl Group {
             Road::Draining => self.try_sync(actions),
             Road::Synced => self.try_seal(actions),
             Road::Sealed => {
-                if !self.vouched.contains(&record.cut) {
-                    self.vouched.push(record.cut);
+                if !self.vouched.contains(&record.identity()) {
+                    self.vouched.push(record.identity());
                 }
             }
             // Recovery has stored the anchor in all metas if any had it; otherwise the release never happened.
@@ -310,7 +316,7 @@ impl Group {
                     self.state.road = Road::Sealed;
                     self.state.fuzzy = true;
                     self.header.store(self.state);
-                    self.vouched.push(record.cut);
+                    self.vouched.push(record.identity());
                 }
             }
             // Mutant: the dead process had done it.

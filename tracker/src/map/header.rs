@@ -27,7 +27,7 @@
 //! pair, for a start may die with the metas of some disks stored.
 
 use super::Words;
-use crate::id::{AttachNumber, BootId, CutId, DiskId, Generation, Nanos, Session, StartId};
+use crate::id::{AttachNumber, BootId, Cut, CutId, DiskId, Generation, Nanos, Session, StartId};
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -115,6 +115,13 @@ pub struct CutRecord {
     pub first: Generation,
     /// Nobody asked for it: it is undone when its log is sealed, by a successor too.
     pub internal: bool,
+}
+
+impl CutRecord {
+    /// The cut.
+    pub fn identity(&self) -> Cut {
+        Cut { id: self.cut, time_ns: self.time_ns }
+    }
 }
 
 /// The header, over words in memory.

@@ -286,17 +286,18 @@ mod tests {
         let head = changes::HEADER as u64;
         let (mut length, blocks) =
             append_map(&file, &mut encoder, head, !sealed, blocks, |_| u64::MAX).unwrap();
-        let cut = sealed.then_some(CutId([generation.0 as u8; 16]));
-        if let Some(cut) = cut {
-            let (mut bytes, whole) = (Vec::new(), false);
-            let (first, last) = (generation, generation);
-            let (size, time_ns, compare) = (1 << 24, 0, false);
-            encoder
-                .seal(&changes::Seal { cut, first, last, size, time_ns, blocks, compare, whole }, &mut bytes);
+        let seal = sealed.then(|| {
+            let (cut, first, last) = (CutId([generation.0 as u8; 16]), generation, generation);
+            let (size, time_ns, compare, whole) = (1 << 24, 5, false, false);
+            changes::Seal { cut, first, last, size, time_ns, blocks, compare, whole }
+        });
+        if let Some(seal) = &seal {
+            let mut bytes = Vec::new();
+            encoder.seal(seal, &mut bytes);
             file.write_at(&bytes, length).unwrap();
             length += bytes.len() as u64;
         }
-        PendingLog { generation, session, length, cut }
+        PendingLog { generation, session, length, cut: seal.map(|seal| seal.identity()) }
     }
 
     /// Every way in which a known log can be gone or short, and the two that excuse it.

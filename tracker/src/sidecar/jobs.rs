@@ -275,7 +275,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             if fresh {
                 replace_log(&home.folder, &name)?;
             }
-            let (length, cut) = (end + bytes.len() as u64, Some(seal.cut));
+            let (length, cut) = (end + bytes.len() as u64, Some(seal.identity()));
             sealed.push((PendingLog { generation, session: header.session, length, cut }, meta));
         }
         // Mutant: whatever an earlier session left is in it.

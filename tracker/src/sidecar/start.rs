@@ -352,10 +352,11 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         // V2: the next seal deletes the sealed logs of today, and with them all else that knows of their cuts.
         let mut vouched_before = look.meta.as_ref().map(|meta| meta.vouched.clone()).unwrap_or_default();
         // So does a freeze of which only the maps are left: its blocks go back into the open one.
-        let live = header.as_ref().zip(frozen_generation).map(|(header, frozen)| header.read_cut(frozen).cut);
+        let live =
+            header.as_ref().zip(frozen_generation).map(|(header, frozen)| header.read_cut(frozen).identity());
         // And a log that can't be read, or is gone, had a name all the same.
         let listed = look.logs.pending.iter().filter_map(|log| log.cut);
-        for cut in look.logs.seals.iter().map(|seal| seal.cut).chain(listed).chain(live) {
+        for cut in look.logs.seals.iter().map(|seal| seal.identity()).chain(listed).chain(live) {
             if !vouched_before.contains(&cut) {
                 vouched_before.push(cut);
             }

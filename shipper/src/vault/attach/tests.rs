@@ -6,7 +6,7 @@ use super::super::sample::{Change, World, simple};
 use super::*;
 use crate::store::Store;
 use crate::store::scripted::{Mood, Scripted, What};
-use towline_tracker::id::{Anchor, DiskId, VaultId};
+use towline_tracker::id::{Anchor, Cut, DiskId, VaultId};
 
 fn decide_now(world: &World, take_over: bool) -> Decision {
     let head = world.group.head(0).unwrap();
@@ -102,6 +102,8 @@ fn an_entry_of_a_siblings_freeze_with_our_cut_id_is_not_ours() {
         world.publish(&one(3), cut, kind, usize::MAX);
         let ours = world.attached.live.as_mut().unwrap();
         ours.time_ns += 1;
+        let ours = ours.identity();
+        world.attached.vouched = vec![ours];
         match decide_now(&world, false) {
             Decision::BrokenLineage { .. } if kind == EntryKind::Point => {}
             // It is void.
@@ -116,12 +118,20 @@ fn an_entry_of_a_cut_that_is_undone_but_vouched_for_is_a_base() {
     // Released point, then a point that was published but whose freeze the host's crash made forget.
     for kind in [EntryKind::Point, EntryKind::Fuzzy, EntryKind::Checkpoint] {
         let mut world = shipped(1);
-        let cut = CutId([9; 16]);
+        let anchor = world.attached.anchor.unwrap();
         world.claim(false).unwrap();
-        let entry = world.publish(&one(3), cut, kind, usize::MAX);
-        world.attached.vouched = vec![CutId([8; 16]), cut];
+        let entry = world.publish(&one(3), CutId([9; 16]), kind, usize::MAX);
+        let cut = entry.identity();
+        world.attached.vouched = vec![Cut { id: CutId([8; 16]), ..cut }, cut];
         let decision = decide_now(&world, false);
         assert!(matches!(&decision, Decision::Delta(base) if base.header == entry), "{kind:?}: {decision:?}");
+        // Ours has that id too, but it is a sibling's: two trackers that went on from one host's memory.
+        world.attached.vouched = vec![Cut { time_ns: cut.time_ns + 1, ..cut }];
+        match decide_now(&world, false) {
+            Decision::BrokenLineage { .. } if kind == EntryKind::Point => {}
+            Decision::Delta(base) if kind != EntryKind::Point => assert_eq!(base.header.seq, anchor.seq),
+            decision => panic!("{kind:?}: {decision:?}"),
+        }
     }
 }
 
@@ -141,8 +151,8 @@ fn fuzzy_entries_and_checkpoints_that_nobody_vouches_for_are_void() {
         let mut world = shipped(2);
         world.claim(false).unwrap();
         world.publish(&one(3), CutId([9; 16]), kind, usize::MAX);
-        world.publish(&one(4), CutId([8; 16]), kind, usize::MAX);
-        world.attached.vouched = vec![CutId([8; 16])];
+        let above = world.publish(&one(4), CutId([8; 16]), kind, usize::MAX);
+        world.attached.vouched = vec![above.identity()];
         assert!(matches!(decide_now(&world, false), Decision::Delta(base) if base.header.seq == anchor.seq));
     }
 }
