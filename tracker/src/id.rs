@@ -4,6 +4,19 @@ use bincode::{Decode, Encode};
 use std::fmt;
 use std::str::FromStr;
 
+/// Writes 16 bytes as 32 hexadecimal digits, at once: names of objects are made of them.
+///
+/// # Errors
+/// The formatter's.
+pub fn hex(bytes: &[u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    f.write_str(std::str::from_utf8(&text).expect("digits"))
+}
+
 /// Makes a random 128-bit name type, printed as 32 hexadecimal digits.
 macro_rules! id128 {
     ($(#[$doc:meta])* $name:ident) => {
@@ -36,7 +49,7 @@ macro_rules! id128 {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                hex(&self.0, f)
             }
         }
 
@@ -53,9 +66,10 @@ macro_rules! id128 {
                 if text.len() != 32 || !text.bytes().all(|letter| letter.is_ascii_hexdigit()) {
                     return Err(BadId);
                 }
+                let digit = |letter: u8| char::from(letter).to_digit(16).expect("looked at") as u8;
                 let mut bytes = [0; 16];
-                for (i, byte) in bytes.iter_mut().enumerate() {
-                    *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).map_err(|_| BadId)?;
+                for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+                    *byte = digit(pair[0]) << 4 | digit(pair[1]);
                 }
                 Ok(Self(bytes))
             }

@@ -3,9 +3,9 @@
 
 use crate::edge::Draw;
 use bincode::{Decode, Encode};
-use std::fmt;
+use std::fmt::{self, Write};
 use std::str::FromStr;
-use towline_tracker::id::{CutId, VaultId};
+use towline_tracker::id::{self, CutId, VaultId};
 
 /// The name of the descriptor.
 pub const DESCRIPTOR: &str = "vault";
@@ -30,7 +30,7 @@ impl GroupId {
 
 impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        id::hex(&self.0, f)
     }
 }
 
@@ -53,7 +53,7 @@ impl ObjectName {
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        id::hex(&self.0, f)
     }
 }
 
@@ -85,12 +85,20 @@ pub fn packs(group: GroupId) -> String {
 
 /// A pack: of a writer epoch, a cut, and its own random name. Also what a pack inside an entry is sealed under.
 pub fn pack(group: GroupId, epoch: u64, cut: CutId, name: ObjectName) -> String {
-    format!("{GROUPS}{group}/packs/{epoch:020}-{cut}/{name}.pack")
+    data(group, epoch, cut, name, "pack")
 }
 
 /// An index, likewise.
 pub fn index(group: GroupId, epoch: u64, cut: CutId, name: ObjectName) -> String {
-    format!("{GROUPS}{group}/packs/{epoch:020}-{cut}/{name}.index")
+    data(group, epoch, cut, name, "index")
+}
+
+/// Made whole at once: they are long, and asked for more often than anything is read.
+fn data(group: GroupId, epoch: u64, cut: CutId, name: ObjectName, extension: &str) -> String {
+    const LENGTH: usize = "groups//packs/-/.index".len() + 3 * 32 + 20;
+    let mut text = String::with_capacity(LENGTH);
+    write!(text, "{GROUPS}{group}/packs/{epoch:020}-{cut}/{name}.{extension}").expect("memory");
+    text
 }
 
 /// What a name says.
@@ -151,9 +159,9 @@ pub fn parse(name: &str) -> Option<Parsed> {
 }
 
 fn hex(text: &str) -> Option<[u8; 16]> {
-    let id = CutId::from_str(text).ok()?;
     // One spelling only: an object has one name.
-    (id.to_string() == text).then_some(id.0)
+    let plain = !text.bytes().any(|letter| letter.is_ascii_uppercase());
+    CutId::from_str(text).ok().filter(|_| plain).map(|id| id.0)
 }
 
 fn number(text: &str) -> Option<u64> {
