@@ -45,8 +45,8 @@ impl InLine<'_> {
             none => none.insert(Worker::new(self.shop)?),
         };
         let job = self.jobs.as_mut().and_then(|jobs| jobs.remove(number)).expect("it was offered");
-        let (give, take) = crossbeam_channel::unbounded();
-        let (done, said) = crossbeam_channel::unbounded();
+        let (give, take) = crossbeam_channel::bounded(1);
+        let (done, said) = crossbeam_channel::bounded(1);
         let _ = give.send(job);
         drop(give);
         worker.run(&take, &done)?;

@@ -55,8 +55,6 @@ pub(super) struct Shop<'a> {
     pub(super) lately: Option<&'a Lately>,
     pub(super) hasher: BlockHasher,
     pub(super) counters: &'a Counters,
-    /// The most data of a batch.
-    pub(super) batch_bytes: usize,
 }
 
 impl<'a> Shop<'a> {
@@ -69,7 +67,6 @@ impl<'a> Shop<'a> {
             lately: cycle.lately,
             hasher: cycle.group.hasher(),
             counters: cycle.counters,
-            batch_bytes: cycle.plan.batch_bytes,
         }
     }
 }
@@ -227,7 +224,7 @@ impl<'a> Worker<'a> {
         let batch = begun.done.job.batches[begun.next].clone();
         begun.next += 1;
         let shift = self.shop.source.disks()[batch.disk].block_shift;
-        let needed = self.shop.batch_bytes.max(1 << shift);
+        let needed = (batch.blocks() as usize) << shift;
         let mut buffer = self.free.pop().unwrap_or_else(|| Buffer::new(needed));
         if buffer.len() < needed {
             buffer = Buffer::new(needed);
@@ -259,7 +256,7 @@ impl<'a> Worker<'a> {
         let disk = filled.batch.disk;
         let shift = self.shop.source.disks()[disk].block_shift;
         if self.encoder.as_ref().is_none_or(|(of, _)| *of != shift) {
-            self.encoder = Some((shift, FrameEncoder::new(shift)?));
+            self.encoder = Some((shift, FrameEncoder::new(shift)));
         }
         let (_, encoder) = self.encoder.as_mut().expect("made above");
         let compare = self.shop.compare[disk];

@@ -202,7 +202,7 @@ impl FrozenDiskFiles {
     }
 
     fn log(&self) -> BufReader<Sequential<'_>> {
-        BufReader::with_capacity(256 << 10, Sequential::new(&*self.changes))
+        BufReader::with_capacity(16 << 10, Sequential::new(&*self.changes))
     }
 
     fn parts(&self, cut: CutId, each: &mut dyn FnMut(Part) -> ControlFlow<()>) -> Result<()> {

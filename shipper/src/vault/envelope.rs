@@ -9,6 +9,8 @@
 use super::layout::{self, array, object};
 use super::names::GroupId;
 use crate::{Error, Kind, Result};
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
+use std::sync::LazyLock;
 use towline_tracker::id::VaultId;
 
 /// The first bytes of every object; the tail is no text, so that a transfer that converts line ends shows.
@@ -115,7 +117,9 @@ impl Seal {
     }
 
     fn key(&self, kind: ObjectKind, name: &str, salt: &[u8; 32]) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_derive_key("towline 2026-11 unkeyed seal");
+        static CONTEXT: LazyLock<ContextKey> =
+            LazyLock::new(|| hash_derive_key_context("towline 2026-11 unkeyed seal"));
+        let mut hasher = blake3::Hasher::new_from_context_key(&CONTEXT);
         hasher.update(&self.vault.0).update(&self.group.0).update(&(kind as u16).to_le_bytes());
         hasher.update(salt).update(name.as_bytes());
         *hasher.finalize().as_bytes()

@@ -68,9 +68,8 @@ impl EncodedFrame {
     }
 }
 
-/// Encodes frames; one per thread.
+/// Encodes frames.
 pub struct FrameEncoder {
-    compressor: zstd::bulk::Compressor<'static>,
     block_shift: u8,
     scratch: Vec<u8>,
     /// Frames in a row that did not gain, and frames still to be stored without trying.
@@ -80,13 +79,8 @@ pub struct FrameEncoder {
 
 impl FrameEncoder {
     /// For disks with this block size.
-    ///
-    /// # Errors
-    /// If the compressor has no memory.
-    pub fn new(block_shift: u8) -> Result<Self> {
-        let compressor =
-            zstd::bulk::Compressor::new(LEVEL).map_err(|error| Error::io("compression", error))?;
-        Ok(Self { compressor, block_shift, scratch: Vec::new(), fruitless: 0, skip: 0 })
+    pub fn new(block_shift: u8) -> Self {
+        Self { block_shift, scratch: Vec::new(), fruitless: 0, skip: 0 }
     }
 
     /// A frame of `blocks` (ascending, at most [`blocks_per_frame`]) with their data, one after another, and their
@@ -108,8 +102,7 @@ impl FrameEncoder {
             self.scratch.clear();
             self.scratch.reserve(worth);
             // No room for more than is worth it: then the compressor fails, and early.
-            let tried = self.compressor.compress_to_buffer(data, &mut self.scratch);
-            let gained = tried.ok().filter(|length| *length <= worth);
+            let gained = compress(data, &mut self.scratch).ok().filter(|length| *length <= worth);
             self.fruitless = if gained.is_some() { 0 } else { (self.fruitless + 1).min(11) };
             self.skip = self.fruitless.saturating_sub(3);
             gained
@@ -152,6 +145,20 @@ pub fn decode(name: &str, body: &[u8], blocks: usize, block_shift: u8) -> Result
         },
         _ => bad("a frame has an unknown codec or another length"),
     }
+}
+
+/// Into the capacity of `out`, with the thread's own compressor, which outlives the encoders of a cycle.
+fn compress(data: &[u8], out: &mut Vec<u8>) -> std::io::Result<usize> {
+    thread_local! {
+        static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    }
+    COMPRESSOR.with_borrow_mut(|slot| {
+        let compressor = match slot {
+            Some(compressor) => compressor,
+            None => slot.insert(zstd::bulk::Compressor::new(LEVEL)?),
+        };
+        compressor.compress_to_buffer(data, out)
+    })
 }
 
 /// At most `limit` bytes, with the thread's own decompressor: making one costs more than most frames.
@@ -202,7 +209,7 @@ mod tests {
 
     #[test]
     fn compressible_data_after_noise_is_compressed_again() {
-        let mut encoder = FrameEncoder::new(12).unwrap();
+        let mut encoder = FrameEncoder::new(12);
         let blocks: Vec<u64> = (0..16).collect();
         let hashes = [[0; 32]; 16];
         for _ in 0..50 {

@@ -15,7 +15,7 @@ pub(crate) struct FrameBuilder {
 impl FrameBuilder {
     /// For a disk with this block size.
     pub(crate) fn new(hasher: BlockHasher, block_shift: u8) -> Result<Self> {
-        let encoder = FrameEncoder::new(block_shift)?;
+        let encoder = FrameEncoder::new(block_shift);
         Ok(Self { encoder, hasher, blocks: Vec::new(), hashes: Vec::new(), data: Vec::new() })
     }
 
