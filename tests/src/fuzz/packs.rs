@@ -58,7 +58,7 @@ fn fill(kind: u8, block: &mut [u8]) {
 /// compress.
 fn encode(blocks: &[u64], hashes: &[BlockHash], data: &[u8]) -> EncodedFrame {
     thread_local! {
-        static ENCODER: RefCell<FrameEncoder> = RefCell::new(FrameEncoder::new(12).expect("memory"));
+        static ENCODER: RefCell<FrameEncoder> = RefCell::new(FrameEncoder::new(12));
     }
     ENCODER.with_borrow_mut(|encoder| encoder.encode(blocks, hashes, data))
 }

@@ -2,6 +2,7 @@
 //! asks by [`call`], which suspends it until the world has answered; what kills it unwinds it there.
 
 use super::rng::Rng;
+use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use std::cell::{Cell, RefCell};
 use std::ptr;
@@ -17,8 +18,21 @@ thread_local! {
     static DICE: RefCell<Rng> = RefCell::new(Rng::new(0));
 }
 
+thread_local! {
+    /// Stacks of processes that are no more, for the next: to map one costs more than a short life.
+    static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
+}
+
 /// A process that asks `Ask` and ends with `End`.
-pub struct Process<Ask, Reply, End>(Coroutine<Option<Reply>, Ask, End>);
+pub struct Process<Ask, Reply, End>(Option<Coroutine<Option<Reply>, Ask, End>>);
+
+impl<Ask, Reply, End> Drop for Process<Ask, Reply, End> {
+    fn drop(&mut self) {
+        let Some(mut coroutine) = self.0.take() else { return };
+        coroutine.force_unwind();
+        STACKS.with_borrow_mut(|stacks| stacks.push(coroutine.into_stack()));
+    }
+}
 
 /// What a process comes to.
 pub enum Came<Ask, End> {
@@ -31,16 +45,17 @@ pub enum Came<Ask, End> {
 impl<Ask: 'static, Reply: 'static, End: 'static> Process<Ask, Reply, End> {
     /// One that will run this.
     pub fn new(main: impl FnOnce() -> End + 'static) -> Self {
-        Self(Coroutine::new(move |yielder: &Yielder<Option<Reply>, Ask>, _| {
+        let stack = STACKS.with_borrow_mut(Vec::pop).unwrap_or_default();
+        Self(Some(Coroutine::with_stack(stack, move |yielder: &Yielder<Option<Reply>, Ask>, _| {
             YIELDER.set(ptr::from_ref(yielder).cast());
             main()
-        }))
+        })))
     }
 
     /// Lets it run, at first without a reply, until it asks again or ends. At these times, by this world's dice.
     pub fn resume(&mut self, reply: Option<Reply>, clock: (u64, u64)) -> Came<Ask, End> {
         CLOCK.set(clock);
-        let came = self.0.resume(reply);
+        let came = self.0.as_mut().expect("it lives").resume(reply);
         YIELDER.set(ptr::null());
         match came {
             CoroutineResult::Yield(ask) => Came::Asks(ask),

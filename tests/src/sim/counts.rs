@@ -14,7 +14,10 @@ impl Counts {
 
     /// So many more of this.
     pub fn more(&mut self, name: &str, count: u64) {
-        *self.0.entry(name.to_string()).or_default() += count;
+        match self.0.get_mut(name) {
+            Some(so_far) => *so_far += count,
+            None => drop(self.0.insert(name.to_owned(), count)),
+        }
     }
 
     /// How many of this.

@@ -1,9 +1,10 @@
 //! A disk with a volatile cache: what was written, what may be lost, what may still land.
 
 use super::fault::Faults;
+use super::flat::SectorSet;
 use super::rng::Rng;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
@@ -50,19 +51,11 @@ pub struct SyncPromise {
     inode: Option<(i128, Option<Mark>)>,
 }
 
-impl SyncPromise {
-    /// Of these sectors only: a durable write.
-    pub fn only(self, range: &Range<usize>) -> Self {
-        let sectors = self.sectors.into_iter().filter(|(sector, _)| range.contains(sector)).collect();
-        Self { sectors, inode: None }
-    }
-}
-
 /// The disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
     sectors: Vec<Sector>,
-    dirty: BTreeSet<usize>,
+    dirty: SectorSet,
     flying: BTreeMap<u64, Flying>,
     seq: u64,
     next: u64,
@@ -90,7 +83,7 @@ impl Disk {
         }
         Self {
             sectors: all,
-            dirty: BTreeSet::new(),
+            dirty: SectorSet::default(),
             flying: BTreeMap::new(),
             seq: 0,
             next: 0,
@@ -187,10 +180,10 @@ impl Disk {
 
     fn settle(&mut self, name: u64, all: Range<usize>) {
         for sector in all {
-            for landed in &mut self.sectors[sector].unsynced {
-                if landed.write == name {
-                    landed.flying = false;
-                }
+            // It lands in a sector once.
+            let mut landed = self.sectors[sector].unsynced.iter_mut();
+            if let Some(landed) = landed.rfind(|landed| landed.write == name) {
+                landed.flying = false;
             }
         }
     }
@@ -216,6 +209,11 @@ impl Disk {
         }
     }
 
+    /// Whether a write that failed may still land.
+    pub fn has_ghosts(&self) -> bool {
+        self.flying.values().any(|write| write.ghost)
+    }
+
     /// Writes that failed and may still land.
     pub fn ghosts(&self) -> Vec<u64> {
         self.flying.iter().filter(|(_, write)| write.ghost).map(|(name, _)| *name).collect()
@@ -228,12 +226,22 @@ impl Disk {
 
     /// A sync is handed over, with the inode or without.
     pub fn sync_begins(&self, inode: bool) -> SyncPromise {
-        let last = |sector: &usize| {
-            let newest = self.sectors[*sector].unsynced.iter().rev().find(|landed| !landed.flying);
-            newest.map(|landed| (*sector, landed.seq))
+        let inode = inode.then_some((self.times, self.mark));
+        SyncPromise { sectors: self.landed(self.dirty.iter()), inode }
+    }
+
+    /// A durable write is handed over: a sync of its sectors only.
+    pub fn sync_of(&self, range: Range<usize>) -> SyncPromise {
+        SyncPromise { sectors: self.landed(range), inode: None }
+    }
+
+    /// Of these sectors those with something that is not synced, and the number of the newest that is complete.
+    fn landed(&self, sectors: impl Iterator<Item = usize>) -> Vec<(usize, u64)> {
+        let last = |sector: usize| {
+            let newest = self.sectors[sector].unsynced.iter().rfind(|landed| !landed.flying);
+            newest.map(|landed| (sector, landed.seq))
         };
-        let sectors = self.dirty.iter().filter_map(last).collect();
-        SyncPromise { sectors, inode: inode.then_some((self.times, self.mark)) }
+        sectors.filter_map(last).collect()
     }
 
     /// A sync ends. A good one ends what failed writes could still do where a later one is now durable.
@@ -270,7 +278,7 @@ impl Disk {
                 }
             }
             if sector.unsynced.is_empty() {
-                self.dirty.remove(&index);
+                self.dirty.remove(index);
             }
         }
         self.flying.retain(|_, write| !write.ghost || !write.rest.is_empty());
@@ -278,11 +286,11 @@ impl Disk {
 
     /// Buffered mode after a sync error: the pages are clean and lost, reads give what the platter has.
     pub fn drop_cache(&mut self) {
-        for index in self.dirty.clone() {
+        for index in self.dirty.clone().iter() {
             let sector = &mut self.sectors[index];
             sector.unsynced.retain(|landed| !landed.doomed);
             if sector.unsynced.is_empty() {
-                self.dirty.remove(&index);
+                self.dirty.remove(index);
             }
         }
     }
@@ -304,7 +312,7 @@ impl Disk {
     pub fn host_crash(&mut self, rng: &mut Rng) {
         self.process_crash(rng);
         self.pages.clear();
-        for index in std::mem::take(&mut self.dirty) {
+        for index in std::mem::take(&mut self.dirty).iter() {
             let sector = &mut self.sectors[index];
             let choice = rng.index(sector.unsynced.len() + 1);
             if choice > 0 {
@@ -325,7 +333,7 @@ impl Disk {
     pub fn resize(&mut self, sectors: usize) {
         self.flying.clear();
         self.sectors.resize(sectors, Sector::default());
-        self.dirty.retain(|sector| *sector < sectors);
+        self.dirty.truncate(sectors);
         self.times = self.wall;
         self.times_durable = self.times;
     }

@@ -1,6 +1,7 @@
 //! A sidecar folder that loses what was not synced: content by sectors, names by the journal's order.
 
 use super::fault::Faults;
+use super::flat::SectorMap;
 use super::rng::Rng;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,7 @@ struct Inode {
     durable: Vec<u8>,
     unsynced: Vec<Unsynced>,
     /// Preserved sectors: never synced.
-    preserved: BTreeMap<usize, u64>,
+    preserved: SectorMap,
 }
 
 fn put(data: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
@@ -249,7 +250,7 @@ impl SimFile {
 
     /// A preserved sector; 0 where nothing was copied.
     pub fn preserved(&self, sector: usize) -> u64 {
-        self.tree.borrow().inodes[self.inode].preserved.get(&sector).copied().unwrap_or(0)
+        self.tree.borrow().inodes[self.inode].preserved.get(sector).unwrap_or(0)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod coroutine;
 pub mod counts;
 pub mod disk;
 pub mod fault;
+pub mod flat;
 pub mod folder;
 pub mod maps;
 pub mod oracle;

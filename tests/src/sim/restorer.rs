@@ -11,6 +11,7 @@ use towline::vault::entry::{Content, DiskImage, EntryHeader};
 use towline::vault::image::Image;
 use towline::vault::{Group, Vault, pack};
 use towline::{Error, Result};
+use towline_tracker::id::DiskId;
 
 /// A point's image: for each disk the numbers of its sectors.
 pub type Images = Vec<Vec<u64>>;
@@ -24,6 +25,30 @@ struct Frame {
 #[derive(Default)]
 pub struct Restorer {
     frames: HashMap<(String, u64, u64), Arc<Frame>>,
+    opened: Option<Opened>,
+}
+
+/// The indexes of a group that were opened.
+struct Opened {
+    reader: Arc<Reader>,
+    /// The objects that were read, and their versions.
+    sources: HashMap<String, u64>,
+    /// The images of the point that was restored last.
+    images: HashMap<DiskId, Image>,
+}
+
+impl Opened {
+    /// Nothing opened yet.
+    fn new(group: &Group) -> Self {
+        let reader = Arc::new(Reader::new(group.clone(), 1 << 22));
+        Self { reader, sources: HashMap::new(), images: HashMap::new() }
+    }
+
+    /// Whether what was opened is still what the store has.
+    fn holds(&self, store: &SimStore, group: &Group) -> bool {
+        let same = |(object, version): (&String, &u64)| store.version(object) == Some(*version);
+        self.reader.group().id() == group.id() && self.sources.iter().all(same)
+    }
 }
 
 /// What a point was restored from: objects and their versions.
@@ -51,9 +76,11 @@ impl Restorer {
     ) -> Result<(Images, Sources)> {
         let entry = group.name_of(header.seq);
         let mut sources = vec![(entry.clone(), store.version(&entry).unwrap_or(0))];
-        let reader = Arc::new(Reader::new(group.clone(), 1 << 22));
-        let images = content.disks.iter().map(|disk| self.disk(store, &reader, disk, &mut sources));
+        let opened = self.opened.take().filter(|opened| opened.holds(store, group));
+        let mut opened = opened.unwrap_or_else(|| Opened::new(group));
+        let images = content.disks.iter().map(|disk| self.disk(store, &mut opened, disk, &mut sources));
         let images = images.collect::<Result<Images>>()?;
+        self.opened = Some(opened);
         sources.sort_unstable();
         sources.dedup();
         Ok((images, sources))
@@ -62,16 +89,22 @@ impl Restorer {
     fn disk(
         &mut self,
         store: &SimStore,
-        reader: &Arc<Reader>,
+        opened: &mut Opened,
         disk: &DiskImage,
         sources: &mut Sources,
     ) -> Result<Vec<u64>> {
-        let image = Image::open(reader.clone(), disk)?;
+        let reader = opened.reader.clone();
+        let image = match opened.images.remove(&disk.id) {
+            Some(image) => image.then(disk)?,
+            None => Image::open(reader.clone(), disk)?,
+        };
         for index in &disk.indexes {
             let object = reader.index_place(index).object;
             let version = store.version(&object).unwrap_or(0);
+            opened.sources.insert(object.clone(), version);
             sources.push((object, version));
         }
+        let image = &*opened.images.entry(disk.id).or_insert(image);
         let shift = image.block_shift();
         let per = (1usize << shift) / SECTOR as usize;
         let mut sectors = vec![0; (image.size() / SECTOR) as usize];

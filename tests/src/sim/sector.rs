@@ -4,30 +4,27 @@ use super::disk::SECTOR;
 
 const WORDS: usize = SECTOR as usize / 8;
 
-fn word(value: u64, at: usize) -> u64 {
-    // The first half does not compress.
-    let mixed = (value ^ (at as u64) << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    if at == 0 || at >= WORDS / 2 { value } else { mixed ^ mixed >> 29 }
-}
-
 /// The bytes of a sector of this number; of 0 they are zeros.
 pub fn fill(value: u64, sector: &mut [u8]) {
-    for (at, bytes) in sector.chunks_exact_mut(8).enumerate() {
-        bytes.copy_from_slice(&if value == 0 { 0 } else { word(value, at) }.to_le_bytes());
+    let mut words = [value; WORDS];
+    if value != 0 {
+        // The first half does not compress.
+        for (word, at) in words[1..WORDS / 2].iter_mut().zip(1..) {
+            let mixed = (value ^ at << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            *word = mixed ^ mixed >> 29;
+        }
+    }
+    for (bytes, word) in sector.as_chunks_mut().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
     }
 }
 
 /// The number that a sector's bytes are of; none if they are of no number: torn, or no guest's.
 pub fn read(sector: &[u8]) -> Option<u64> {
-    let mut words =
-        sector.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("8 bytes")));
-    let value = words.next()?;
-    let mut rest = words.enumerate();
-    let whole = match value {
-        0 => rest.all(|(_, found)| found == 0),
-        value => rest.all(|(at, found)| found == word(value, at + 1)),
-    };
-    whole.then_some(value)
+    let value = u64::from_le_bytes(*sector.first_chunk()?);
+    let mut whole = [0; SECTOR as usize];
+    fill(value, &mut whole);
+    (whole == sector).then_some(value)
 }
 
 #[cfg(test)]

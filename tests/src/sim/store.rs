@@ -183,7 +183,8 @@ impl SimStore {
             }
             return answer;
         }
-        let same = self.objects.get(&put.name, usize::MAX).is_ok_and(|found| found == put.bytes);
+        let known = self.versions.contains_key(&put.name);
+        let same = known && self.objects.get(&put.name, usize::MAX).is_ok_and(|found| found == put.bytes);
         self.objects.put(&put.name, &put.bytes).expect("a good name");
         if !same {
             self.changed(&put.name);

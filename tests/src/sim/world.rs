@@ -14,6 +14,7 @@ use super::coroutine;
 use super::counts::Counts;
 use super::disk::{Disk, Facts, SECTOR, SyncPromise};
 use super::fault::{Crashed, Faults};
+use super::flat::SectorMap;
 use super::folder::{SimFile, SimFolder};
 use super::maps::SimMaps;
 use super::oracle::{Oracle, Wrong};
@@ -182,7 +183,7 @@ struct GuestRequest {
 struct GuestFlush {
     disk: usize,
     /// What it vouches for: sector, number of its newest value when the flush was issued.
-    vouches: BTreeMap<usize, u64>,
+    vouches: SectorMap,
 }
 
 /// The world.
@@ -206,9 +207,9 @@ pub struct World {
     struck: bool,
     requests: BTreeMap<u64, GuestRequest>,
     flushes: BTreeMap<u64, GuestFlush>,
-    acked: Vec<BTreeMap<usize, u64>>,
+    acked: Vec<SectorMap>,
     /// What a guest knows of the content of its disk: by sector, what it wrote last and was told of.
-    known: Vec<BTreeMap<usize, u64>>,
+    known: Vec<SectorMap>,
     /// Sectors of failed writes, which may still land.
     doubted: Vec<BTreeSet<usize>>,
     next_token: u64,
@@ -319,8 +320,8 @@ impl World {
             kind
         });
         Self {
-            acked: vec![BTreeMap::new(); disks.len()],
-            known: vec![BTreeMap::new(); disks.len()],
+            acked: vec![SectorMap::default(); disks.len()],
+            known: vec![SectorMap::default(); disks.len()],
             doubted: vec![BTreeSet::new(); disks.len()],
             rng,
             faults,
@@ -501,7 +502,7 @@ impl World {
         let room = calm && self.requests.len() + self.flushes.len() < self.settings.depth;
         let steppers = self.steppers();
         let late = !self.target.borrow().store.late.is_empty();
-        let ghosts = self.disks.iter().any(|disk| !disk.borrow().ghosts().is_empty());
+        let ghosts = self.disks.iter().any(|disk| disk.borrow().has_ghosts());
         let orphans = self.folders.iter().any(SimFolder::has_orphans);
         let weights = [
             if room { 30 } else { 0 },

@@ -190,7 +190,7 @@ impl World {
                 }
                 cache.complete(name);
                 if durable {
-                    let promise = cache.sync_begins(false).only(&range);
+                    let promise = cache.sync_of(range.clone());
                     cache.sync_ends(promise, true, &mut self.rng);
                 }
                 drop(cache);

@@ -45,7 +45,7 @@ impl World {
     fn send(&mut self, disk: usize, change: Change, range: Range<usize>, fua: bool) {
         let token = self.next_token();
         for sector in range.clone() {
-            self.known[disk].remove(&sector);
+            self.known[disk].remove(sector);
         }
         let request = Request {
             disk: DiskIndex(disk as u16),
@@ -85,9 +85,9 @@ impl World {
         }
         for disk in 0..self.disks.len() {
             let cache = self.disks[disk].borrow();
-            let wrong = self.known[disk].iter().find(|(sector, value)| cache.read(**sector) != **value);
+            let wrong = self.known[disk].iter().find(|(sector, value)| cache.read(*sector) != *value);
             let wrong = wrong.map(|(sector, value)| {
-                format!("sector {sector} of disk {disk} is {}, its guest wrote {value}", cache.read(*sector))
+                format!("sector {sector} of disk {disk} is {}, its guest wrote {value}", cache.read(sector))
             });
             drop(cache);
             if let Some(what) = wrong {
@@ -132,14 +132,14 @@ impl World {
                     .for_each(|other| other.vouches.clear());
                 return;
             }
-            for (sector, seq) in flush.vouches {
+            for (sector, seq) in flush.vouches.iter() {
                 if self.disks[disk].borrow().durable(sector) < seq {
                     let what =
                         format!("flush {token} was good, but sector {sector} of disk {disk} is not durable");
                     self.is_wrong(Oracle::Disk, what);
                 }
-                if self.acked[disk].get(&sector).is_some_and(|newest| *newest <= seq) {
-                    self.acked[disk].remove(&sector);
+                if self.acked[disk].get(sector).is_some_and(|newest| newest <= seq) {
+                    self.acked[disk].remove(sector);
                 }
             }
             return;
@@ -176,8 +176,8 @@ impl World {
             request.beside.iter().any(|other| other.contains(sector))
                 || self.doubted[request.disk].contains(sector)
         };
-        let sure: Vec<_> = request.range.clone().filter(|sector| !beside(sector)).collect();
-        self.known[request.disk].extend(sure.into_iter().map(|sector| (sector, value)));
+        let known = &mut self.known[request.disk];
+        request.range.clone().filter(|sector| !beside(sector)).for_each(|sector| known.insert(sector, value));
         let cache = self.disks[request.disk].borrow();
         for sector in request.range {
             if request.fua

@@ -23,7 +23,7 @@ impl World {
                     let sector = self.rng.index(sectors);
                     let value = 1 << 41 | self.rng.below(1 << 30);
                     self.disks[disk].borrow_mut().foreign_write(sector, value);
-                    self.known[disk].remove(&sector);
+                    self.known[disk].remove(sector);
                 }
                 self.counts.add("foreign writes");
                 self.note(2, || format!("somebody writes to disk {disk}"));
@@ -66,8 +66,8 @@ impl World {
         let before = self.disks[disk].borrow().sectors();
         self.disks[disk].borrow_mut().resize(sectors);
         self.geometry[disk].size = sectors as u64 * SECTOR;
-        self.acked[disk].retain(|sector, _| *sector < sectors);
-        self.known[disk].retain(|sector, _| *sector < sectors.min(before));
+        self.acked[disk].truncate(sectors);
+        self.known[disk].truncate(sectors.min(before));
         self.counts.add(if sectors < before { "disks shrunk" } else { "disks grown" });
         self.note(50, || format!("disk {disk} has {sectors} sectors, and had {before}"));
     }
@@ -328,8 +328,8 @@ impl World {
             disk.borrow_mut().host_crash(&mut self.rng);
             folder.host_crash(&mut self.rng);
         }
-        self.acked.iter_mut().for_each(BTreeMap::clear);
-        self.known.iter_mut().for_each(BTreeMap::clear);
+        self.acked.iter_mut().for_each(SectorMap::clear);
+        self.known.iter_mut().for_each(SectorMap::clear);
         self.pass(5_000_000_000);
         self.boots += 1;
         self.boot = self.boots;

@@ -37,8 +37,8 @@ impl World {
             Twin::Clone => {
                 twin.settings.direct = self.settings.direct;
                 twin.geometry.clone_from(&self.geometry);
-                twin.acked = vec![BTreeMap::new(); self.disks.len()];
-                twin.known = vec![BTreeMap::new(); self.disks.len()];
+                twin.acked = vec![SectorMap::default(); self.disks.len()];
+                twin.known = vec![SectorMap::default(); self.disks.len()];
                 twin.doubted = vec![BTreeSet::new(); self.disks.len()];
                 twin.folders = self.folders.iter().map(|folder| folder.copy(twin.faults.clone())).collect();
                 let copy = |disk: &Rc<RefCell<Disk>>| Rc::new(RefCell::new(disk.borrow().clone()));
