@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use towline::restore::plan::Plan;
 use towline::vault::access::Reader;
-use towline::vault::entry::{Content, DiskImage, EntryHeader};
+use towline::vault::entry::{Content, DiskImage, EntryHeader, IndexRef};
 use towline::vault::image::Image;
+use towline::vault::names::ObjectName;
 use towline::vault::{Group, Vault, pack};
 use towline::{Error, Result};
 use towline_tracker::id::DiskId;
@@ -31,7 +32,9 @@ pub struct Restorer {
 /// The indexes of a group that were opened.
 struct Opened {
     reader: Arc<Reader>,
-    /// The objects that were read, and their versions.
+    /// What was read, by its name.
+    indexes: HashMap<ObjectName, IndexRef>,
+    /// The objects that it stood in, and their versions.
     sources: HashMap<String, u64>,
     /// The images of the point that was restored last.
     images: HashMap<DiskId, Image>,
@@ -41,13 +44,16 @@ impl Opened {
     /// Nothing opened yet.
     fn new(group: &Group) -> Self {
         let reader = Arc::new(Reader::new(group.clone(), 1 << 22));
-        Self { reader, sources: HashMap::new(), images: HashMap::new() }
+        Self { reader, indexes: HashMap::new(), sources: HashMap::new(), images: HashMap::new() }
     }
 
-    /// Whether what was opened is still what the store has.
-    fn holds(&self, store: &SimStore, group: &Group) -> bool {
+    /// Whether what was opened is still what the store has, and what this content means.
+    fn holds(&self, store: &SimStore, group: &Group, content: &Content) -> bool {
         let same = |(object, version): (&String, &u64)| store.version(object) == Some(*version);
-        self.reader.group().id() == group.id() && self.sources.iter().all(same)
+        let meant = |index: &IndexRef| self.indexes.get(&index.name).is_none_or(|known| known == index);
+        self.reader.group().id() == group.id()
+            && self.sources.iter().all(same)
+            && content.disks.iter().flat_map(|disk| &disk.indexes).all(meant)
     }
 }
 
@@ -76,7 +82,7 @@ impl Restorer {
     ) -> Result<(Images, Sources)> {
         let entry = group.name_of(header.seq);
         let mut sources = vec![(entry.clone(), store.version(&entry).unwrap_or(0))];
-        let opened = self.opened.take().filter(|opened| opened.holds(store, group));
+        let opened = self.opened.take().filter(|opened| opened.holds(store, group, content));
         let mut opened = opened.unwrap_or_else(|| Opened::new(group));
         let images = content.disks.iter().map(|disk| self.disk(store, &mut opened, disk, &mut sources));
         let images = images.collect::<Result<Images>>()?;
@@ -101,6 +107,7 @@ impl Restorer {
         for index in &disk.indexes {
             let object = reader.index_place(index).object;
             let version = store.version(&object).unwrap_or(0);
+            opened.indexes.insert(index.name, *index);
             opened.sources.insert(object.clone(), version);
             sources.push((object, version));
         }
