@@ -242,6 +242,12 @@ pub const MUTANTS: &[Mutant] = &[
     of("V9", "released-one-too-far", "a release also lets go of the generation that is open"),
     of("V10", "older-vault-is-delta", "a vault that is older than the anchor gets a delta").by(VAULTS),
     of("V10", "anchor-by-number", "the anchor's entry is known by its number, not by its hash").by(VAULTS),
+    of(
+        "V10",
+        "taken-up-untold",
+        "a copied host's fuzzy entry or checkpoint of a freeze that we have too is taken for ours",
+    )
+    .by(VAULTS),
     of("V10", "no-anchor-is-delta", "a tracker without an anchor goes on over what it finds").by(VAULTS),
     of(
         "V12",

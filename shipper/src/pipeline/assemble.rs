@@ -13,6 +13,7 @@ use crate::vault::cycle::{Assembler, Flushed, Maker, Object, Sizes};
 use crate::vault::entry::{
     Consistency, Content, Covered, DiskImage, Draft, EntryHeader, EntryKind, Payload, Totals,
 };
+use crate::vault::log::Appended;
 use crate::vault::publish::{Action, Publisher, Token};
 use crate::{Error, Kind, Result};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -81,7 +82,10 @@ pub trait Hooks {
     fn confirm(&mut self) -> Result<bool>;
 
     /// An entry is in the log.
-    fn published(&mut self, header: &EntryHeader, content: &Content);
+    ///
+    /// # Errors
+    /// The tracker could not be told.
+    fn published(&mut self, header: &EntryHeader, content: &Content) -> Result<()>;
 }
 
 /// What came of a cycle.
@@ -360,7 +364,7 @@ impl<'a> Run<'a> {
                 Action::Put { header, bytes } => {
                     self.waiting.push_front(Item::Entry { header, bytes });
                 }
-                Action::Published { header } => self.published(header),
+                Action::Published { header } => self.published(header)?,
                 Action::Fenced { by } => {
                     let line = format!(
                         "another shipper took the group over in the vault (entry {} is its {}); this one ends",
@@ -374,14 +378,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn published(&mut self, header: EntryHeader) {
+    fn published(&mut self, header: EntryHeader) -> Result<()> {
         self.totals.bytes_put += header.object_length() - header.attached;
         let mut content = self.queued.pop_front().expect("it was queued");
         content.resolve(header.seq);
-        self.hooks.published(&header, &content);
+        self.hooks.published(&header, &content)?;
         if header.kind != EntryKind::Checkpoint {
             self.shipped = Some(Shipped { header, content });
         }
+        Ok(())
     }
 
     fn done(&mut self, token: Token) {
@@ -413,11 +418,16 @@ impl<'a> Run<'a> {
         let Some((_, _, totals)) = jobs.last().copied() else { return };
         jobs.iter().for_each(|(disk, end, _)| self.frontier[*disk] = self.frontier[*disk].max(*end));
         self.totals = totals;
-        let Ok(content) = self.content(flushed.disks, self.covered()) else { return };
-        let draft = self.draft(EntryKind::Checkpoint, flushed.attached, content);
+        let Ok(mut content) = self.content(flushed.disks, self.covered()) else { return };
+        let draft = self.draft(EntryKind::Checkpoint, flushed.attached, content.clone());
         let draft = Draft { base: self.publisher.tip(), ..draft };
         let put = self.cycle.group.append(Some(self.publisher.head()), self.publisher.epoch(), &draft);
         tracing::info!(jobs = jobs.len(), ?put, "what was put so far is listed in a checkpoint");
+        if let Ok(Appended::Ours(header)) = put {
+            content.resolve(header.seq);
+            // The error that ends the cycle says why the tracker can't be told.
+            let _ = self.hooks.published(&header, &content);
+        }
     }
 
     fn hand_out(&mut self) {

@@ -47,8 +47,9 @@ impl Hooks for Quiet {
         Ok(self.exact)
     }
 
-    fn published(&mut self, header: &EntryHeader, _content: &Content) {
+    fn published(&mut self, header: &EntryHeader, _content: &Content) -> Result<()> {
         self.entries.push(header.kind);
+        Ok(())
     }
 }
 
@@ -97,8 +98,14 @@ impl World {
     /// Cuts: these extents of each disk are frozen.
     fn cut(&mut self, frozen: Vec<Vec<Range<u64>>>, compare: bool, whole: bool) -> MemorySource {
         let cut = CutId::random();
-        self.attached.live =
-            Some(LiveFreeze { cut, generation: Generation(1), time_ns: 1, sealed: true, fuzzy: false });
+        self.attached.live = Some(LiveFreeze {
+            cut,
+            generation: Generation(1),
+            time_ns: 1,
+            sealed: true,
+            fuzzy: false,
+            shipped: [0; 32],
+        });
         self.attached.vouched = vec![Cut { id: cut, time_ns: 1 }];
         self.freeze(cut, frozen, compare, whole)
     }
@@ -419,7 +426,7 @@ fn a_stop_is_heard_while_an_entry_is_to_be_put_again() {
         fn confirm(&mut self) -> Result<bool> {
             Ok(true)
         }
-        fn published(&mut self, _: &EntryHeader, _: &Content) {
+        fn published(&mut self, _: &EntryHeader, _: &Content) -> Result<()> {
             panic!("nobody knows that");
         }
     }
@@ -488,6 +495,7 @@ fn a_shipper_killed_at_any_put_is_continued_from_its_last_checkpoint() {
             Err(_) => {
                 let head = world.group().head(0).unwrap();
                 let last = world.group().entry_at(head).unwrap();
+                world.attached.live.as_mut().unwrap().shipped = last.header.hash();
                 let done: u64 = match last.content() {
                     Some(content) => content.totals.blocks_put,
                     None => 0,
@@ -578,7 +586,7 @@ fn an_error_of_a_hook_ends_the_cycle() {
         fn confirm(&mut self) -> Result<bool> {
             Err(crate::Error::new(Kind::Revoked, "no more"))
         }
-        fn published(&mut self, _: &EntryHeader, _: &Content) {
+        fn published(&mut self, _: &EntryHeader, _: &Content) -> Result<()> {
             panic!("nothing may be published");
         }
     }

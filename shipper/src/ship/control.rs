@@ -19,6 +19,7 @@ pub trait Control {
     fn cut(&mut self, attach: AttachNumber, full: bool) -> Answered<OpenedFreeze>;
     fn reopen(&mut self, attach: AttachNumber, cut: CutId) -> Answered<OpenedFreeze>;
     fn confirm(&mut self, attach: AttachNumber, cut: CutId) -> Answered<bool>;
+    fn shipped(&mut self, attach: AttachNumber, cut: CutId, entry: [u8; 32]) -> Answered<()>;
     fn release(&mut self, target: TargetId, attach: AttachNumber, cut: CutId, anchor: Anchor)
     -> Answered<()>;
     fn undo(&mut self, attach: AttachNumber, cut: CutId) -> Answered<()>;
@@ -42,6 +43,10 @@ impl Control for Client {
 
     fn confirm(&mut self, attach: AttachNumber, cut: CutId) -> Answered<bool> {
         self.confirm(attach, cut)
+    }
+
+    fn shipped(&mut self, attach: AttachNumber, cut: CutId, entry: [u8; 32]) -> Answered<()> {
+        self.shipped(attach, cut, entry)
     }
 
     fn release(

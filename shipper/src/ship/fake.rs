@@ -33,6 +33,8 @@ struct Freeze {
     store: File,
     /// What was changed since.
     open: File,
+    /// The last entry of it that was told of.
+    shipped: [u8; 32],
 }
 
 /// Whether a map in a file has a block.
@@ -207,8 +209,18 @@ impl State {
         let compare = std::mem::take(&mut self.recovered) || self.resync.is_some();
         let unreadable = self.unreadable_cuts > 0;
         self.unreadable_cuts = self.unreadable_cuts.saturating_sub(1);
-        self.live =
-            Some(Freeze { cut, frozen, compare, whole, fuzzy: false, unreadable, map, store, open: dirty });
+        self.live = Some(Freeze {
+            cut,
+            frozen,
+            compare,
+            whole,
+            fuzzy: false,
+            unreadable,
+            map,
+            store,
+            open: dirty,
+            shipped: [0; 32],
+        });
         self.generation += 1;
         self.vouched.push(Cut { id: cut, time_ns: self.time_ns() });
         self.at_cut.insert(cut, self.disk.clone());
@@ -310,6 +322,7 @@ impl State {
             time_ns: self.time_ns(),
             sealed: true,
             fuzzy: freeze.fuzzy,
+            shipped: freeze.shipped,
         });
         Attached {
             attach: AttachNumber(self.attach),
@@ -332,6 +345,7 @@ impl State {
             Request::Cut { attach, .. }
             | Request::Reopen { attach, .. }
             | Request::Confirm { attach, .. }
+            | Request::Shipped { attach, .. }
             | Request::Release { attach, .. }
             | Request::Undo { attach, .. }
             | Request::Resynchronize { attach, .. } => Some(attach.0),
@@ -356,6 +370,10 @@ impl State {
             Request::Reopen { cut, .. } if self.is_live(cut) => return self.frozen(folder),
             Request::Confirm { cut, .. } if self.is_live(cut) => {
                 Answer::Confirmed { exact: !self.live.as_ref().unwrap().fuzzy }
+            }
+            Request::Shipped { cut, entry, .. } if self.is_live(cut) => {
+                self.live.as_mut().unwrap().shipped = entry;
+                Answer::Done
             }
             Request::Release { cut, anchor, .. } if self.is_live(cut) => {
                 let freeze = self.live.take().unwrap();
@@ -416,6 +434,7 @@ fn name(request: &Request) -> Option<&'static str> {
         Request::Cut { .. } => "cut",
         Request::Reopen { .. } => "reopen",
         Request::Confirm { .. } => "confirm",
+        Request::Shipped { .. } => "shipped",
         Request::Release { .. } => "release",
         Request::Undo { .. } => "undo",
         Request::Resynchronize { .. } => "resynchronize",

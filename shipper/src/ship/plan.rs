@@ -3,7 +3,7 @@
 use crate::Kind;
 use crate::pipeline::shape;
 use crate::source::SourceDisk;
-use crate::vault::attach::Decision;
+use crate::vault::attach::{Decision, takes_up};
 use crate::vault::entry::{Content, EntryKind};
 use std::time::Duration;
 use towline_tracker::control::message::LiveFreeze;
@@ -29,9 +29,7 @@ pub fn opening(decision: &Decision, live: LiveFreeze) -> Opening {
             resume: decision
                 .base()
                 // Mutant: a checkpoint is a checkpoint.
-                .filter(|base| {
-                    base.header.identity() == live.identity() || mutant::active("resume-any-checkpoint")
-                })
+                .filter(|base| takes_up(live, &base.header) || mutant::active("resume-any-checkpoint"))
                 .is_some_and(|base| base.header.kind == EntryKind::Checkpoint),
         },
     }
@@ -152,8 +150,14 @@ mod tests {
     use crate::vault::entry::{Consistency, DiskImage, EntryHeader, Totals};
     use towline_tracker::id::{AttachNumber, CutId, DiskId, Generation, Session};
 
-    const LIVE: LiveFreeze =
-        LiveFreeze { cut: CutId([1; 16]), generation: Generation(2), time_ns: 0, sealed: true, fuzzy: false };
+    const LIVE: LiveFreeze = LiveFreeze {
+        cut: CutId([1; 16]),
+        generation: Generation(2),
+        time_ns: 0,
+        sealed: true,
+        fuzzy: false,
+        shipped: [0; 32],
+    };
 
     fn base(kind: EntryKind, cut: CutId) -> Base {
         let header = EntryHeader {
@@ -202,12 +206,15 @@ mod tests {
         sibling.header.time_ns += 1;
         let resync = |base| Decision::Resync { base, reason: String::new(), taken_over: false };
         assert_eq!(opening(&Decision::Adopt(point), LIVE), Opening::Release);
-        for decision in [Decision::Continue(ours.clone()), resync(ours)] {
-            assert_eq!(opening(&decision, LIVE), Opening::Finish { resume: true });
+        let live = LiveFreeze { shipped: ours.header.hash(), ..LIVE };
+        for decision in [Decision::Continue(ours.clone()), resync(ours.clone())] {
+            assert_eq!(opening(&decision, live), Opening::Finish { resume: true });
         }
         for decision in [Decision::Initial, Decision::Delta(other.clone()), resync(other), resync(sibling)] {
             assert_eq!(opening(&decision, LIVE), Opening::Finish { resume: false });
         }
+        let untold = LiveFreeze { shipped: [0; 32], ..live };
+        assert_eq!(opening(&resync(ours), untold), Opening::Finish { resume: false });
     }
 
     #[test]

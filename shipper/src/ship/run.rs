@@ -72,6 +72,7 @@ pub fn run_in(
         full: options.full,
         full_cut: None,
         untold: None,
+        last: None,
         take_over: options.take_over.into(),
         mine: None,
         backoff: Backoff::new(options.minute),
@@ -118,6 +119,8 @@ struct Shipper<'a> {
     full_cut: Option<CutId>,
     /// The entry that was published, but is not known to be released.
     untold: Option<EntryRef>,
+    /// The last checkpoint or fuzzy entry. Its tracker may not know of it: it was put while the tracker was away.
+    last: Option<EntryHeader>,
     take_over: TakeOver,
     mine: Option<Mine>,
     backoff: Backoff,
@@ -154,7 +157,8 @@ impl Shipper<'_> {
         let mut tracker = Tracker::connect(&self.surroundings, &self.options.tracker, self.stop, self.mine)?;
         let attached = tracker.attach(self.target);
         self.mine = tracker.mine();
-        let attached = attached?;
+        let mut attached = attached?;
+        self.tell(&mut tracker, &mut attached)?;
         let group = self.vault.group(&attached.group);
         let claimant =
             Claimant { host: (self.edge().host)(), target: self.target, time_ns: (self.edge().wall_ns)() };
@@ -225,6 +229,18 @@ impl Shipper<'_> {
             }
             wait(&mut tracker, self.edge(), begun + every)?;
         }
+    }
+
+    /// What this process shipped of the freeze that is live, in case it could not say so.
+    fn tell(&self, tracker: &mut Tracker<'_>, attached: &mut Attached) -> Result<()> {
+        if let (Some(live), Some(last)) = (&mut attached.live, &self.last)
+            && live.identity() == last.identity()
+            && live.shipped != last.hash()
+        {
+            live.shipped = last.hash();
+            tracker.shipped(live.cut, live.shipped)?;
+        }
+        Ok(())
     }
 
     /// Finishes, releases or undoes the freeze that was open at the attach. True if it completed the image.
@@ -383,8 +399,14 @@ impl Shipper<'_> {
             edge: self.edge(),
             crew: self.surroundings.crew,
         };
-        let mut hooks =
-            Talk { tracker, report: self.report, counters: &counters, cut: info.cut, fuzzy: info.fuzzy };
+        let mut hooks = Talk {
+            tracker,
+            last: &mut self.last,
+            report: self.report,
+            counters: &counters,
+            cut: info.cut,
+            fuzzy: info.fuzzy,
+        };
         let Shipped { header, content } = match pipeline::ship(&cycle, &mut writer.publisher, &mut hooks) {
             // It would fail again, and the guest would go on preserving for it.
             Err(error) if error.kind() == Kind::Unreadable => {
@@ -518,6 +540,7 @@ fn wait(tracker: &mut Tracker<'_>, edge: Edge, until: Instant) -> Result<()> {
 /// The pipeline's questions, answered by the tracker.
 struct Talk<'a, 'b> {
     tracker: &'a mut Tracker<'b>,
+    last: &'a mut Option<EntryHeader>,
     report: &'a mut dyn Report,
     counters: &'a Counters,
     cut: CutId,
@@ -534,9 +557,14 @@ impl Hooks for Talk<'_, '_> {
         Ok(!self.fuzzy && self.tracker.confirm(self.cut)?)
     }
 
-    fn published(&mut self, header: &EntryHeader, content: &Content) {
+    fn published(&mut self, header: &EntryHeader, content: &Content) -> Result<()> {
         let put = content.totals.bytes_put;
         tracing::info!(entry = header.seq, kind = header.kind.word(), cut = %header.cut, put, "published");
+        if header.kind == EntryKind::Point {
+            return Ok(());
+        }
+        *self.last = Some(*header);
+        self.tracker.shipped(header.cut, header.hash())
     }
 }
 

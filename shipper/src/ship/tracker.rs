@@ -145,6 +145,11 @@ impl<'a> Tracker<'a> {
         self.call(|client| client.confirm(attach, cut))
     }
 
+    pub(super) fn shipped(&mut self, cut: CutId, entry: [u8; 32]) -> Result<()> {
+        let attach = self.number();
+        self.call(|client| client.shipped(attach, cut, entry))
+    }
+
     pub(super) fn release(&mut self, target: TargetId, cut: CutId, anchor: Anchor) -> Result<()> {
         let attach = self.number();
         self.call(|client| client.release(target, attach, cut, anchor))

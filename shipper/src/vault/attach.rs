@@ -33,7 +33,7 @@ use super::Group;
 use super::entry::{Claim, Content, Draft, Entry, EntryHeader, EntryKind, EntryRef, Owner, Payload};
 use super::names;
 use crate::{Error, Kind, Result};
-use towline_tracker::control::message::Attached;
+use towline_tracker::control::message::{Attached, LiveFreeze};
 use towline_tracker::id::{Cut, CutId, TargetId, VaultId};
 use towline_tracker::mutant;
 
@@ -163,7 +163,7 @@ pub fn decide(
     if tip == 0 {
         return Ok(Decision::Initial);
     }
-    let live = |header: &EntryHeader| attached.live.is_some_and(|live| header.identity() == live.identity());
+    let live = |header: &EntryHeader| attached.live.is_some_and(|live| takes_up(live, header));
     let top = must(log, tip)?;
     if live(&top) && top.kind != EntryKind::Checkpoint {
         return Ok(Decision::Adopt(base(log, tip)?));
@@ -182,7 +182,8 @@ pub fn decide(
         // Mutant: whatever has the id of a vouched cut is of that cut.
         let id_will_do = mutant::active("vouched-by-id");
         let named = |cut: &Cut| *cut == header.identity() || id_will_do && cut.id == header.cut;
-        live(header) || attached.vouched.iter().any(named)
+        attached.live.is_some_and(|live| live.identity() == header.identity())
+            || attached.vouched.iter().any(named)
     };
     let in_log = match anchor {
         // What our own resynchronization does not lie over need not be readable.
@@ -291,6 +292,15 @@ pub struct Claimant {
     pub target: TargetId,
     /// Nanoseconds since 1970.
     pub time_ns: u64,
+}
+
+/// Whether an entry is of this freeze and may be taken up: its blocks are those that are frozen, and what it holds of them was
+/// read for this tracker. A point holds the cut, whoever read it; another kind holds what somebody found on his disk since,
+/// and a tracker that went on from a copy of this one's memory has the same freeze over another disk.
+pub fn takes_up(live: LiveFreeze, header: &EntryHeader) -> bool {
+    // Mutant: whatever is of the cut.
+    let told = || live.shipped == header.hash() || mutant::active("taken-up-untold");
+    header.identity() == live.identity() && (header.kind == EntryKind::Point || told())
 }
 
 impl Decision {

@@ -140,7 +140,8 @@ impl World {
     pub(crate) fn freeze(&mut self, cut: CutId) {
         self.time_ns += 1_000_000_000;
         let (generation, time_ns) = (Generation(1), self.time_ns);
-        self.attached.live = Some(LiveFreeze { cut, generation, time_ns, sealed: true, fuzzy: false });
+        self.attached.live =
+            Some(LiveFreeze { cut, generation, time_ns, sealed: true, fuzzy: false, shipped: [0; 32] });
         self.attached.vouched = vec![Cut { id: cut, time_ns }];
     }
 
@@ -237,6 +238,9 @@ impl World {
             panic!("nobody else writes")
         };
         self.head = Some(header.reference());
+        if let Some(live) = self.attached.live.as_mut().filter(|live| live.cut == cut) {
+            live.shipped = header.hash();
+        }
         let mut content = content;
         content.resolve(header.seq);
         self.base = Some(Base { header, content });

@@ -248,6 +248,10 @@ impl Control for Connection {
         }
     }
 
+    fn shipped(&mut self, attach: AttachNumber, cut: CutId, entry: [u8; 32]) -> Answered<()> {
+        done(Question::Shipped { attach, cut, entry })
+    }
+
     fn release(
         &mut self,
         target: TargetId,

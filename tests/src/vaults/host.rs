@@ -19,6 +19,8 @@ pub(super) struct Freeze {
     pub(super) time_ns: u64,
     pub(super) whole: bool,
     pub(super) fuzzy: bool,
+    /// The last entry of it that its shipper told of.
+    pub(super) shipped: [u8; 32],
     frozen: Vec<BTreeSet<u64>>,
     /// The disks as the cut found them.
     kept: Vec<Vec<u8>>,
@@ -153,6 +155,7 @@ impl Host {
                 time_ns: freeze.time_ns,
                 sealed: true,
                 fuzzy: freeze.fuzzy,
+                shipped: freeze.shipped,
             }),
             vouched: self.vouched.clone(),
         }
@@ -177,7 +180,8 @@ impl Host {
         let kept = self.disks.clone();
         cuts.insert((cut, self.time_ns), kept.clone());
         let fuzzy = rng.chance(200);
-        self.live = Some(Freeze { cut, time_ns: self.time_ns, whole, fuzzy, frozen, kept });
+        let (time_ns, shipped) = (self.time_ns, [0; 32]);
+        self.live = Some(Freeze { cut, time_ns, whole, fuzzy, shipped, frozen, kept });
         self.vouched.push(Cut { id: cut, time_ns: self.time_ns });
     }
 

@@ -74,7 +74,15 @@ impl Hooks for Answers<'_> {
         Ok(life.hosts[self.run.host].live.as_ref().is_some_and(|freeze| !freeze.fuzzy))
     }
 
-    fn published(&mut self, _header: &EntryHeader, _content: &Content) {}
+    fn published(&mut self, header: &EntryHeader, _content: &Content) -> Result<()> {
+        let mut life = lock(self.life);
+        if let Some(freeze) =
+            life.hosts[self.run.host].live.as_mut().filter(|_| header.kind != EntryKind::Point)
+        {
+            freeze.shipped = header.hash();
+        }
+        Ok(())
+    }
 }
 
 /// Whether this attach is still its tracker's newest.

@@ -192,6 +192,14 @@ impl Client {
         }
     }
 
+    /// Tells of a checkpoint or fuzzy entry of the live freeze, by the hash of its header (V10).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn shipped(&mut self, attach: AttachNumber, cut: CutId, entry: [u8; 32]) -> Result<(), ClientError> {
+        self.done(&Request::Shipped { attach, cut, entry })
+    }
+
     /// Ends a freeze whose entry is published (V9). Waits for durability, so it has four deadlines' time.
     ///
     /// # Errors

@@ -44,6 +44,17 @@ pub enum Request {
         /// The freeze's cut id.
         cut: CutId,
     },
+    /// Tells of an entry of the live freeze that need not hold what was cut: a checkpoint, or a fuzzy one. It says what this
+    /// freeze's shipper read since the cut, so another copy of this host's memory, which has the same freeze, has no use
+    /// for it. The next attach is told the last one (V10).
+    Shipped {
+        /// From [`Answer::Attached`].
+        attach: AttachNumber,
+        /// The freeze's cut id.
+        cut: CutId,
+        /// The hash of the entry's header.
+        entry: [u8; 32],
+    },
     /// Ends a freeze whose entry is published: its blocks are no longer pending (V9). Idempotent.
     Release {
         /// Must be the target of the attach.
@@ -90,7 +101,7 @@ pub enum Answer {
         /// Every frozen block can still be read as it was at the cut.
         exact: bool,
     },
-    /// To [`Request::Release`], [`Request::Undo`] and [`Request::Resynchronize`].
+    /// To [`Request::Shipped`], [`Request::Release`], [`Request::Undo`] and [`Request::Resynchronize`].
     Done,
     /// To [`Request::Status`].
     Status(Status),
@@ -173,6 +184,8 @@ pub struct LiveFreeze {
     pub sealed: bool,
     /// It is not, or no longer, exact.
     pub fuzzy: bool,
+    /// The hash of the last entry that [`Request::Shipped`] told of. Zeros, or one of an earlier freeze, if none did.
+    pub shipped: [u8; 32],
 }
 
 impl LiveFreeze {

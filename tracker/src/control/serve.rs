@@ -379,6 +379,7 @@ fn question(request: Request) -> Result<(Question, Option<AttachNumber>), Refusa
         Request::Cut { attach, full } => (Question::Cut { attach, full }, Some(attach)),
         Request::Reopen { attach, cut } => (Question::Reopen { attach, cut }, Some(attach)),
         Request::Confirm { attach, cut } => (Question::Confirm { attach, cut }, Some(attach)),
+        Request::Shipped { attach, cut, entry } => (Question::Shipped { attach, cut, entry }, Some(attach)),
         Request::Release { target, attach, cut, anchor } => {
             (Question::Release { attach, target, cut, anchor }, Some(attach))
         }

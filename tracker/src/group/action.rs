@@ -191,6 +191,15 @@ pub enum Question {
         /// Which freeze.
         cut: CutId,
     },
+    /// An entry of it that need not hold what was cut is in the log (V10).
+    Shipped {
+        /// Who asks.
+        attach: AttachNumber,
+        /// Which freeze.
+        cut: CutId,
+        /// The hash of the entry's header.
+        entry: [u8; 32],
+    },
     /// Its entry is published.
     Release {
         /// Who asks.

@@ -377,6 +377,17 @@ impl Group {
         }
     }
 
+    /// V10: what successors of this shipper, and of this process, may take up again.
+    pub(super) fn ask_shipped(&self, cut: CutId, entry: [u8; 32]) -> Answer {
+        match &self.freeze {
+            Some(freeze) if freeze.cut == cut && self.state.road == Road::Sealed => {
+                self.header.set_shipped(entry);
+                Answer::Done
+            }
+            _ => Refusal::NoSuchFreeze.into(),
+        }
+    }
+
     /// V9: the entry of the freeze is published. Refused unless target and cut id match and the entry is a new one; the
     /// attach number is checked.
     pub(super) fn ask_release(

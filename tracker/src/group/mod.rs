@@ -383,6 +383,7 @@ impl Group {
             Question::Cut { attach, .. }
             | Question::Reopen { attach, .. }
             | Question::Confirm { attach, .. }
+            | Question::Shipped { attach, .. }
             | Question::Release { attach, .. }
             | Question::Undo { attach, .. }
             | Question::Resynchronize { attach, .. } => Some(*attach),
@@ -405,6 +406,9 @@ impl Group {
             Question::Reopen { cut, .. } => self.ask_reopen(ticket, cut, actions),
             Question::Confirm { cut, .. } => {
                 actions.push(Action::answer(ticket, self.ask_confirm(cut)));
+            }
+            Question::Shipped { cut, entry, .. } => {
+                actions.push(Action::answer(ticket, self.ask_shipped(cut, entry)));
             }
             Question::Release { target, cut, anchor, .. } => {
                 self.ask_release(ticket, target, cut, anchor, actions)

@@ -25,6 +25,7 @@ impl Group {
                     time_ns: freeze.time_ns,
                     sealed: self.state.road == Road::Sealed,
                     fuzzy: self.state.fuzzy,
+                    shipped: self.header.shipped(),
                 },
             );
         let disks = self.disks.iter().map(|disk| DiskInfo {

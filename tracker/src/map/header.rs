@@ -18,6 +18,7 @@
 //! | 17 | one bit a disk: a sync failed, and no guest's flush has begun since (W6) |
 //! | 18 | one bit a disk: it is doubtful (W6), and its meta may not say so yet |
 //! | 19 | one bit a freeze, by parity of its generation: nobody asked for the cut |
+//! | 20..24 | hash of the last checkpoint or fuzzy entry that the live freeze's shipper told of |
 //! | 64 + 64 d .. | disk d: id (2), size, failed extents (count; all ones: too many), 29 x (first block, count), starts (2) |
 //!
 //! **Starts.** The maps continue what a sidecar says if its meta names a start that they name too (S1): the one that it
@@ -37,6 +38,7 @@ const DISK_WORDS: usize = 64;
 
 /// Failed extents that fit (W5); more of them are "too many", which a successor answers with a resynchronization.
 pub const FAILED_MAX: usize = 29;
+const SHIPPED: usize = 20;
 /// Where a disk's starts are among its words.
 const STARTS: usize = 4 + 2 * FAILED_MAX;
 
@@ -265,6 +267,22 @@ impl GroupHeader {
     /// Remembers an attach number.
     pub fn set_attach(&self, attach: AttachNumber) {
         self.put(7, attach.0);
+    }
+
+    /// The hash of the last entry of the freeze that a shipper told of (V10). It is of no other freeze: the hash has the cut.
+    pub fn shipped(&self) -> [u8; 32] {
+        let mut hash = [0; 32];
+        for (word, bytes) in hash.chunks_exact_mut(8).enumerate() {
+            bytes.copy_from_slice(&self.get(SHIPPED + word).to_le_bytes());
+        }
+        hash
+    }
+
+    /// Remembers it. Whoever dies in between leaves the hash of nothing.
+    pub fn set_shipped(&self, entry: [u8; 32]) {
+        for (word, bytes) in entry.chunks_exact(8).enumerate() {
+            self.put(SHIPPED + word, u64::from_le_bytes(bytes.try_into().expect("8 bytes")));
+        }
     }
 
     /// Whether a sync of the disk failed and no guest's flush has begun since (W6): perhaps nobody was told.

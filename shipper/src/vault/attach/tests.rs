@@ -4,6 +4,7 @@ use super::super::entry::EntryKind;
 use super::super::log::Appended;
 use super::super::sample::{Change, World, simple};
 use super::*;
+use crate::ship::plan::Opening;
 use crate::store::Store;
 use crate::store::scripted::{Mood, Scripted, What};
 use towline_tracker::id::{Anchor, Cut, DiskId, VaultId};
@@ -108,6 +109,33 @@ fn an_entry_of_a_siblings_freeze_with_our_cut_id_is_not_ours() {
             Decision::BrokenLineage { .. } if kind == EntryKind::Point => {}
             // It is void.
             Decision::Delta(base) if kind != EntryKind::Point => assert_eq!(base.header.seq, anchor.seq),
+            decision => panic!("{kind:?}: {decision:?}"),
+        }
+    }
+}
+
+/// Schedule: 1. a host's memory is copied while a freeze is open; 2. both copies go on with it, over two disks from now on;
+/// 3. one ships it, but not exactly: what it read it found on its own disk. The other has the same blocks frozen, so it ships
+/// them over that, but what it was never told of it takes from nobody.
+#[test]
+fn an_inexact_entry_of_our_freeze_that_a_sibling_made_is_shipped_over() {
+    for kind in [EntryKind::Point, EntryKind::Fuzzy, EntryKind::Checkpoint] {
+        let mut world = shipped(1);
+        world.claim(false).unwrap();
+        world.freeze(CutId([9; 16]));
+        let entry = world.publish(&one(3), CutId([9; 16]), kind, usize::MAX);
+        let live = world.attached.live.as_mut().unwrap();
+        live.shipped = [0; 32];
+        let live = *live;
+        let decision = decide_now(&world, false);
+        assert_eq!(decision.base().unwrap().header, entry);
+        let opening = crate::ship::plan::opening(&decision, live);
+        match decision {
+            // It holds the cut, and that is one.
+            Decision::Adopt(_) => assert_eq!(kind, EntryKind::Point),
+            Decision::Delta(_) => {
+                assert!(kind != EntryKind::Point && opening == Opening::Finish { resume: false })
+            }
             decision => panic!("{kind:?}: {decision:?}"),
         }
     }

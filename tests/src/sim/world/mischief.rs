@@ -248,7 +248,10 @@ impl World {
         let mut target = self.target.borrow_mut();
         let names: Vec<_> = target.store.names().filter(|name| *name != "vault").cloned().collect();
         if !names.is_empty() {
-            let name = &names[self.rng.index(names.len())];
+            // Of all objects the log's newest entries are looked at the most: half of the time it is one of them.
+            let entries = names.iter().filter(|name| name.contains("/log/"));
+            let log: Vec<_> = entries.rev().take(2).filter(|_| self.rng.chance(500)).collect();
+            let name = log.first().copied().unwrap_or(&names[self.rng.index(names.len())]);
             target.store.damage(name, &mut self.rng);
             drop(target);
             self.counts.add("objects damaged");

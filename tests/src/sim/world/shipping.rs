@@ -275,6 +275,7 @@ impl World {
                 if let Question::Cut { attach, .. }
                 | Question::Reopen { attach, .. }
                 | Question::Confirm { attach, .. }
+                | Question::Shipped { attach, .. }
                 | Question::Release { attach, .. }
                 | Question::Undo { attach, .. }
                 | Question::Resynchronize { attach, .. } = &question
