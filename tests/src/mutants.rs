@@ -194,6 +194,12 @@ pub const MUTANTS: &[Mutant] = &[
         "a claim goes on from a fuzzy entry or checkpoint that the tracker does not vouch for",
     )
     .by(VAULTS),
+    of(
+        "V2",
+        "claim-by-old-attach",
+        "a claim is put by an attach that may not be the tracker's newest any more",
+    )
+    .by(VAULTS),
     of("V2", "fencing-ignored", "a writer that finds another's entry in its place takes the next one")
         .by(VAULTS),
     of("V2", "undone-not-vouched", "the tracker forgets that an undone cut was its own")
