@@ -162,7 +162,7 @@ impl Sitting<'_> {
                     self.group.job_done(outcome.done, now, &mut more);
                 }
                 Action::Reply { token, result } => drop(self.replies.insert(token.0, result)),
-                Action::Reopen { .. } => self.host.disk.borrow_mut().drop_cache(),
+                Action::Reopen { .. } => drop(self.host.disk.borrow_mut().drop_cache()),
                 Action::Answer { answer, .. } => self.answers.push(*answer),
                 Action::Preserve { .. } => unreachable!("nobody writes in a freeze"),
             }

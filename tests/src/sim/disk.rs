@@ -1,7 +1,9 @@
 //! A disk with a volatile cache: what was written, what may be lost, what may still land.
 
+use super::counts::Happened;
 use super::fault::Faults;
 use super::flat::SectorSet;
+use super::powercut::{Piece, PowerCut};
 use super::rng::Rng;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -68,6 +70,8 @@ pub struct Disk {
     mark_durable: Option<Mark>,
     /// A sync has failed in this boot: who was told knows, and nobody else.
     pub failed: bool,
+    /// A later one was good all the same, over what that one lost.
+    lied: bool,
     /// Pages that buffered readers have met beside a direct writer (W7): nobody drops them.
     pages: BTreeMap<usize, u64>,
 }
@@ -94,6 +98,7 @@ impl Disk {
             mark: None,
             mark_durable: None,
             failed: false,
+            lied: false,
             pages: BTreeMap::new(),
         }
     }
@@ -158,9 +163,9 @@ impl Disk {
         self.times = self.wall;
     }
 
-    /// Some sectors of a write land.
-    pub fn land_some(&mut self, name: u64, rng: &mut Rng) {
-        let Some(write) = self.flying.get_mut(&name) else { return };
+    /// Some sectors of a write land. Whether the disk reads otherwise since.
+    pub fn land_some(&mut self, name: u64, rng: &mut Rng) -> bool {
+        let Some(write) = self.flying.get_mut(&name) else { return false };
         let (value, ghost) = (write.value, write.ghost);
         let mut landing = Vec::new();
         write.rest.retain(|sector| {
@@ -173,9 +178,12 @@ impl Disk {
         if ghost && write.rest.is_empty() {
             self.flying.remove(&name);
         }
+        let mut changed = false;
         for sector in landing {
+            changed |= self.read(sector) != value;
             self.land(name, sector, value, !ghost);
         }
+        changed
     }
 
     fn settle(&mut self, name: u64, all: Range<usize>) {
@@ -262,6 +270,7 @@ impl Disk {
                 }
                 continue;
             }
+            self.lied |= sector.unsynced.iter().any(|landed| landed.seq <= seq && landed.doomed);
             let synced = |landed: &&Landed| landed.seq <= seq && !landed.doomed && !landed.flying;
             let kept = sector.unsynced.iter().rfind(synced);
             // A ghost may have landed over it: what succeeded was synced all the same.
@@ -284,20 +293,27 @@ impl Disk {
         self.flying.retain(|_, write| !write.ghost || !write.rest.is_empty());
     }
 
-    /// Buffered mode after a sync error: the pages are clean and lost, reads give what the platter has.
-    pub fn drop_cache(&mut self) {
+    /// Buffered mode after a sync error: the pages are clean and lost, reads give what the platter has. Whether they give
+    /// something else than before.
+    pub fn drop_cache(&mut self) -> bool {
+        let mut changed = false;
         for index in self.dirty.clone().iter() {
+            let before = self.read(index);
             let sector = &mut self.sectors[index];
             sector.unsynced.retain(|landed| !landed.doomed);
             if sector.unsynced.is_empty() {
                 self.dirty.remove(index);
             }
+            changed |= self.read(index) != before;
         }
+        changed
     }
 
     /// The process died: what is in flight lands wholly, partly or not, before the lock is free. The cache lives.
-    pub fn process_crash(&mut self, rng: &mut Rng) {
+    pub fn process_crash(&mut self, rng: &mut Rng) -> Happened {
+        let mut happened = Happened::new();
         for (name, write) in std::mem::take(&mut self.flying) {
+            let (all, count) = (write.all.clone(), write.all.len());
             let share = *[0, 1000, 500].get(rng.index(3)).expect("below 3");
             for sector in write.rest {
                 if rng.chance(share) {
@@ -305,18 +321,33 @@ impl Disk {
                 }
             }
             self.settle(name, write.all);
+            // Neither what was there nor what was written.
+            let landed = all.filter(|sector| self.read(*sector) == write.value).count();
+            happened.push(("crash: a disk's write in flight", 0 < landed && landed < count));
         }
+        happened
     }
 
     /// The host died: of what is not durable any subset survives, sector by sector.
-    pub fn host_crash(&mut self, rng: &mut Rng) {
-        self.process_crash(rng);
+    pub fn host_crash(&mut self, rng: &mut Rng) -> Happened {
+        let mut happened = self.process_crash(rng);
+        let (mut cut, mut doomed) = (PowerCut::default(), false);
         self.pages.clear();
         for index in std::mem::take(&mut self.dirty).iter() {
             let sector = &mut self.sectors[index];
             let choice = rng.index(sector.unsynced.len() + 1);
+            let before = sector.durable;
             if choice > 0 {
                 sector.durable = sector.unsynced[choice - 1].value;
+            }
+            for (at, landed) in sector.unsynced.iter().enumerate() {
+                let (survived, found) = (at < choice, landed.value == sector.durable);
+                let shows = match survived {
+                    true => at + 1 == choice && before != landed.value,
+                    false => at + 1 == sector.unsynced.len() && !found,
+                };
+                doomed |= shows && landed.doomed && !survived;
+                cut.add(Piece { write: landed.write, order: landed.seq, survived, shows });
             }
             self.seq += 1;
             sector.durable_seq = self.seq;
@@ -326,7 +357,16 @@ impl Disk {
             (self.times, self.mark) = (self.times_durable, self.mark_durable);
         }
         (self.times_durable, self.mark_durable) = (self.times, self.mark);
+        if std::mem::take(&mut self.lied) {
+            happened.push(("a good sync over what a failed one lost", doomed));
+        }
         self.failed = false;
+        happened.extend(cut.faults([
+            "power cut: a disk's writes lost",
+            "power cut: a disk's writes torn",
+            "power cut: a disk's writes reordered",
+        ]));
+        happened
     }
 
     /// Somebody makes it larger or smaller while no tracker runs, for good. What is new is zeros.

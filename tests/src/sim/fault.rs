@@ -14,7 +14,8 @@ struct State {
     steps: u64,
     crash_at: Option<u64>,
     errors: u64,
-    injected: u64,
+    /// Of the device, and of space.
+    injected: [u64; 2],
     rng: Rng,
 }
 
@@ -25,7 +26,7 @@ pub struct Faults(Rc<RefCell<State>>);
 impl Faults {
     /// No fault armed.
     pub fn new(rng: Rng) -> Self {
-        Self(Rc::new(RefCell::new(State { steps: 0, crash_at: None, errors: 0, injected: 0, rng })))
+        Self(Rc::new(RefCell::new(State { steps: 0, crash_at: None, errors: 0, injected: [0; 2], rng })))
     }
 
     /// Steps so far.
@@ -35,6 +36,11 @@ impl Faults {
 
     /// Errors injected so far.
     pub fn injected(&self) -> u64 {
+        self.injected_of().iter().sum()
+    }
+
+    /// Those of the device (EIO), and those of space (ENOSPC).
+    pub fn injected_of(&self) -> [u64; 2] {
         self.0.borrow().injected
     }
 
@@ -73,9 +79,9 @@ impl Faults {
         let mut state = self.0.borrow_mut();
         let errors = state.errors;
         if errors > 0 && state.rng.chance(errors) {
-            state.injected += 1;
-            let errno = if state.rng.chance(500) { 28 } else { 5 };
-            return Err(io::Error::from_raw_os_error(errno));
+            let full = state.rng.chance(500);
+            state.injected[usize::from(full)] += 1;
+            return Err(io::Error::from_raw_os_error(if full { 28 } else { 5 }));
         }
         Ok(())
     }

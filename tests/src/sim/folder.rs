@@ -1,11 +1,14 @@
 //! A sidecar folder that loses what was not synced: content by sectors, names by the journal's order.
 
+use super::counts::Happened;
 use super::fault::Faults;
 use super::flat::SectorMap;
+use super::powercut::{Piece, PowerCut};
 use super::rng::Rng;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use towline_tracker::sidecar::folder::{Folder, FolderFile};
 
@@ -37,16 +40,31 @@ fn put(data: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     data[offset..offset + bytes.len()].copy_from_slice(bytes);
 }
 
-/// Some sectors of a write land.
-fn put_some(data: &mut Vec<u8>, offset: usize, bytes: &[u8], share: u64, rng: &mut Rng) {
-    let mut at = 0;
+/// Some sectors of a write land: which parts of it, and whether.
+fn put_some(
+    data: &mut Vec<u8>,
+    offset: usize,
+    bytes: &[u8],
+    share: u64,
+    rng: &mut Rng,
+) -> Vec<(Range<usize>, bool)> {
+    let (mut at, mut parts) = (0, Vec::new());
     while at < bytes.len() {
         let stop = (((offset + at) / SECTOR + 1) * SECTOR - offset).min(bytes.len());
-        if rng.chance(share) {
+        let lands = rng.chance(share);
+        if lands {
             put(data, offset + at, &bytes[at..stop]);
         }
+        parts.push((at..stop, lands));
         at = stop;
     }
+    parts
+}
+
+/// Whether a start reads a file of this name: preserved data is never believed after a crash of the host, and what has a
+/// temporary name never.
+fn is_read(name: &str) -> bool {
+    [".meta", ".intents", ".changes"].iter().any(|end| name.ends_with(end))
 }
 
 #[derive(Clone, Debug)]
@@ -81,6 +99,15 @@ struct Tree {
     /// Writes of a dead session that may still land: inode, offset, bytes.
     orphans: Vec<(usize, usize, Vec<u8>)>,
     low: bool,
+    /// Changes of names and files so far.
+    changes: u64,
+}
+
+impl Tree {
+    /// The files that a start finds.
+    fn found(&self) -> BTreeSet<usize> {
+        self.names.iter().filter(|(name, _)| is_read(name)).map(|(_, inode)| *inode).collect()
+    }
 }
 
 /// The folder.
@@ -112,6 +139,11 @@ impl SimFolder {
     /// Whether its file system is nearly full.
     pub fn set_low(&self, low: bool) {
         self.tree.borrow_mut().low = low;
+    }
+
+    /// How often a name or a file was changed by a call.
+    pub fn changes(&self) -> u64 {
+        self.tree.borrow().changes
     }
 
     /// The content of a file, without a fault.
@@ -158,43 +190,86 @@ impl SimFolder {
         tree.durable = tree.names.clone();
     }
 
+    /// Somebody writes a file anew, durably.
+    pub fn overwrite(&self, name: &str, bytes: Vec<u8>) {
+        self.damage(name, Some(0));
+        if let Some(file) = self.file(name) {
+            file.persist(0, &bytes);
+        }
+    }
+
     /// Whether a dead session's writes may still land.
     pub fn has_orphans(&self) -> bool {
         !self.tree.borrow().orphans.is_empty()
     }
 
-    /// One of a dead session's writes lands, wholly or partly, or never.
-    pub fn land_orphan(&self, rng: &mut Rng) {
+    /// One of a dead session's writes lands, wholly or partly, or never. It matters if a start finds the file, and other
+    /// bytes in it.
+    pub fn land_orphan(&self, rng: &mut Rng) -> Happened {
         let mut tree = self.tree.borrow_mut();
         if tree.orphans.is_empty() {
-            return;
+            return Happened::new();
         }
         let at = rng.index(tree.orphans.len());
-        let (inode, offset, bytes) = tree.orphans.swap_remove(at);
+        let (number, offset, bytes) = tree.orphans.swap_remove(at);
         let share = *[0, 1000, 500].get(rng.index(3)).expect("below 3");
-        let inode = &mut tree.inodes[inode];
+        let found = tree.found().contains(&number);
+        let inode = &mut tree.inodes[number];
+        let stop = offset + bytes.len();
+        let part = |data: &Vec<u8>| data.get(offset..stop.min(data.len())).map(<[u8]>::to_vec);
+        let before = (inode.data.len(), part(&inode.data));
         put_some(&mut inode.data, offset, &bytes, share, rng);
+        let changed = before != (inode.data.len(), part(&inode.data));
         inode.unsynced.push(Unsynced { offset, bytes, doomed: false });
+        vec![("orphaned sidecar writes", found && changed)]
     }
 
-    /// The host died.
-    pub fn host_crash(&self, rng: &mut Rng) {
+    /// The host died. What it lost matters in files that a start finds, before or after.
+    pub fn host_crash(&self, rng: &mut Rng) -> Happened {
+        let mut happened = Happened::new();
         while self.has_orphans() {
-            self.land_orphan(rng);
+            happened.append(&mut self.land_orphan(rng));
         }
         let mut tree = self.tree.borrow_mut();
-        for inode in &mut tree.inodes {
-            for write in std::mem::take(&mut inode.unsynced) {
-                put_some(&mut inode.durable, write.offset, &write.bytes, 500, rng);
+        let mut cut = PowerCut::default();
+        let found = tree.found();
+        let mut order = 0;
+        for (number, inode) in tree.inodes.iter_mut().enumerate() {
+            let unsynced = std::mem::take(&mut inode.unsynced);
+            let before = if unsynced.is_empty() { Vec::new() } else { inode.durable.clone() };
+            let mut parts = Vec::new();
+            for write in &unsynced {
+                parts.push(put_some(&mut inode.durable, write.offset, &write.bytes, 500, rng));
+            }
+            for (write, parts) in unsynced.iter().zip(parts) {
+                order += 1;
+                for (part, survived) in parts {
+                    let place = write.offset + part.start..write.offset + part.end;
+                    let is = |data: &Vec<u8>| data.get(place.clone()) == Some(&write.bytes[part.clone()]);
+                    let shows = match survived {
+                        true => is(&inode.durable) && !is(&before),
+                        false => is(&inode.data) && !is(&inode.durable),
+                    };
+                    let shows = shows && found.contains(&number);
+                    cut.add(Piece { write: order, order, survived, shows });
+                }
             }
             inode.data = inode.durable.clone();
             inode.preserved.clear();
         }
+        happened.extend(cut.faults([
+            "power cut: a sidecar's writes lost",
+            "power cut: a sidecar's writes torn",
+            "power cut: a sidecar's writes reordered",
+        ]));
+        let before = std::mem::take(&mut tree.names);
         let journal = std::mem::take(&mut tree.journal);
+        let mut kept = Vec::new();
         if rng.chance(750) {
             // An ordered journal: a prefix.
-            let kept = rng.index(journal.len() + 1);
-            journal[..kept].iter().for_each(|op| apply(&mut tree.durable, op));
+            let count = rng.index(journal.len() + 1);
+            journal[..count].iter().for_each(|op| apply(&mut tree.durable, op));
+            kept = (0..journal.len()).map(|at| at < count).collect();
         } else {
             // No order between names: once an operation on a name is lost, so are all later ones on it.
             let mut lost = BTreeSet::new();
@@ -203,7 +278,9 @@ impl SimFolder {
                     NameOp::Set(name, _) | NameOp::Remove(name) => vec![name],
                     NameOp::Rename(from, to) => vec![from, to],
                 };
-                if touched.iter().any(|name| lost.contains(*name)) || rng.chance(300) {
+                let lose = touched.iter().any(|name| lost.contains(*name)) || rng.chance(300);
+                kept.push(!lose);
+                if lose {
                     lost.extend(touched.into_iter().cloned());
                 } else {
                     apply(&mut tree.durable, op);
@@ -211,7 +288,38 @@ impl SimFolder {
             }
         }
         tree.names = tree.durable.clone();
+        happened.extend(names_lost(&journal, &kept, &before, &tree.names));
+        happened
     }
+}
+
+/// Which operations on names a power cut has taken back. Each kind matters if a start finds another file, or none, where it
+/// would have found one, or one that was gone; their order if it shows on both sides.
+fn names_lost(
+    journal: &[NameOp],
+    kept: &[bool],
+    before: &BTreeMap<String, usize>,
+    now: &BTreeMap<String, usize>,
+) -> Happened {
+    let differs = |name: &String| is_read(name) && before.get(name) != now.get(name);
+    let (mut kinds, mut cut) = (BTreeMap::<&'static str, bool>::new(), PowerCut::default());
+    for (order, (op, survived)) in journal.iter().zip(kept).enumerate() {
+        let (kind, name) = match op {
+            NameOp::Set(name, _) => ("power cut: a created name lost", name),
+            NameOp::Rename(_, to) => ("power cut: a renamed file under its old name", to),
+            NameOp::Remove(name) => ("power cut: a removed name back", name),
+        };
+        let order = order as u64;
+        let shows = if *survived { is_read(name) && !differs(name) } else { differs(name) };
+        cut.add(Piece { write: order, order, survived: *survived, shows });
+        if !survived {
+            *kinds.entry(kind).or_default() |= shows;
+        }
+    }
+    let mut happened: Happened = kinds.into_iter().collect();
+    let order = cut.faults(["", "", "power cut: names reordered"]);
+    happened.extend(order.into_iter().filter(|(name, _)| !name.is_empty()));
+    happened
 }
 
 impl SimFile {
@@ -257,7 +365,9 @@ impl SimFile {
 impl FolderFile for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let write = |length: usize| {
-            let inode = &mut self.tree.borrow_mut().inodes[self.inode];
+            let mut tree = self.tree.borrow_mut();
+            tree.changes += 1;
+            let inode = &mut tree.inodes[self.inode];
             put(&mut inode.data, offset as usize, &bytes[..length]);
             let unsynced =
                 Unsynced { offset: offset as usize, bytes: bytes[..length].to_vec(), doomed: false };
@@ -300,6 +410,7 @@ impl SimFolder {
     fn change(&self, op: NameOp) {
         let mut tree = self.tree.borrow_mut();
         apply(&mut tree.names, &op);
+        tree.changes += 1;
         tree.journal.push(op);
     }
 }

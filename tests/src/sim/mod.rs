@@ -22,6 +22,7 @@ pub mod flat;
 pub mod folder;
 pub mod maps;
 pub mod oracle;
+pub mod powercut;
 pub mod process;
 pub mod restorer;
 pub mod rng;

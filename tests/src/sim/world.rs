@@ -3,13 +3,18 @@
 mod engine;
 mod finish;
 mod guest;
+mod harsh;
 mod mischief;
 mod settings;
 mod shipping;
+mod stand;
 mod start;
+mod successor;
 mod twin;
 
+use self::harsh::Harsh;
 use self::settings::Settings;
+use self::successor::Unjudged;
 use super::coroutine;
 use super::counts::Counts;
 use super::disk::{Disk, Facts, SECTOR, SyncPromise};
@@ -192,6 +197,7 @@ pub struct World {
     rng: Rng,
     faults: Faults,
     settings: Settings,
+    harsh: Option<Harsh>,
     geometry: Vec<Geometry>,
     disks: Vec<Rc<RefCell<Disk>>>,
     facts: Vec<Facts>,
@@ -239,6 +245,10 @@ pub struct World {
     trouble: u64,
     finishing: bool,
     counts: Counts,
+    /// Faults that no start has coped with yet.
+    unjudged: Unjudged,
+    /// A sync has failed, and no flush was told (W6).
+    untold: bool,
     digest: u64,
     events: u64,
     trace: Vec<String>,
@@ -326,6 +336,7 @@ impl World {
             rng,
             faults,
             settings,
+            harsh: Harsh::draw(&plan),
             geometry,
             disks,
             facts,
@@ -359,6 +370,8 @@ impl World {
             trouble: 0,
             finishing: false,
             counts: Counts::default(),
+            unjudged: Unjudged::default(),
+            untold: false,
             digest: plan.seed,
             events: 0,
             trace: Vec::new(),
@@ -419,6 +432,7 @@ impl World {
     fn event(&mut self) -> Result<(), Wrong> {
         self.events += 1;
         self.calm_store();
+        self.be_harsh();
         let step = 1_000 + self.rng.below(300_000);
         self.pass(step);
         if self.tracker.is_none() {
@@ -535,8 +549,8 @@ impl World {
                         if self.settings.lazy_ghosts > 0 && self.rng.chance(self.settings.lazy_ghosts) {
                             continue;
                         }
-                        self.counts.add("ghost writes");
-                        disk.borrow_mut().land_some(name, &mut self.rng);
+                        let changed = disk.borrow_mut().land_some(name, &mut self.rng);
+                        self.counts.fault("ghost writes", changed);
                     }
                 }
                 if orphans {
@@ -554,9 +568,11 @@ impl World {
                     draw if draw < 520 => 61_000_000_000,
                     _ => 400_000_000,
                 };
-                self.pass(if self.finishing { 300_000_000 } else { jump });
+                let jump = if self.finishing { 300_000_000 } else { jump };
+                self.pass(jump);
                 self.note(6, || "tick".into());
-                self.drive(|group, now, actions| group.tick(now, actions));
+                let hanging = self.hanging(jump);
+                self.drive_into(&hanging, |group, now, actions| group.tick(now, actions));
             }
         }
     }

@@ -441,6 +441,11 @@ impl Group {
         }
     }
 
+    /// Whether tracking itself has failed (S4), and is not healed; for tests and status.
+    pub fn is_degraded(&self, disk: DiskIndex) -> bool {
+        self.disks[disk.index()].intent_mode != IntentMode::Kept
+    }
+
     /// The generation whose log is appended to, and how much of it is durable; for tests and status.
     pub fn log_of(&self, disk: DiskIndex) -> (Generation, u64) {
         let log = &self.disks[disk.index()].log;

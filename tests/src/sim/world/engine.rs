@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// A write that a file system refuses.
+const NO_SPACE: &str = "failed writes (no space)";
+
 impl World {
     // ---- the engine ----
 
@@ -41,6 +44,9 @@ impl World {
         let state = self.state().expect("a tracker has a header");
         let record = self.header().expect("as above").read_cut(Generation(state.open.0 - 1));
         let cut = record.cut;
+        if !record.internal {
+            self.cut_at(record.time_ns);
+        }
         self.counts.add("cuts");
         if record.internal {
             self.counts.add("cuts that nobody asked for");
@@ -136,9 +142,9 @@ impl World {
             }
             Action::Answer { ticket, answer } => self.answer(ticket.0, *answer),
             Action::Reopen { disk } => {
-                self.counts.add("caches dropped");
                 self.note(18, || format!("the cache of disk {} is dropped", disk.0));
-                self.disks[disk.index()].borrow_mut().drop_cache();
+                let changed = self.disks[disk.index()].borrow_mut().drop_cache();
+                self.counts.fault("caches dropped", changed);
             }
         }
     }
@@ -169,11 +175,23 @@ impl World {
             _ => {}
         }
         let operation = operations.swap_remove(at);
-        let (id, result) = self.ended(operation);
-        self.drive(|group, now, actions| group.completed(id, result, now, actions));
+        let (id, result, faults) = self.ended(operation);
+        let told =
+            |counts: &Counts| ["flushes that failed", "requests that failed"].map(|name| counts.get(name));
+        let [flushes, requests] = told(&self.counts);
+        let state: &[_] = if faults == [NO_SPACE] { &[] } else { faults };
+        self.drive_into(state, |group, now, actions| group.completed(id, result, now, actions));
+        let now = told(&self.counts);
+        match faults {
+            // Nothing of it can land later, and nothing is kept of it: what matters is that the guest is told.
+            [NO_SPACE] => self.counts.fault(NO_SPACE, now[1] > requests),
+            ["failed syncs"] => self.sync_failed(now[0] > flushes),
+            _ => {}
+        }
     }
 
-    pub(super) fn ended(&mut self, operation: Operation) -> (OpId, Result<(), Errno>) {
+    /// An operation ends, with these faults.
+    fn ended(&mut self, operation: Operation) -> (OpId, Result<(), Errno>, &'static [&'static str]) {
         let eio = Err(Errno(libc_errno::EIO));
         match operation {
             Operation::Write { id, disk, name, range, durable } => {
@@ -184,9 +202,10 @@ impl World {
                     let ghost = errno == libc_errno::EIO && self.rng.chance(600);
                     cache.fail(name, ghost, &mut self.rng);
                     drop(cache);
-                    self.counts.add("failed writes");
                     self.note(19, || format!("write of {range:?} fails"));
-                    return (id, Err(Errno(errno)));
+                    let full = errno == libc_errno::ENOSPC;
+                    let fault = if full { &[NO_SPACE] } else { &["failed writes"] };
+                    return (id, Err(Errno(errno)), fault);
                 }
                 cache.complete(name);
                 if durable {
@@ -195,38 +214,34 @@ impl World {
                 }
                 drop(cache);
                 self.note(20, || format!("write of {range:?} is complete"));
-                (id, Ok(()))
+                (id, Ok(()), &[])
             }
             Operation::Sync { id, disk, promise } => {
                 let good = !self.rng.chance(self.settings.sync_errors);
                 self.disks[disk].borrow_mut().sync_ends(promise, good, &mut self.rng);
                 self.note(21, || format!("sync of disk {disk}: {good}"));
-                if !good {
-                    self.counts.add("failed syncs");
-                }
-                (id, if good { Ok(()) } else { eio })
+                if good { (id, Ok(()), &[]) } else { (id, eio, &["failed syncs"]) }
             }
             Operation::Preserve { id, store, range, read, .. } => {
                 if self.rng.chance(self.settings.preserve_errors) {
-                    return (id, eio);
+                    return (id, eio, &["failed copies"]);
                 }
                 store.preserve(range.start, &read.expect("it was read"));
                 self.counts.more("sectors preserved", range.len() as u64);
                 self.note(22, || format!("preserved {range:?}"));
-                (id, Ok(()))
+                (id, Ok(()), &[])
             }
             Operation::Persist { id, file, offset, bytes } => {
                 if self.rng.chance(self.settings.persist_errors) {
                     file.persist_some(offset, &bytes, &mut self.rng);
-                    self.counts.add("failed persists");
                     self.note(23, || "a persist fails".into());
-                    return (id, eio);
+                    return (id, eio, &["failed persists"]);
                 }
                 file.persist(offset, &bytes);
                 self.note(24, || "persisted".into());
-                (id, Ok(()))
+                (id, Ok(()), &[])
             }
-            Operation::Failed { id, errno } => (id, Err(Errno(errno))),
+            Operation::Failed { id, errno } => (id, Err(Errno(errno)), &[]),
         }
     }
 
@@ -239,13 +254,18 @@ impl World {
         if mark && !self.finishing {
             self.faults.set_errors(self.settings.call_errors.max(self.settings.mark_errors));
         }
+        let failed = self.faults.injected_of();
+        let changes = self.folders.iter().map(SimFolder::changes).sum::<u64>();
         match catch_unwind(AssertUnwindSafe(|| tracker.jobs.run(job))) {
             Ok(outcome) => {
+                let mattered = stand::has_failed(&outcome.done);
                 tracker.reports.push_back(outcome);
+                self.calls_failed(failed, mattered);
                 self.note(25, || format!("job {}", what.unwrap_or_default()));
             }
             Err(panic) if panic.is::<Crashed>() => {
-                self.counts.add("crashes inside a job");
+                let mattered = self.changes() != changes;
+                self.counts.fault("crashes inside a job", mattered);
                 self.note(26, || format!("crash inside job {}", what.unwrap_or_default()));
                 self.struck = true;
             }
@@ -276,7 +296,8 @@ impl World {
             JobDone::Released { .. } | JobDone::Sealed { .. } | JobDone::Forgotten { .. } => self.tempt(30),
             _ => {}
         }
-        self.drive(|group, now, actions| group.job_done(done, now, actions));
+        let faults: &[_] = if let JobDone::Watched { low: true } = done { &["space runs low"] } else { &[] };
+        self.drive_into(faults, |group, now, actions| group.job_done(done, now, actions));
         if let Some(tracker) = &mut self.tracker {
             for (disk, file) in closed {
                 tracker.handles[disk.index()].remove(&file);

@@ -12,9 +12,11 @@ impl World {
             let flush = GuestFlush { disk, vouches: self.acked[disk].clone() };
             self.flushes.insert(token, flush);
             self.note(9, || format!("guest: flush {token} of disk {disk}"));
-            return self.drive(|group, now, actions| {
-                group.flush(DiskIndex(disk as u16), Token(token), now, actions)
-            });
+            self.drive(|group, now, actions| group.flush(DiskIndex(disk as u16), Token(token), now, actions));
+            if !self.flushes.contains_key(&token) {
+                self.told_of_latch();
+            }
+            return;
         }
         let sectors = self.disks[disk].borrow().sectors();
         let (change, longest) = match self.rng.below(100) {
@@ -108,12 +110,20 @@ impl World {
         self.note(11, || format!("guest: {token} is abandoned"));
         let mut gone = false;
         self.drive(|group, now, actions| gone = group.abandon(id, now, actions));
-        self.counts.add("abandoned requests");
+        // W8: it must never land. One that is in flight is awaited.
+        self.counts.fault("abandoned requests", gone);
         if gone
             && let Some(request) = self.requests.remove(&token)
             && self.rng.chance(700)
         {
-            self.counts.add("requests sent again");
+            // Some of it had landed, or somebody else is at work there: order shows.
+            let meets = |other: &GuestRequest| {
+                other.disk == request.disk
+                    && other.range.start < request.range.end
+                    && request.range.start < other.range.end
+            };
+            let mattered = request.submitted > 0 || self.requests.values().any(meets);
+            self.counts.fault("requests sent again", mattered);
             self.send(request.disk, request.change, request.range, request.fua);
         }
     }

@@ -4,9 +4,8 @@ use super::*;
 
 impl World {
     pub(super) fn land_orphan(&mut self) {
-        self.counts.add("orphaned sidecar writes");
         for folder in &self.folders {
-            folder.land_orphan(&mut self.rng);
+            self.counts.faults(folder.land_orphan(&mut self.rng));
         }
     }
 
@@ -25,20 +24,20 @@ impl World {
                     self.disks[disk].borrow_mut().foreign_write(sector, value);
                     self.known[disk].remove(sector);
                 }
-                self.counts.add("foreign writes");
+                self.mishap("foreign writes");
                 self.note(2, || format!("somebody writes to disk {disk}"));
             }
             // Nobody else may know of a sync that has just failed.
             1 if !self.touched && !self.a_sync_failed() => {
                 self.maps.wipe();
                 self.touched = true;
-                self.counts.add("maps wiped");
+                self.mishap("maps wiped");
                 self.note(3, || "the maps are wiped".into());
             }
             2 if self.rng.chance(200) => {
                 let disk = self.rng.index(self.disks.len());
                 self.folders[disk].wipe();
-                self.counts.add("sidecars wiped");
+                self.mishap("sidecars wiped");
                 self.note(4, || format!("the sidecar of disk {disk} is deleted"));
             }
             // What others did before the host went down is not told from what the tracker did (S3).
@@ -49,7 +48,7 @@ impl World {
             8..12 if !self.touched && !self.a_sync_failed() => {
                 self.maps.swap(&self.other_maps);
                 self.touched = true;
-                self.counts.add("starts with other maps");
+                self.mishap("starts with other maps");
                 self.note(39, || "somebody else is to start the tracker".into());
             }
             12..15 if !self.touched && self.settings.resizes => self.resize(),
@@ -68,7 +67,7 @@ impl World {
         self.geometry[disk].size = sectors as u64 * SECTOR;
         self.acked[disk].truncate(sectors);
         self.known[disk].truncate(sectors.min(before));
-        self.counts.add(if sectors < before { "disks shrunk" } else { "disks grown" });
+        self.mishap(if sectors < before { "disks shrunk" } else { "disks grown" });
         self.note(50, || format!("disk {disk} has {sectors} sectors, and had {before}"));
     }
 
@@ -89,7 +88,7 @@ impl World {
         let length = folder.peek(name).map_or(0, |bytes| bytes.len());
         let length = self.rng.chance(500).then(|| self.rng.index(length + 1));
         folder.damage(name, length);
-        self.counts.add("logs damaged");
+        self.mishap("logs damaged");
         self.note(38, || format!("{name} of disk {disk} is cut off at {length:?}"));
     }
 
@@ -104,7 +103,7 @@ impl World {
             }
             Some(host) if host.sessions < self.sessions => {
                 self.host_crash();
-                self.counts.add("returns to a host with old maps");
+                self.mishap("returns to a host with old maps");
                 self.note(37, || "the disk is back on an earlier host".into());
                 self.maps.replace(&host.maps);
                 (self.boot, self.boot_ns) = (host.boot, host.boot_ns);
@@ -150,7 +149,7 @@ impl World {
                 self.pass(0);
                 // What hides among the tracker's own writes moves with the clock (S3).
                 self.touched = true;
-                self.counts.add("clock jumps");
+                self.mishap("clock jumps");
                 self.note(45, || format!("the clock jumps by {hours} h"));
             }
             _ => {}
@@ -279,14 +278,8 @@ impl World {
     }
 
     pub(super) fn crash(&mut self, kind: CrashKind) {
-        if let Some(state) = self.state() {
-            let fuzzy = if state.fuzzy { ", fuzzy" } else { "" };
-            let road = if self.tracker.is_some() { state.road.name() } else { "starting" };
-            self.counts.add(&format!("{kind:?} crash: {road}{fuzzy}"));
-            self.counts.add(&format!("crash: {road}"));
-            if self.tracker.is_some() && state.road != Road::None && !state.fuzzy {
-                self.counts.add("crashes in an exact freeze");
-            }
+        if let Some(state) = self.state().filter(|_| self.tracker.is_some()) {
+            self.crashed(kind, state);
         }
         self.note(31, || format!("CRASH {kind:?}"));
         self.counts.add(&format!("{kind:?} crashes"));
@@ -301,7 +294,7 @@ impl World {
             }
         }
         for disk in &self.disks {
-            disk.borrow_mut().process_crash(&mut self.rng);
+            self.counts.faults(disk.borrow_mut().process_crash(&mut self.rng));
         }
         self.doubted.iter_mut().for_each(BTreeSet::clear);
         self.lose_connections();
@@ -327,9 +320,10 @@ impl World {
         self.opened.clear();
         self.maps.wipe();
         self.other_maps.wipe();
+        self.maps_are_gone();
         for (disk, folder) in self.disks.iter().zip(&self.folders) {
-            disk.borrow_mut().host_crash(&mut self.rng);
-            folder.host_crash(&mut self.rng);
+            self.counts.faults(disk.borrow_mut().host_crash(&mut self.rng));
+            self.counts.faults(folder.host_crash(&mut self.rng));
         }
         self.acked.iter_mut().for_each(SectorMap::clear);
         self.known.iter_mut().for_each(SectorMap::clear);

@@ -319,7 +319,10 @@ impl World {
         let text = self.plan.trace.then(|| format!("{answer:?}").chars().take(300).collect::<String>());
         self.note(28, || format!("answer to shipper {number}: {}", text.unwrap_or_default()));
         let opened = match &answer {
-            Answer::Frozen(frozen) => self.open(frozen),
+            Answer::Frozen(frozen) => {
+                self.handed_out(frozen.cut);
+                self.open(frozen)
+            }
             _ => Vec::new(),
         };
         let Some(shipper) = self.shipper(number) else { return };

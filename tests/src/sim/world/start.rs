@@ -1,30 +1,35 @@
 //! A tracker starts, or fails to, and what its start may cost.
 
+use super::successor::Found;
 use super::*;
 
 impl World {
-    /// Why each disk is to be compared as a whole, if it is.
-    pub(super) fn whole(&self) -> Vec<Option<String>> {
-        let of = |folder: &SimFolder| {
-            let meta = Meta::decode(&folder.peek("disk.meta")?).ok()?;
-            meta.recheck.filter(|recheck| recheck.whole).map(|recheck| recheck.reason)
-        };
-        self.folders.iter().map(of).collect()
-    }
-
     /// Promise 4: no crash makes the sidecar look damaged, if nobody damaged it and nothing failed.
-    fn check_cost(&mut self, before: &[Option<String>]) {
+    fn check_cost(&mut self, before: &Found) {
         if self.faults.injected() > 0 || self.counts.get("logs damaged") > 0 {
             return;
         }
-        for (disk, (before, now)) in before.iter().zip(self.whole()).enumerate() {
-            if let Some(why) = now.filter(|why| before.is_none() && why.contains("the sidecar is damaged")) {
+        // Why each disk is to be compared as a whole, if it is.
+        let whole = |meta: &Option<Meta>| {
+            let recheck = meta.as_ref().and_then(|meta| meta.recheck.clone());
+            recheck.filter(|recheck| recheck.whole).map(|recheck| recheck.reason)
+        };
+        for (disk, (before, now)) in before.metas.iter().zip(&self.metas()).enumerate() {
+            let why = whole(now).filter(|_| whole(before).is_none());
+            if let Some(why) = why.filter(|why| why.contains("the sidecar is damaged")) {
                 self.is_wrong(
                     Oracle::Conduct,
                     format!("disk {disk} is compared as a whole after a crash: {why}"),
                 );
             }
         }
+    }
+
+    /// This boot's.
+    pub(super) fn boot_id(&self) -> BootId {
+        let mut boot = [0; 16];
+        boot[..8].copy_from_slice(&self.boot.to_le_bytes());
+        BootId(boot)
     }
 
     pub(super) fn start_tracker(&mut self) {
@@ -48,11 +53,9 @@ impl World {
             off,
             bounds: self.settings.bounds,
         };
-        let mut boot = [0; 16];
-        boot[..8].copy_from_slice(&self.boot.to_le_bytes());
         let now = Now {
             start: start_name(),
-            boot: BootId(boot),
+            boot: self.boot_id(),
             boot_ns: self.boot_ns,
             wall_ns: self.wall,
             monotonic: self.now(),
@@ -67,8 +70,9 @@ impl World {
                 }
             }
         }
-        let whole_before = self.whole();
-        let before = self.faults.injected();
+        self.be_harsh_to_a_start();
+        let found = self.found();
+        let before = self.faults.injected_of();
         let budget = self.settings.bounds.regions_cap << 15;
         let maps = self.maps.clone();
         let started =
@@ -77,7 +81,8 @@ impl World {
             Ok(Ok(started)) => started,
             Ok(Err(error)) => {
                 self.note(34, || format!("the start is refused: {error}"));
-                if self.faults.injected() == before {
+                self.calls_failed(before, true);
+                if self.faults.injected_of() == before {
                     self.is_wrong(Oracle::Conduct, format!("the start is refused: {error}"));
                 }
                 self.counts.add("starts that failed");
@@ -88,7 +93,7 @@ impl World {
                 return;
             }
             Err(panic) if panic.is::<Crashed>() => {
-                self.counts.add("crashes inside the start");
+                self.start_cut_short(&found);
                 self.struck = true;
                 return;
             }
@@ -97,7 +102,8 @@ impl World {
         self.starts_failed = 0;
         self.sessions += 1;
         self.note(35, || format!("started session {}", started.session));
-        self.check_cost(&whole_before);
+        self.check_cost(&found);
+        self.calls_failed(before, self.start_latched(&found));
         let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
         let mut handles = vec![BTreeMap::new(); self.disks.len()];
         for (disk, file, handle) in opened {
@@ -117,11 +123,8 @@ impl World {
             stop_begun: false,
             off,
         });
-        self.counts.more("sessions without tracking", u64::from(off));
         self.counts.add("starts");
-        if let Some(state) = self.state() {
-            self.counts.add(&format!("started in: {}", state.road.name()));
-        }
+        self.judge(&found, &actions);
         self.execute(actions);
     }
 }

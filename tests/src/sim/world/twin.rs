@@ -26,6 +26,7 @@ impl World {
         let mut twin = Self::new(plan, self.target.clone());
         twin.wall = self.wall + 1 + self.rng.below(1 << 30) as i128;
         twin.settings.twin = None;
+        twin.harsh = None;
         twin.settings.vault_hands = 0;
         match kind {
             Twin::Stranger => {
