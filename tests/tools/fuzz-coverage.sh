@@ -60,7 +60,8 @@ cat "$table"
     echo
     echo "Made by \`make fuzz-coverage\`: each target of \`tests/src/fuzz\` over its committed inputs (\`tests/fuzz/corpus\`,"
     echo "\`tests/fuzz/failures\`), counted in the files, or functions, of \`tests/fuzz/decoders\`. A function that is compiled for"
-    echo "several types counts once. Not counted is what derive macros write (\`control/message.rs\` is nothing else): the compiler"
+    echo "several types counts once. Where functions are named, no foreign byte meets the others unread: they write, make names, or"
+    echo "look up what the named ones have accepted. Not counted is what derive macros write (\`control/message.rs\` is nothing else): the compiler"
     echo "gives that no counters. \`make fuzz-coverage TARGET=name\` lists the lines that are not reached."
     echo
     cat "$table"

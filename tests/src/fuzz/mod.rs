@@ -15,6 +15,7 @@ pub mod header;
 pub mod indexes;
 mod input;
 pub mod intents;
+pub mod logs;
 pub mod meta;
 pub mod names;
 pub mod nbd_session;
@@ -46,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "header", run: header::run },
     Target { name: "indexes", run: indexes::run },
     Target { name: "intents", run: intents::run },
+    Target { name: "logs", run: logs::run },
     Target { name: "meta", run: meta::run },
     Target { name: "names", run: names::run },
     Target { name: "nbd_session", run: nbd_session::run },
