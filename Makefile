@@ -24,7 +24,7 @@ help:
 	@echo 'make kills [KILLS=n] [SEED=s]       kill -9 under verified load; adds a line to tests/CAMPAIGNS.md'
 	@echo 'make isolation [LEGS=n] [HOLD=s]    sidecar or store full, stalled, gone under verified load; adds a line there too'
 	@echo 'make powercuts [CUTS=n] [REPLAYS=n]  power cuts of an emulated machine, and of a record of its drives; likewise'
-	@echo 'make fuzz [SECONDS=n] [TARGET=name] what reads foreign bytes, fed by a fuzzer; adds lines there too'
+	@echo 'make fuzz [SECONDS=n] [TARGET=name] [SANITIZER=none] what reads foreign bytes, fed by a fuzzer; adds lines there too'
 	@echo 'make fuzz-coverage                  which regions of the decoders the committed inputs reach: tests/COVERAGE.md'
 	@echo 'make sanitizers                     what is unsafe, under the address sanitizer'
 	@echo 'make figures                        adds up what the campaigns ran, at the end of tests/FAILURES.md'
@@ -96,7 +96,7 @@ powercuts: tools
 	$(MAKE) figures
 
 fuzz:
-	nice -n 10 tests/tools/fuzz.sh '$(SECONDS)' '$(abspath $(OUT))' '$(TARGET)'
+	nice -n 10 tests/tools/fuzz.sh '$(SECONDS)' '$(abspath $(OUT))' '$(TARGET)' '$(SANITIZER)'
 	$(MAKE) figures
 
 figures:
