@@ -23,6 +23,11 @@ impl States {
         self.0[state as usize] += 1;
     }
 
+    /// Those of others.
+    pub fn add(&mut self, others: &Self) {
+        self.0.iter_mut().zip(others.0).for_each(|(all, more)| *all += more);
+    }
+
     /// Strikes in a state.
     pub fn of(&self, state: State) -> usize {
         self.0[state as usize]

@@ -8,19 +8,17 @@ use super::load::Tears;
 use super::machine::{Ended, Kind, Machine};
 use super::mark::Mark;
 use super::record::{Loss, Record};
-use super::scene::{Points, Said, Scene, blank};
-use super::{Tally, far_loss, first_drives};
+use super::scene::{DRIVES, Points, Said, Scene, blank, folder};
+use super::{Leg, far_loss, first_drives};
 use crate::kills::eye::State;
 use crate::sim::rng::Rng;
 use std::path::PathBuf;
 
 /// One machine and its drives, life after life.
-struct Leg<'a> {
+struct Lives<'a, 'b> {
+    leg: &'a mut Leg<'b>,
     rng: Rng,
-    seed: u64,
-    machine: Machine,
     drives: Drives,
-    tally: &'a mut Tally,
     life: u64,
     /// What the disk held before the last life that wrote, that life, and what it had said.
     before: PathBuf,
@@ -32,24 +30,24 @@ struct Leg<'a> {
 ///
 /// # Errors
 /// The first promise that is broken.
-pub(super) fn run(seed: u64, kind: Kind, cuts: usize, tally: &mut Tally) -> Result<(), String> {
-    let rng = Rng::new(seed);
-    let machine = Machine::new(kind);
-    let drives = Drives::serve(&machine.folder().join("drives"), first_drives(machine.folder(), kind))
+pub(super) fn run(leg: &mut Leg<'_>) -> Result<(), String> {
+    let folder = folder();
+    let rng = Rng::new(leg.seed);
+    let drives = Drives::serve(&folder.path().join("drives"), first_drives(folder.path(), leg.kind))
         .map_err(|error| error.to_string())?;
-    let before = blank(&machine.folder().join("before"));
-    let mut leg =
-        Leg { rng, seed, machine, drives, tally, life: 1, before, written: None, points: Points::new() };
+    let before = blank(&folder.path().join("before"));
+    let cuts = leg.cuts;
+    let mut lives = Lives { leg, rng, drives, life: 1, before, written: None, points: Points::new() };
     for _ in 0..cuts {
-        leg.cut()?;
+        lives.cut()?;
     }
-    leg.look()
+    lives.look()
 }
 
-impl Leg<'_> {
+impl Lives<'_, '_> {
     /// A life that ends with a power cut.
     fn cut(&mut self) -> Result<(), String> {
-        let mut missing = self.tally.states.missing();
+        let mut missing = self.leg.states.missing();
         if self.life == 1 {
             missing[State::Recovery as usize] = 0;
         }
@@ -62,11 +60,13 @@ impl Leg<'_> {
             Some(Mark::State(state)) => Some(state),
             _ => None,
         });
-        self.tally.states.count(states.next_back().unwrap_or(State::Other));
+        let state = states.next_back().unwrap_or(State::Other);
+        self.leg.states.count(state);
+        self.leg.tally.cut(self.leg.kind, state);
         if aim != State::Recovery {
             self.written = Some((orders, Said::until(&record, moment, orders.life)));
         }
-        let some = Loss::Some(self.machine.kind().whole());
+        let some = Loss::Some(self.leg.kind.whole());
         let near = [Loss::Nothing, Loss::All, some, some][self.rng.index(4)];
         let losses = [near, far_loss(&mut self.rng)];
         let left = record.cuts().at(moment, &losses, &mut self.rng);
@@ -81,12 +81,12 @@ impl Leg<'_> {
     }
 
     fn orders(&self, task: Task) -> Orders {
-        Orders { seed: self.seed, life: self.life, task }
+        Orders { seed: self.leg.seed, life: self.life, task }
     }
 
     /// Lives, and compares what it found when it had recovered.
     fn live(&mut self, orders: &Orders) -> Result<Record, String> {
-        let ended = self.machine.live(&self.drives, orders);
+        let ended = self.leg.machine.live(self.leg.kind, &self.drives, orders);
         self.life += 1;
         if let Ended::Failed(why) = ended {
             return Err(format!("life {}: {why}", orders.life));
@@ -109,12 +109,12 @@ impl Leg<'_> {
             self.written.as_ref().map_or(0, |(_, said)| said.durable.iter().map(|batch| batch + 1).sum());
         if self.life > 2 {
             let read = scene.recovered(status, point, written)?;
-            self.tally.recovered(read);
+            self.leg.tally.recovered(read);
         }
         if let Some((orders, said)) = self.written.take() {
             let load = orders.load();
             scene.kept(&load, &self.before, &said, Tears::Sectors)?;
-            self.tally.batches += said.durable.iter().sum::<u64>();
+            self.leg.tally.batches += said.durable.iter().sum::<u64>();
             // Made in the life that was cut off: each is one instant of it.
             let points = scene.points();
             let newest = points.iter().filter(|id| !self.points.contains_key(*id));
@@ -122,7 +122,7 @@ impl Leg<'_> {
                 let image = scene.restore(id)?;
                 load.check_point(&image, &self.before).map_err(|why| format!("point {id}: {why}"))?;
                 std::fs::remove_file(image).map_err(|error| error.to_string())?;
-                self.tally.points += 1;
+                self.leg.tally.points += 1;
             }
         }
         self.remember(&scene)
@@ -162,14 +162,14 @@ fn recovered(record: &Record) -> Option<(usize, String)> {
 /// The first promise that is broken.
 pub fn stalled(seed: u64) -> Result<(), String> {
     let mut rng = Rng::new(seed);
-    let machine = Machine::new(Kind::Ext4);
-    let mut first = first_drives(machine.folder(), Kind::Ext4);
+    let (machine, folder) = (Machine::new(&[DRIVES[0], DRIVES[1], "apart"]), folder());
+    let mut first = first_drives(folder.path(), Kind::Ext4);
     first.push(("apart", first[1].1.clone()));
-    let drives = Drives::serve(&machine.folder().join("drives"), first).map_err(|error| error.to_string())?;
-    let before = blank(&machine.folder().join("before"));
+    let drives = Drives::serve(&folder.path().join("drives"), first).map_err(|error| error.to_string())?;
+    let before = blank(&folder.path().join("before"));
     let live = |task, life| {
         let orders = Orders { seed, life, task };
-        match machine.live(&drives, &orders) {
+        match machine.live(Kind::Ext4, &drives, &orders) {
             Ended::Asked => Ok((orders, drives.take())),
             Ended::Failed(why) => Err(why),
         }

@@ -52,11 +52,6 @@ impl Drives {
         Ok(Self { socket: socket.to_owned(), state })
     }
 
-    /// The drives, in their order.
-    pub fn names(&self) -> Vec<&'static str> {
-        lock(&self.state).names.clone()
-    }
-
     /// A client's address of a drive.
     pub fn uri(&self, name: &str) -> String {
         format!("nbd+unix:///{name}?socket={}", self.socket.display())
@@ -67,16 +62,16 @@ impl Drives {
         lock(&self.state).record.events().len()
     }
 
-    /// The newest mark among the events from one on that says so.
-    pub fn marked(&self, from: usize, begin: &str) -> Option<String> {
+    /// The marks among the events from one on, which is then the next to come.
+    pub fn heard(&self, from: &mut usize) -> Vec<String> {
         let state = lock(&self.state);
-        let events = state.record.events();
-        let marks = events[from.min(events.len())..].iter().rev();
-        let mut texts = marks.filter_map(|event| match event {
-            Event::Mark(text) => Some(text),
+        let events = &state.record.events()[*from..];
+        *from += events.len();
+        let marks = events.iter().filter_map(|event| match event {
+            Event::Mark(text) => Some(text.clone()),
             _ => None,
         });
-        texts.find(|text| text.starts_with(begin)).cloned()
+        marks.collect()
     }
 
     /// Ends the record, for a machine that uses the drives no more; the next one begins with this content.

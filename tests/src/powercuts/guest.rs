@@ -36,6 +36,8 @@ const LIFE: Duration = Duration::from_millis(700);
 const AIM: Duration = Duration::from_secs(8);
 /// However slow it is, a life that wanders ends.
 const LIFE_MAX: Duration = Duration::from_secs(150);
+/// Only detects a hang: a freeze is released about each second.
+const STUCK: Duration = Duration::from_secs(100);
 /// Preserving counts as under way if a block was preserved since so long ago.
 const WINDOW: Duration = Duration::from_millis(50);
 
@@ -179,7 +181,9 @@ impl Guest {
         let point = self.site.once(&SHIPPER[1..]);
         // What the disk's own file system still holds back would be missing where the drive is looked at.
         nix::unistd::sync();
-        self.marks.say(&Mark::Recovered(format!("{{\"status\": {status}, \"point\": {point}}}")));
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let told = serde_json::json!({ "status": status, "point": point, "boot": boot.trim() });
+        self.marks.say(&Mark::Recovered(told.to_string()));
         match self.orders.task {
             Task::Recover | Task::Cut { aim: State::Recovery, .. } => wait_for_the_end(),
             Task::Cut { aim, reset } => self.live(tracker, aim, reset),
@@ -296,7 +300,7 @@ impl Guest {
     /// Load and shipments, while tracker and shipper are killed, stopped and started again.
     fn wander(mut self, mut tracker: Running, releases: u64) {
         let (mut eye, begun) = (Eye::new(&self.site), Instant::now());
-        let mut released = 0;
+        let (mut released, mut newest) = (0, Instant::now());
         let mut shipper = self.spawn_shipper(&EVERY);
         let mut done = vec![0; WRITERS as usize];
         let mut writers = Some(self.write(&done));
@@ -305,8 +309,12 @@ impl Guest {
         while released < releases && begun.elapsed() < LIFE_MAX {
             let before = self.said;
             if self.look(&mut eye) == State::Release && before != Some(State::Release) {
-                released += 1;
+                (released, newest) = (released + 1, Instant::now());
                 next.get_or_insert(Instant::now() + Duration::from_millis(self.rng.below(2500)));
+            }
+            if newest.elapsed() > STUCK {
+                let told = fs::read_to_string("/run/shipper").unwrap_or_default();
+                panic!("nothing is released: {:?}, {}, {told}", eye.look(), self.site.status());
             }
             if shipper.ended().is_some() {
                 shipper = self.spawn_shipper(&EVERY);
@@ -322,6 +330,8 @@ impl Guest {
                     1 => {
                         tracker.kill();
                         tracker = self.recover();
+                        // A successor's header may be another file.
+                        eye = Eye::new(&self.site);
                     }
                     2 => {
                         done = writers.take().expect("they write").finish();
@@ -329,6 +339,8 @@ impl Guest {
                         let ended = tracker.wait();
                         assert!(ended.is_some_and(|status| status.success()), "a clean stop: {ended:?}");
                         tracker = self.recover();
+                        // A successor's header may be another file.
+                        eye = Eye::new(&self.site);
                         writers = Some(self.write(&done));
                     }
                     _ => shipper.kill(),

@@ -1,5 +1,6 @@
 //! The content of a drive, by pages: what was never written takes no memory, and a copy shares all pages.
 
+use crate::live::process::data_at;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -34,7 +35,7 @@ impl Image {
         let file = File::open(path)?;
         let mut image = Self::new(file.metadata()?.len());
         let mut bytes = vec![0; 256 * PAGE];
-        let mut at = 0;
+        let mut at = data_at(&file, 0) / PAGE as u64 * PAGE as u64;
         while at < image.size {
             let length = (image.size - at).min(bytes.len() as u64) as usize;
             file.read_exact_at(&mut bytes[..length], at)?;
@@ -43,7 +44,8 @@ impl Image {
                     image.write(place, page);
                 }
             }
-            at += length as u64;
+            // What was never written takes no time.
+            at = data_at(&file, at + length as u64) / PAGE as u64 * PAGE as u64;
         }
         Ok(image)
     }

@@ -1,16 +1,28 @@
 //! The machine: QEMU without hardware help, Debian's cloud kernel (`tests/tools/guest.sh` fetches it), and a first
-//! file system of our programs, the libraries that they need, and busybox.
+//! file system ([`super::first`]).
+//!
+//! To boot takes longer than all that comes after. So it boots once, without any drive's content, is saved, and every
+//! life goes on from there. What differs between two boots differs between two lives: the kernel meets its drives
+//! (it has no driver before), its clock is set, QEMU tells it that it is a copy (so that it draws new random
+//! numbers), and its boot id, which nobody has asked for, is another: that is looked at.
 
+use super::DRIVE;
 use super::drives::{Drives, MARKS};
-use super::guest::Orders;
+use super::first::{BOOTED, pack};
+use super::guest::{Orders, Task};
 use super::image::SECTOR;
+use super::mark::Mark;
+use super::monitor::Monitor;
+use super::scene::folder;
 use crate::live::process::{Running, programs, run};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -38,15 +50,6 @@ impl Kind {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
-        }
-    }
-
-    /// The kernel's modules that it needs, in the order in which they need each other.
-    fn modules(self) -> &'static [&'static str] {
-        match self {
-            Self::Ext4 => &[],
-            Self::Xfs => &["libcrc32c", "xfs"],
-            Self::Btrfs => &["libcrc32c", "raid6_pq", "xor", "btrfs"],
         }
     }
 
@@ -82,14 +85,24 @@ impl Kind {
 const KERNEL: &str = "console=ttyS0 quiet panic=-1 no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1 \
                       mitigations=off no5lvl";
 
-/// What every start of a machine needs.
+/// The machine's first moment. Long ago, so that whoever looks at the drives later was started after its last word.
+const BEGIN: u64 = 1_577_836_800;
+
+/// Seconds that a machine is off before a life: longer than it took to boot, which is a part of each life's uptime.
+const OFF: u64 = 600;
+
+/// A machine that has booted.
 #[derive(Debug)]
 pub struct Machine {
     kernel: PathBuf,
-    kind: Kind,
-    /// The first file system, and the console's words.
+    /// In the order of its names for them: vda, vdb, ...
+    drives: Vec<&'static str>,
+    /// The first file system, and the saved machine.
     folder: TempDir,
     begun: Instant,
+    lives: AtomicU64,
+    /// The boot ids of its lives.
+    boots: Mutex<BTreeSet<String>>,
 }
 
 /// How a life ended.
@@ -102,190 +115,175 @@ pub enum Ended {
 }
 
 impl Machine {
-    /// A machine for a kind of file system.
+    /// A machine with these drives.
     ///
     /// # Panics
-    /// If the kernel is not there, or a program.
-    pub fn new(kind: Kind) -> Self {
+    /// If the kernel is not there, or a program; or it does not boot.
+    pub fn new(drives: &[&'static str]) -> Self {
         let guest = match std::env::var_os("TOWLINE_GUEST_DIR") {
             Some(folder) => folder.into(),
             None => programs().parent().expect("a target folder").join("guest"),
         };
         let kernel = guest.join("vmlinuz");
         assert!(kernel.exists(), "no kernel in {}: make tools, or tests/tools/guest.sh", guest.display());
-        let folder = tempfile::Builder::new().prefix("tow").tempdir_in("/dev/shm").expect("a folder");
-        pack(&guest, kind, &folder.path().join("first"));
-        Self { kernel, kind, folder, begun: Instant::now() }
+        let folder = folder();
+        pack(&guest, &folder.path().join("first"));
+        let mut drives = drives.to_vec();
+        drives.insert(2, MARKS);
+        let machine = Self {
+            kernel,
+            drives,
+            folder,
+            begun: Instant::now(),
+            lives: AtomicU64::default(),
+            boots: Mutex::default(),
+        };
+        machine.boot();
+        machine
     }
 
-    /// The file system on its disk's drive.
-    pub fn kind(&self) -> Kind {
-        self.kind
+    /// Boots, and saves what has booted.
+    fn boot(&self) {
+        let nothing = |_: &str| format!("driver=null-co,read-zeroes=on,size={DRIVE}");
+        let mut power = Power::on(self.command(nothing));
+        power.until("it boots", |power| power.console().contains(BOOTED));
+        let mut monitor = power.monitor();
+        let mut ask = |command, arguments| monitor.ask(command, arguments).expect("QEMU does it");
+        let fast = json!({ "max-bandwidth": 1u64 << 40 });
+        ask("migrate-set-parameters", fast);
+        ask("migrate", json!({ "uri": format!("file:{}", self.saved().display()) }));
+        power.until("it is saved", |_| {
+            let told = ask("query-migrate", json!({}));
+            assert_ne!(told["status"], "failed", "{told}");
+            told["status"] == "completed"
+        });
     }
 
-    /// The folder for whoever uses the machine.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    fn saved(&self) -> PathBuf {
+        self.folder.path().join("saved")
     }
 
-    /// One life, from power on to its end.
+    /// One life, from power on to its end, with this file system on its disk's drive.
     ///
     /// # Panics
     /// If QEMU can't be started, or the machine hangs.
-    pub fn live(&self, drives: &Drives, orders: &Orders) -> Ended {
-        let console = self.folder.path().join("console");
-        let from = drives.events();
-        let mut qemu = Running::new(self.command(drives, orders, &console).spawn().expect("QEMU starts"));
-        let begun = Instant::now();
-        let told = || {
-            let text = String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).into_owned();
-            let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(40)..].join("\n")
-        };
-        let only_recovers = matches!(orders.task, super::guest::Task::Recover);
-        loop {
-            let ended = qemu.ended().is_some();
-            let marked = |begin| drives.marked(from, begin);
-            if let Some(why) = marked("failed") {
-                return Ended::Failed(format!("{why}\n{}", told()));
-            }
-            if marked("cut").is_some() || only_recovers && marked("recovered").is_some() {
-                qemu.kill();
-                return Ended::Asked;
-            }
-            match marked("done") {
-                // A reset is on its way, or there is none to come.
-                Some(_) if ended || matches!(orders.task, super::guest::Task::Wander { .. }) => {
-                    qemu.kill();
-                    return Ended::Asked;
+    pub fn live(&self, kind: Kind, drives: &Drives, orders: &Orders) -> Ended {
+        let mut from = drives.events();
+        let mut command = self.command(|name| format!("format=raw,cache=none,file={}", drives.uri(name)));
+        command.arg("-incoming").arg(format!("file:{}", self.saved().display()));
+        let mut power = Power::on(command);
+        let mut monitor = power.monitor();
+        power.until("it goes on", |_| {
+            let told = monitor.ask("query-status", json!({})).expect("QEMU says what it does");
+            told["status"] == "running"
+        });
+        let lives = self.lives.fetch_add(1, Ordering::Relaxed);
+        let now = BEGIN + self.begun.elapsed().as_secs() + OFF * lives;
+        // It may have failed by now, and says why.
+        let _ = writeln!(power.words, "{now} {} {}", kind.name(), orders.word());
+        let (only_recovers, wanders) =
+            (orders.task == Task::Recover, matches!(orders.task, Task::Wander { .. }));
+        let (mut ended, mut done) = (None, false);
+        power.until("it ends", |power| {
+            let off = power.qemu.ended().is_some();
+            for mark in drives.heard(&mut from).iter().filter_map(|mark| Mark::read(mark)) {
+                match mark {
+                    Mark::Failed(why) => ended = Some(Ended::Failed(format!("{why}\n{}", power.console()))),
+                    Mark::Cut => ended = Some(Ended::Asked),
+                    Mark::Recovered(json) => {
+                        assert!(self.is_fresh(&json), "two lives of one boot: {json}");
+                        ended = only_recovers.then_some(Ended::Asked);
+                    }
+                    Mark::Done => done = true,
+                    _ => {}
                 }
-                None if ended => return Ended::Failed(format!("the machine ended by itself\n{}", told())),
-                _ => {}
             }
-            assert!(begun.elapsed() < PATIENCE, "the machine hangs\n{}", told());
-            std::thread::sleep(Duration::from_millis(2));
-        }
+            // A reset is on its way, or there is none to come.
+            ended =
+                ended.take().or_else(|| (done && (off || wanders)).then_some(Ended::Asked)).or_else(|| {
+                    off.then(|| Ended::Failed(format!("the machine ended by itself\n{}", power.console())))
+                });
+            ended.is_some()
+        });
+        ended.expect("it ended")
     }
 
-    fn command(&self, drives: &Drives, orders: &Orders, console: &Path) -> Command {
+    /// Whether no life before was of the boot that this one says it is of.
+    fn is_fresh(&self, recovered: &str) -> bool {
+        let told: Value = serde_json::from_str(recovered).unwrap_or_default();
+        let boot = told["boot"].as_str().map(String::from);
+        boot.is_some_and(|boot| self.boots.lock().unwrap_or_else(PoisonError::into_inner).insert(boot))
+    }
+
+    /// The machine, whose drives are what `drive` says.
+    fn command(&self, drive: impl Fn(&str) -> String) -> Command {
         // It must not outlive us.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        command.args([
-            "-machine",
-            "q35",
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-m",
-            "512",
-            "-smp",
-            "1",
-            "-no-reboot",
-        ]);
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial"]);
-        command.arg(format!("file:{}", console.display()));
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg"]);
+        command.args(["-cpu", "max", "-m", "512", "-smp", "1", "-no-reboot"]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        // Another one each time that QEMU starts.
+        command.args(["-device", "vmgenid,guid=auto"]);
         command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(self.folder.path().join("first"));
-        let (fs, orders) = (self.kind.name(), orders.word());
         // What the kernel does not know is the first program's environment.
         let mutant =
             std::env::var("TOWLINE_MUTANT").map(|name| format!(" TOWLINE_MUTANT={name}")).unwrap_or_default();
-        command.arg("-append").arg(format!("{KERNEL} fs={fs} orders={orders}{mutant}"));
-        // Long ago, so that whoever looks at the drives later was started after the machine's last word; and each
-        // life after the one before.
-        let passed = self.begun.elapsed().as_secs();
-        let (hours, rest) = (passed / 3600, passed % 3600);
-        command.arg("-rtc").arg(format!("base=2020-01-01T{hours:02}:{:02}:{:02}", rest / 60, rest % 60));
-        // In the order of the machine's names for them: vda, vdb, ...
-        let mut names = drives.names();
-        names.insert(2, MARKS);
-        for name in names {
-            command
-                .arg("-drive")
-                .arg(format!("if=none,id={name},format=raw,cache=none,file={}", drives.uri(name)));
+        command.arg("-append").arg(format!("{KERNEL}{mutant}"));
+        command.args(["-rtc", "base=2020-01-01T00:00:00"]);
+        for name in &self.drives {
+            command.arg("-drive").arg(format!("if=none,id={name},{}", drive(name)));
             command.arg("-device").arg(format!("virtio-blk-pci,drive={name}"));
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(File::create(self.folder.path().join("qemu")).expect("a log"));
         command
     }
 }
 
-/// The first program of the machine: mounts, and hands over to ours.
-const INIT: &str = "#!/bin/busybox sh
-b=/bin/busybox
-export TOWLINE_BIN_DIR=/bin
-$b mkdir -p /proc /sys /dev /tmp /run /near /far /apart
-$b mount -t proc proc /proc
-$b mount -t sysfs sys /sys
-$b mount -t devtmpfs dev /dev
-$b mkdir -p /dev/shm
-$b mount -t tmpfs tmpfs /dev/shm
-$b mount -t tmpfs tmpfs /run
-$b mount -t tmpfs tmpfs /tmp
-for module in $($b cat /modules/order); do $b insmod /modules/$module.ko; done
-[ ! -e /dev/vdd ] || $b mount -t ext4 /dev/vdd /apart
-$b mount -t $fs /dev/vda /near && $b mount -t ext4 /dev/vdb /far &&
-    # Whoever looks comes first; what it starts is as anybody.
-    exec /bin/chrt -R -f 10 /bin/towline-guest
-echo failed to mount | $b dd of=/dev/vdc bs=512 conv=sync oflag=direct
-";
-
-/// Packs the first file system.
-fn pack(guest: &Path, kind: Kind, to: &Path) {
-    let mut archive = Archive(io::BufWriter::new(File::create(to).expect("a file")), 0);
-    for folder in ["bin", "modules", "lib", "lib64", "lib/x86_64-linux-gnu"] {
-        archive.add(folder, 0o40755, b"");
-    }
-    archive.add("init", 0o100_755, INIT.as_bytes());
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new).into_iter().find(|path| path.exists());
-    archive.add_file("bin/busybox", busybox.expect("busybox-static is installed: make tools"));
-    let mut libraries = BTreeSet::new();
-    let ours = ["towline", "towline-tracker", "towline-guest"].map(|name| programs().join(name));
-    for program in ours.into_iter().chain(["/usr/bin/chrt", "/usr/sbin/fsfreeze"].map(PathBuf::from)) {
-        let name = program.file_name().expect("a name").to_str().expect("a plain name");
-        let bare = to.with_extension(name);
-        assert!(program.exists(), "{} is not built", program.display());
-        run(Command::new("strip").arg("-o").arg(&bare).arg(&program)).good();
-        archive.add_file(&format!("bin/{name}"), &bare);
-        let said = run(Command::new("ldd").arg(&program)).good();
-        let words = said.stdout.split_whitespace().filter(|word| word.starts_with("/lib"));
-        libraries.extend(words.map(String::from));
-    }
-    for library in libraries {
-        archive.add_file(library.trim_start_matches('/'), Path::new(&library));
-    }
-    let modules = [&["virtio_blk"], kind.modules()].concat();
-    archive.add("modules/order", 0o100_644, modules.join("\n").as_bytes());
-    for module in modules {
-        archive.add_file(&format!("modules/{module}.ko"), &guest.join(format!("{module}.ko")));
-    }
-    archive.add("TRAILER!!!", 0, b"");
-    archive.0.flush().expect("an archive can be written");
+/// A machine that runs.
+struct Power {
+    qemu: Running,
+    /// What it hears on its console.
+    words: ChildStdin,
+    /// What it says there and on QEMU's monitor.
+    folder: TempDir,
+    begun: Instant,
 }
 
-/// The kernel's kind of archive (cpio, "newc").
-struct Archive(io::BufWriter<File>, u32);
-
-impl Archive {
-    fn add_file(&mut self, name: &str, file: &Path) {
-        let bytes = fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let mode = fs::metadata(file).map_or(0o755, |found| found.permissions().mode());
-        self.add(name, 0o100_000 | mode & 0o777, &bytes);
+impl Power {
+    fn on(mut command: Command) -> Self {
+        let folder = folder();
+        let file = |name| File::create(folder.path().join(name)).expect("a log");
+        command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", "-qmp"]);
+        command.arg(format!("unix:{},server=on,wait=off", folder.path().join("monitor").display()));
+        command.stdin(Stdio::piped()).stdout(file("console")).stderr(file("qemu"));
+        let mut child = command.spawn().expect("QEMU starts");
+        let words = child.stdin.take().expect("a pipe");
+        Self { qemu: Running::new(child), words, folder, begun: Instant::now() }
     }
 
-    fn add(&mut self, name: &str, mode: u32, bytes: &[u8]) {
-        self.1 += 1;
-        let (length, name_length) = (bytes.len() as u32, name.len() as u32 + 1);
-        let fields = [self.1, mode, 0, 0, 1, 0, length, 0, 0, 0, 0, name_length, 0];
-        let mut header = String::from("070701");
-        fields.iter().for_each(|field| header += &format!("{field:08x}"));
-        header += name;
-        let padding = |length: usize| [0; 4][..length.next_multiple_of(4) - length].to_vec();
-        let head = [header.as_bytes(), b"\0"].concat();
-        for part in [&head, &padding(head.len()), bytes, &padding(bytes.len())] {
-            self.0.write_all(part).expect("an archive can be written");
+    fn monitor(&mut self) -> Monitor {
+        let mut monitor = None;
+        self.until("QEMU listens", |power| {
+            monitor = Monitor::connect(&power.folder.path().join("monitor"), PATIENCE).ok();
+            monitor.is_some()
+        });
+        monitor.expect("it listens")
+    }
+
+    /// Waits until something is so.
+    #[track_caller]
+    fn until(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
+        while !so(self) {
+            assert!(self.begun.elapsed() < PATIENCE, "still not: {what}\n{}", self.console());
+            std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// The end of what it said.
+    fn console(&self) -> String {
+        let read = |name| fs::read(self.folder.path().join(name)).unwrap_or_default();
+        let bytes = [read("qemu"), read("console")].concat();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
     }
 }

@@ -13,11 +13,13 @@
 
 mod boots;
 pub mod drives;
+mod first;
 pub mod guest;
 pub mod image;
 pub mod load;
 pub mod machine;
 pub mod mark;
+mod monitor;
 pub mod mounted;
 pub mod record;
 mod replays;
@@ -25,18 +27,23 @@ pub mod scene;
 
 pub use boots::stalled;
 
+use crate::kills::eye::State;
 use crate::kills::states::States;
 use crate::sim::rng::Rng;
 use image::Image;
-use machine::Kind;
+use machine::{Kind, Machine};
 use record::Loss;
 use std::fmt;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// Bytes of each drive: XFS wants so many, and few of them are ever written.
 const DRIVE: u64 = 2 << 30;
+
+/// Legs that run side by side: who waits for one machine has time for another.
+const LANES: usize = 2;
 
 /// So many cuts tell whether all states are hit as often as they should; of fewer, some may be hit by none.
 pub const MANY: usize = 100;
@@ -77,6 +84,10 @@ pub struct Tally {
     pub batches: u64,
     /// Points that were made before a cut and compared behind it.
     pub points: usize,
+    /// Cuts by the kind of the file system.
+    pub kinds: [usize; Kind::ALL.len()],
+    /// Cuts of a record where a flush of the disk's drive was answered, or was not yet.
+    pub at_flushes: usize,
     /// Starts behind a cut.
     pub starts: u64,
     /// Bytes that they read in all.
@@ -93,15 +104,37 @@ impl Tally {
         self.read += read;
         self.read_most = self.read_most.max(read);
     }
+
+    fn cut(&mut self, kind: Kind, state: State) {
+        self.states.count(state);
+        self.kinds[kind as usize] += 1;
+    }
+
+    fn add(&mut self, leg: &Self) {
+        self.states.add(&leg.states);
+        self.kinds.iter_mut().zip(leg.kinds).for_each(|(all, of)| *all += of);
+        self.batches += leg.batches;
+        self.points += leg.points;
+        self.at_flushes += leg.at_flushes;
+        self.starts += leg.starts;
+        self.read += leg.read;
+        self.read_most = self.read_most.max(leg.read_most);
+    }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| bytes >> 20;
+        write!(f, "{}; ", self.states)?;
+        for (kind, cuts) in Kind::ALL.iter().zip(self.kinds) {
+            write!(f, "{} {cuts}, ", kind.name())?;
+        }
+        if self.at_flushes > 0 {
+            write!(f, "at a flush {}; ", self.at_flushes)?;
+        }
         write!(
             f,
-            "{}; {} flushed batches found, {} points compared; read again {} MiB of {} on average, {} at most",
-            self.states,
+            "{} flushed batches found, {} points compared; read again {} MiB of {} on average, {} at most",
             self.batches,
             self.points,
             mib(self.read / self.starts.max(1)),
@@ -111,30 +144,83 @@ impl fmt::Display for Tally {
     }
 }
 
+/// A leg of a campaign: one machine and its drives.
+struct Leg<'a> {
+    machine: &'a Machine,
+    kind: Kind,
+    seed: u64,
+    cuts: usize,
+    /// The states that the campaign has hit so far.
+    states: States,
+    tally: Tally,
+}
+
+/// A campaign under way.
+struct Course<T> {
+    campaign: Campaign,
+    count: usize,
+    seed: u64,
+    /// Cuts of the legs that have begun.
+    begun: usize,
+    /// Of the legs that are over.
+    tally: Tally,
+    told: T,
+    broken: Option<String>,
+}
+
+impl<T: FnMut(&Tally)> Course<T> {
+    fn next<'a>(&mut self, machine: &'a Machine) -> Option<Leg<'a>> {
+        let all = self.campaign.leg(self.count);
+        let blind = self.count >= MANY && self.tally.states.hit().is_err();
+        let cuts = match self.count.saturating_sub(self.begun) {
+            0 if blind && self.begun < self.count + 4 * all => all,
+            left => left.min(all),
+        };
+        if cuts == 0 || self.broken.is_some() {
+            return None;
+        }
+        let seed = self.seed + self.begun as u64;
+        self.begun += cuts;
+        let kind = Kind::ALL[(seed / all as u64) as usize % Kind::ALL.len()];
+        let states = self.tally.states.clone();
+        Some(Leg { machine, kind, seed, cuts, states, tally: Tally::default() })
+    }
+
+    fn over(&mut self, leg: &Leg<'_>, ended: Result<(), String>) {
+        self.tally.add(&leg.tally);
+        if let Err(why) = ended {
+            self.tally.failures += 1;
+            let cuts = leg.tally.states.all();
+            self.broken = Some(format!("SEED={}, {}, behind {cuts} cuts: {why}", leg.seed, leg.kind.name()));
+        }
+        (self.told)(&self.tally);
+    }
+}
+
 /// Cuts `count` times, from one seed on, and more while a state was not hit often enough; a leg's seed is that of
 /// the campaign and the number of cuts before it. `told` hears of every leg that is over.
 ///
 /// # Panics
 /// At the first promise that is broken.
-pub fn run(campaign: Campaign, count: usize, seed: u64, mut told: impl FnMut(&Tally)) -> Tally {
-    let mut tally = Tally::default();
-    let leg = campaign.leg(count);
-    let mut kinds = Kind::ALL.into_iter().cycle();
-    let blind = |tally: &Tally| count >= MANY && tally.states.hit().is_err();
-    while tally.states.all() < count || blind(&tally) && tally.states.all() < count + 4 * leg {
-        let done = tally.states.all();
-        let left = if done < count { count - done } else { leg };
-        let (seed, cuts) = (seed + done as u64, leg.min(left));
-        let kind = kinds.next().expect("they go round");
-        let ended = catch_unwind(AssertUnwindSafe(|| match campaign {
-            Campaign::Boots => boots::run(seed, kind, cuts, &mut tally),
-            Campaign::Replays => replays::run(seed, kind, cuts, &mut tally),
-        }));
-        let ended = ended.unwrap_or_else(|_| Err("see above".into()));
-        tally.failures += usize::from(ended.is_err());
-        told(&tally);
-        ended.unwrap_or_else(|why| panic!("SEED={seed}, behind {} cuts: {why}", tally.states.all() - done));
-    }
+pub fn run(campaign: Campaign, count: usize, seed: u64, told: impl FnMut(&Tally) + Send) -> Tally {
+    let machine = Machine::new(&scene::DRIVES);
+    let course = Course { campaign, count, seed, begun: 0, tally: Tally::default(), told, broken: None };
+    let course = Mutex::new(course);
+    let at = || course.lock().unwrap_or_else(PoisonError::into_inner);
+    let lane = || {
+        // The lock is not held while a leg runs.
+        let next = || at().next(&machine);
+        while let Some(mut leg) = next() {
+            let ended = catch_unwind(AssertUnwindSafe(|| match campaign {
+                Campaign::Boots => boots::run(&mut leg),
+                Campaign::Replays => replays::run(&mut leg),
+            }));
+            at().over(&leg, ended.unwrap_or_else(|_| Err("see above".into())));
+        }
+    };
+    std::thread::scope(|scope| (0..LANES).for_each(|_| drop(scope.spawn(lane))));
+    let Course { tally, broken, .. } = course.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert!(broken.is_none(), "{}", broken.unwrap_or_default());
     tally
 }
 

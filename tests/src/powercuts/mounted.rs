@@ -1,6 +1,7 @@
 //! An image mounted on this host.
 
 use super::image::Image;
+use super::scene::folder;
 use crate::live::process::{PATIENCE, run};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ impl Mounted {
     /// If that fails: the file system itself did not survive.
     #[track_caller]
     pub fn new(image: &Image) -> Self {
-        let folder = tempfile::Builder::new().prefix("tow").tempdir_in("/dev/shm").expect("a folder");
+        let folder = folder();
         let (file, at) = (folder.path().join("image"), folder.path().join("at"));
         image.save(&file).expect("memory for an image");
         fs::create_dir(&at).expect("a mount point");

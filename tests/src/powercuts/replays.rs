@@ -5,11 +5,11 @@
 use super::drives::Drives;
 use super::guest::{Orders, Task};
 use super::load::Tears;
-use super::machine::{Ended, Kind, Machine};
+use super::machine::Ended;
 use super::mark::Mark;
 use super::record::{Event, Loss, Record};
-use super::scene::{Points, Said, Scene, blank};
-use super::{Tally, far_loss, first_drives};
+use super::scene::{Points, Said, Scene, blank, folder};
+use super::{Leg, Tally, far_loss, first_drives};
 use crate::kills::eye::{State, maps_folder};
 use crate::kills::states::States;
 use crate::live::process::Running;
@@ -23,32 +23,38 @@ const RELEASES: u64 = 16;
 ///
 /// # Errors
 /// The first promise that is broken.
-pub(super) fn run(seed: u64, kind: Kind, cuts: usize, tally: &mut Tally) -> Result<(), String> {
-    let mut rng = Rng::new(seed);
-    let machine = Machine::new(kind);
-    let drives = Drives::serve(&machine.folder().join("drives"), first_drives(machine.folder(), kind))
+pub(super) fn run(leg: &mut Leg<'_>) -> Result<(), String> {
+    let (mut rng, folder, kind) = (Rng::new(leg.seed), folder(), leg.kind);
+    let drives = Drives::serve(&folder.path().join("drives"), first_drives(folder.path(), kind))
         .map_err(|error| error.to_string())?;
-    let releases = RELEASES.min(3 + cuts as u64 / 8);
-    let orders = Orders { seed, life: 1, task: Task::Wander { releases } };
-    if let Ended::Failed(why) = machine.live(&drives, &orders) {
+    let releases = RELEASES.min(3 + leg.cuts as u64 / 8);
+    let orders = Orders { seed: leg.seed, life: 1, task: Task::Wander { releases } };
+    if let Ended::Failed(why) = leg.machine.live(kind, &drives, &orders) {
         return Err(why);
     }
     let record = drives.take();
-    let before = blank(&machine.folder().join("before"));
+    let before = blank(&folder.path().join("before"));
     let points = points(&record, &orders, &before, &mut rng)?;
-    let chosen = choose(&record, cuts, &tally.states, &mut rng);
     let mut made = record.cuts();
-    for (moment, state) in chosen {
+    for (moment, state) in choose(&record, leg.cuts, &leg.states, &mut rng) {
         let some = Loss::Some(kind.whole());
         let losses = [[Loss::All, some, some][rng.index(3)], far_loss(&mut rng)];
         let scene = Scene::new(&made.at(moment, &losses, &mut rng));
         let what = || format!("{}, cut behind event {moment} of {}", kind.name(), record.events().len());
         let said = Said::until(&record, moment, orders.life);
-        replay(&scene, &orders, &said, &before, &points, &mut rng, tally)
+        replay(&scene, &orders, &said, &before, &points, &mut rng, &mut leg.tally)
             .map_err(|why| format!("{}: {why}", what()))?;
-        tally.states.count(state);
+        leg.tally.cut(kind, state);
+        leg.tally.at_flushes += usize::from(flush_near(&record, moment));
     }
     Ok(())
+}
+
+/// Whether a flush of the disk's drive is answered right before this moment, or is the next event.
+fn flush_near(record: &Record, moment: usize) -> bool {
+    let (before, behind) = record.events().split_at(moment);
+    let near = [before.last(), behind.first()];
+    near.into_iter().flatten().any(|event| matches!(event, Event::Flush { drive: 0, .. }))
 }
 
 /// All points of a record, each one instant of the load.
@@ -63,10 +69,12 @@ fn points(record: &Record, orders: &Orders, before: &Path, rng: &mut Rng) -> Res
     Ok(points)
 }
 
-/// The moments to cut at, in their order, with what was under way then: by what the campaign is missing, and half
-/// of them where a flush of the disk's drive is answered, or is not yet.
+/// The moments to cut at, in their order, with what was under way then. A third of them are all flushes of the
+/// disk's drive in one stretch of the record, right behind their answer; the others follow what the campaign is
+/// missing, half of them where a flush is answered, or is not yet.
 fn choose(record: &Record, cuts: usize, states: &States, rng: &mut Rng) -> Vec<(usize, State)> {
     let mut moments: [[Vec<usize>; 2]; 6] = Default::default();
+    let mut flushes = Vec::new();
     let mut state = None;
     for (at, event) in record.events().iter().enumerate() {
         match event {
@@ -78,6 +86,7 @@ fn choose(record: &Record, cuts: usize, states: &States, rng: &mut Rng) -> Vec<(
             Event::Flush { drive: 0, .. } => {
                 if let Some(state) = state {
                     moments[state as usize][0].extend([at, at + 1]);
+                    flushes.push((at + 1, state));
                 }
             }
             _ => {}
@@ -86,8 +95,12 @@ fn choose(record: &Record, cuts: usize, states: &States, rng: &mut Rng) -> Vec<(
             moments[state as usize][1].push(at);
         }
     }
+    let length = (cuts / 3).min(flushes.len());
+    let first = rng.index(flushes.len() - length + 1);
+    let mut chosen = flushes[first..first + length].to_vec();
     let mut states = states.clone();
-    let chosen = (0..cuts).filter_map(|_| {
+    chosen.iter().for_each(|&(_, state)| states.count(state));
+    let others = (length..cuts).filter_map(|_| {
         let mut missing = states.missing();
         missing.iter_mut().zip(&moments).for_each(|(weight, moments)| {
             *weight = if moments[1].is_empty() { 0 } else { *weight + 1 };
@@ -99,7 +112,7 @@ fn choose(record: &Record, cuts: usize, states: &States, rng: &mut Rng) -> Vec<(
         let moments = &moments[aim][flushes];
         Some((moments[rng.index(moments.len())], state))
     });
-    let mut chosen: Vec<_> = chosen.collect();
+    chosen.extend(others);
     chosen.sort_unstable();
     chosen
 }

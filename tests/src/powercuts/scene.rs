@@ -7,18 +7,20 @@ use super::mark::Mark;
 use super::mounted::Mounted;
 use super::record::Record;
 use crate::live::process::{Site, data_at, same, towline};
+use crate::live::stamp::BLOCK;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// The drives' places in a record.
 pub const DRIVES: [&str; 2] = ["near", "far"];
 
 /// What a digest reads at once.
-const STEP: u64 = 1 << 20;
+const STEP: u64 = 64 << 10;
 /// Bytes of a region ([`crate::live::process::WANDERING`]).
 const REGION: u64 = 16 << 20;
 
@@ -60,7 +62,7 @@ pub struct Scene {
     near: Mounted,
     _far: Mounted,
     /// For images that are restored.
-    folder: tempfile::TempDir,
+    folder: TempDir,
 }
 
 impl Scene {
@@ -72,8 +74,7 @@ impl Scene {
     pub fn new(images: &[Image]) -> Self {
         let [near, far, ..] = images else { panic!("a disk's drive and a vault's") };
         let (near, far) = (Mounted::new(near), Mounted::new(far));
-        let folder = tempfile::Builder::new().prefix("tow").tempdir_in("/dev/shm").expect("a folder");
-        Self { site: site(near.path(), far.path()), near, _far: far, folder }
+        Self { site: site(near.path(), far.path()), near, _far: far, folder: folder() }
     }
 
     /// The disk.
@@ -165,9 +166,11 @@ impl Scene {
         let mut at = data_at(&file, 0) / STEP * STEP;
         while at < SIZE {
             file.read_exact_at(&mut bytes, at).map_err(failed)?;
-            // A hole and written zeros are the same.
-            if bytes.iter().any(|&byte| byte != 0) {
-                hasher.update(&at.to_le_bytes()).update(&bytes);
+            for (place, block) in (at..).step_by(BLOCK).zip(bytes.chunks(BLOCK)) {
+                // A hole and written zeros are the same.
+                if block.iter().any(|&byte| byte != 0) {
+                    hasher.update(&place.to_le_bytes()).update(block);
+                }
             }
             at = data_at(&file, at + STEP) / STEP * STEP;
         }
@@ -184,6 +187,14 @@ impl Scene {
         let outcome = towline([OsStr::new("verify"), OsStr::new("--vault"), vault.as_os_str()]);
         if outcome.code == Some(0) { Ok(()) } else { Err(format!("{}\n{}", outcome.stdout, outcome.stderr)) }
     }
+}
+
+/// A folder in memory.
+///
+/// # Panics
+/// If there can be none.
+pub fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("tow").tempdir_in("/dev/shm").expect("a folder")
 }
 
 /// A disk that was never written.
