@@ -231,6 +231,8 @@ pub struct World {
     opened: Vec<SimFile>,
     /// Shippers ran at the same time.
     rivals: bool,
+    /// The sidecars are copies of ones that had been damaged, or met errors.
+    hurt: bool,
     /// Somebody else may have gone on with the log.
     estranged: bool,
     /// An administrator gives the word to take over from now on.
@@ -362,6 +364,7 @@ impl World {
             striking: 0,
             opened: Vec::new(),
             rivals: false,
+            hurt: false,
             estranged: false,
             word: false,
             obstinate: false,

@@ -4,9 +4,14 @@ use super::successor::Found;
 use super::*;
 
 impl World {
+    /// Whether somebody damaged the sidecars, or something failed.
+    pub(super) fn is_hurt(&self) -> bool {
+        self.hurt || self.faults.injected() > 0 || self.counts.get("logs damaged") > 0
+    }
+
     /// Promise 4: no crash makes the sidecar look damaged, if nobody damaged it and nothing failed.
     fn check_cost(&mut self, before: &Found) {
-        if self.faults.injected() > 0 || self.counts.get("logs damaged") > 0 {
+        if self.is_hurt() {
             return;
         }
         // Why each disk is to be compared as a whole, if it is.

@@ -37,6 +37,7 @@ impl World {
             }
             Twin::Clone => {
                 twin.settings.direct = self.settings.direct;
+                twin.hurt = self.is_hurt();
                 twin.geometry.clone_from(&self.geometry);
                 twin.acked = vec![SectorMap::default(); self.disks.len()];
                 twin.known = vec![SectorMap::default(); self.disks.len()];
