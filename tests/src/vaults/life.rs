@@ -114,6 +114,8 @@ enum Amid {
     Full,
     /// A newer shipper of the same tracker has a run.
     Newer,
+    /// It has one before this one's claim.
+    Asleep,
     /// Another host has one.
     Other,
     /// The vault is put back.
@@ -152,10 +154,11 @@ fn ship(life: &Arc<Mutex<Life>>, host: usize, amid: Amid, rng: &mut Rng) {
         *over = true;
         lock(&inner).trace(|| format!("{amid:?} at put {} of {}", call.puts, call.name));
         let cycles = rng.index(3);
-        let other = Run { host, cycles, take_over: false, undo: rng.chance(700), unreleased: false };
+        let other =
+            Run { host, cycles, take_over: false, undo: rng.chance(700), unreleased: false, asleep: false };
         let store = || Arc::new(inner_store.clone());
         match amid {
-            Amid::Nothing => {}
+            Amid::Nothing | Amid::Asleep => {}
             Amid::Die => return Mood::Die,
             Amid::Lose => return Mood::LoseAnswer,
             Amid::Fail => return Mood::Fail(StoreErrorKind::Transient),
@@ -173,11 +176,12 @@ fn ship(life: &Arc<Mutex<Life>>, host: usize, amid: Amid, rng: &mut Rng) {
         }
         Mood::Good
     });
-    let amid_others = matches!(amid, Amid::Newer | Amid::Other | Amid::PutBack | Amid::Twin);
+    let amid_others = matches!(amid, Amid::Newer | Amid::Asleep | Amid::Other | Amid::PutBack | Amid::Twin);
     let undo = rng.chance(200);
     let unreleased = rng.chance(100) && !amid_others;
     let cycles = rng.index(4);
-    let wanted = Run { host, cycles, take_over: false, undo, unreleased };
+    let asleep = matches!(amid, Amid::Asleep);
+    let wanted = Run { host, cycles, take_over: false, undo, unreleased, asleep };
     let done = run(life, scripted.clone(), wanted, rng);
     if let Err(error) = &done {
         lock(life).trace(|| format!("host {host}: {}", error.line()));
@@ -187,7 +191,7 @@ fn ship(life: &Arc<Mutex<Life>>, host: usize, amid: Amid, rng: &mut Rng) {
                 return life_now.is_wrong(Oracle::Lineage, error.line());
             }
             drop(life_now);
-            let _ = run(life, scripted, Run { take_over: true, ..wanted }, rng);
+            let _ = run(life, scripted, Run { take_over: true, asleep: false, ..wanted }, rng);
         }
     }
 }
@@ -209,7 +213,7 @@ fn twin(life: &Mutex<Life>, store: &MemoryStore, rng: &mut Rng) {
         (attached, claimed, place)
     };
     let group = Vault::open(Arc::new(store.clone())).expect("memory").group("vm");
-    let wanted = Run { host, cycles: 1, take_over: false, undo: false, unreleased: true };
+    let wanted = Run { host, cycles: 1, take_over: false, undo: false, unreleased: true, asleep: false };
     let done = after_claim(life, &group, &attached, claimed, wanted, rng);
     let mut life = lock(life);
     life.trace(|| format!("the twin: {:?}", done.map_err(|error| error.line())));
@@ -221,7 +225,8 @@ fn event(life: &Arc<Mutex<Life>>, rng: &mut Rng) {
     let count = rng.index(40);
     lock(life).hosts[host].write(rng, count);
     let amid = match rng.below(20) {
-        0..=5 => Amid::Nothing,
+        0..=4 => Amid::Nothing,
+        5 => Amid::Asleep,
         6..=8 => Amid::Die,
         9 => Amid::Lose,
         10 => Amid::Fail,
@@ -271,8 +276,14 @@ fn finish(life: &Arc<Mutex<Life>>, rng: &mut Rng) {
             let life = lock(life);
             (life.store.clone(), life.others)
         };
-        let wanted =
-            Run { host: 0, cycles: 1, take_over: tries > 1 && others, undo: false, unreleased: false };
+        let wanted = Run {
+            host: 0,
+            cycles: 1,
+            take_over: tries > 1 && others,
+            undo: false,
+            unreleased: false,
+            asleep: false,
+        };
         match run(life, Arc::new(store), wanted, rng) {
             // A fuzzy entry is followed by another cut.
             Ok(()) => {

@@ -54,6 +54,8 @@ pub(super) struct Run {
     pub(super) undo: bool,
     /// The release is lost.
     pub(super) unreleased: bool,
+    /// Between its attach and its claim it sleeps, and a newer shipper of the same tracker has a run.
+    pub(super) asleep: bool,
 }
 
 /// The pipeline's questions.
@@ -98,18 +100,24 @@ pub(super) fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
 }
 
 /// A shipper from its start to its end. The life is locked only between the steps: others may live while it puts.
-pub(super) fn run(life: &Mutex<Life>, store: Arc<dyn Store>, run: Run, rng: &mut Rng) -> Result<()> {
-    let vault = Vault::open(store)?;
+pub(super) fn run(life: &Mutex<Life>, store: Arc<dyn Store>, wanted: Run, rng: &mut Rng) -> Result<()> {
+    let vault = Vault::open(store.clone())?;
     let group = vault.group("vm");
-    let attached = lock(life).hosts[run.host].attached();
+    let attached = lock(life).hosts[wanted.host].attached();
+    if wanted.asleep {
+        drop(run(life, store, Run { asleep: false, take_over: false, cycles: 1, ..wanted }, rng));
+    }
     let claimant = Claimant { host: "h".into(), target: TargetId(vault.id().0), time_ns: 1 };
-    let claimed = group.claim(&attached, &claimant, run.take_over, &mut || newest(life, run, &attached))?;
+    let claimed =
+        group.claim(&attached, &claimant, wanted.take_over, &mut || newest(life, wanted, &attached))?;
     {
         let mut life = lock(life);
-        life.trace(|| format!("host {} claims {}: {:.60?}", run.host, claimed.claim.seq, claimed.decision));
+        life.trace(|| {
+            format!("host {} claims {}: {:.60?}", wanted.host, claimed.claim.seq, claimed.decision)
+        });
         life.claimed = Some((attached.clone(), claimed.clone()));
     }
-    after_claim(life, &group, &attached, claimed, run, rng)
+    after_claim(life, &group, &attached, claimed, wanted, rng)
 }
 
 /// What follows a claim: the open freeze, then cycles.
