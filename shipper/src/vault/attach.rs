@@ -3,7 +3,9 @@
 //! below it.
 //!
 //! With A the anchor's entry, T the newest content (of a claim at the head, its base), and the *lineage* T, base of T,
-//! base of that, and so on; an entry is of our live freeze, or of a vouched cut, if it has that cut's id and its time:
+//! base of that, and so on; an entry is of a vouched cut if it has that cut's id and its time. It is of our
+//! live freeze if it has the freeze's and is a point, or the last entry that the tracker was told of ([`takes_up`]); else it
+//! is of a vouched cut like another:
 //!
 //! | owner of the newest claim | A | T | decision |
 //! |---|---|---|---|

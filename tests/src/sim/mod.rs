@@ -21,6 +21,7 @@ pub mod fault;
 pub mod flat;
 pub mod folder;
 pub mod maps;
+mod name;
 pub mod oracle;
 pub mod powercut;
 pub mod process;

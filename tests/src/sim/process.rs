@@ -1,8 +1,8 @@
 //! The shipper as a process: the product's loop, and its doors to the simulated world.
 
 use super::coroutine::{self, Process, call, dice};
+use super::name::name;
 use super::store::{self, Done};
-use super::world::name;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;

@@ -1,9 +1,9 @@
 //! The vault as the world sees it: the store, the points in it, and what each of them must be.
 
 use super::counts::Counts;
+use super::name::name;
 use super::restorer::{Images, Restorer, Sources};
 use super::store::SimStore;
-use super::world::name;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use towline::store::Store;

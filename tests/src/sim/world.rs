@@ -22,12 +22,13 @@ use super::fault::{Crashed, Faults};
 use super::flat::SectorMap;
 use super::folder::{SimFile, SimFolder};
 use super::maps::SimMaps;
+use super::name::{self, cut_name, disk_name, start_name};
 use super::oracle::{Oracle, Wrong};
 use super::rng::Rng;
 use super::shipper::Shipper;
 use super::store::Moods;
 use super::target::{Snapshot, Target};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -41,7 +42,7 @@ use towline_tracker::group::job::{Job, JobDone};
 use towline_tracker::group::{
     Action, Change, Errno, Group, GroupConfig, OpId, Question, Request, RequestId, SidecarFile, Ticket, Token,
 };
-use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session, StartId};
+use towline_tracker::id::{BootId, CutId, DiskIndex, Generation, Nanos, Session};
 use towline_tracker::map::header::{GroupHeader, Road, State};
 use towline_tracker::sidecar::jobs::{DiskFacts, Jobs, Outcome};
 use towline_tracker::sidecar::start::{Candidate, HEADER, Now, Running, start};
@@ -115,33 +116,6 @@ pub struct Report {
     pub shipper_steps: Vec<u64>,
     /// What happened.
     pub counts: Counts,
-}
-
-thread_local! {
-    static NAMES: Cell<u64> = const { Cell::new(0) };
-}
-
-/// A name that nobody had before.
-pub(super) fn name() -> [u8; 16] {
-    NAMES.set(NAMES.get() + 1);
-    let mut bytes = [0; 16];
-    let mixed = Rng::new(NAMES.get()).draw();
-    bytes[..8].copy_from_slice(&NAMES.get().to_be_bytes());
-    bytes[8..].copy_from_slice(&mixed.to_le_bytes());
-    bytes
-}
-
-fn cut_name() -> CutId {
-    CutId(name())
-}
-
-fn start_name() -> StartId {
-    let name = name();
-    StartId(u64::from_le_bytes(name[8..].try_into().expect("8 bytes")))
-}
-
-fn disk_name() -> DiskId {
-    DiskId(name())
 }
 
 #[derive(Debug)]
@@ -282,7 +256,7 @@ struct OtherHost {
 /// # Errors
 /// The promise that was broken.
 pub fn run(plan: Plan) -> Result<Report, Failure> {
-    NAMES.set(plan.seed << 20);
+    name::begin(plan.seed);
     coroutine::set_dice(Rng::new(plan.seed ^ 0x70c5));
     let target = Rc::new(RefCell::new(Target::new()));
     let mut world = World::new(plan, target);

@@ -1,22 +1,18 @@
-//! The cut and the road of a freeze (DESIGN 3.3): C1 the instant, C2 what follows it in order, release, undo.
+//! The cut and the road of a freeze (DESIGN 3.3): C1 the instant, C2 what follows it in order, release. What is forgotten: `undo`.
 
 use super::action::{Action, Ticket};
 use super::job::{Job, JobError, SealDisk, Spare};
 use super::{Freeze, Group, PendingCut, before, parity};
 use crate::control::message::{Answer, Frozen, FrozenDisk as FrozenInfo, Refusal};
 use crate::disk::{Disk, Fold, FrozenDisk, Log, SyncWaiter};
-use crate::format::changes::{self, Seal};
-use crate::format::intents::LogMark;
-use crate::format::meta::{PendingLog, Recheck};
+use crate::format::changes::Seal;
+use crate::format::meta::Recheck;
 use crate::id::{Anchor, AttachNumber, CutId, DiskIndex, Generation, TargetId};
 use crate::limits::clip_reason;
 use crate::map::header::{CutRecord, Road};
 use crate::mutant;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-
-/// Undone cuts that a meta remembers.
-const VOUCHED_MAX: usize = 64;
 
 /// More pending logs of dead sessions than these are replaced by a cut of the machine's own.
 const OLDER_MAX: usize = 16;
@@ -55,7 +51,7 @@ impl Group {
     /// undone as soon as it is sealed, which leaves one log that contains all. A live freeze stands in the way of that:
     /// nobody ships it, or too slowly for what the guest writes meanwhile. Far beyond, or when space runs out, it gives way;
     /// its blocks stay pending (C4).
-    pub(super) fn bound_logs(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn bound_logs(&mut self) {
         if self.freeze.is_none() {
             let older = |disk: &Disk| disk.meta.logs.len() > OLDER_MAX;
             if self.logs_are_large() || self.disks.iter().any(older) {
@@ -65,7 +61,7 @@ impl Group {
         }
         let most = |disk: &Disk| self.config.bounds.log_live_max.max(2 * disk.geometry.blocks());
         if self.disks.iter().any(|disk| disk.log.end > most(disk)) {
-            self.undo_now("nobody took it while the change log grew", actions);
+            self.undo_now("nobody took it while the change log grew");
         }
     }
 
@@ -84,7 +80,7 @@ impl Group {
             self.turn_fuzzy("the sidecar's file system runs out of space", actions);
         }
         if self.logs_are_large() {
-            self.undo_now("the sidecar's file system runs out of space", actions);
+            self.undo_now("the sidecar's file system runs out of space");
         }
     }
 
@@ -292,7 +288,7 @@ impl Group {
             return;
         }
         if let Err(error) = result {
-            self.undo_now(&format!("the change log can't be sealed: {}", error.0), actions);
+            self.undo_now(&format!("the change log can't be sealed: {}", error.0));
             return;
         }
         freeze.sealed = true;
@@ -314,7 +310,7 @@ impl Group {
             return;
         }
         if freeze.internal {
-            return self.undo_now("its log is durable", actions);
+            return self.undo_now("its log is durable");
         }
         self.vouched.push(freeze.identity());
         self.state.road = Road::Sealed;
@@ -478,7 +474,7 @@ impl Group {
 
     /// No freeze any more: its maps go, the next cut's are made. Fresh inodes always: somebody may still read the old
     /// ones (C3).
-    fn end_freeze(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn end_freeze(&mut self, actions: &mut Vec<Action>) {
         self.wake_preserve_waiters();
         self.freeze = None;
         self.syncing_freeze = false;
@@ -490,104 +486,8 @@ impl Group {
         self.unsettled = true;
     }
 
-    /// C4: forgets a freeze. Its frozen map is folded into the open one, its log stays pending.
-    pub(super) fn ask_undo(&mut self, ticket: Ticket, cut: CutId, actions: &mut Vec<Action>) {
-        match &mut self.freeze {
-            Some(freeze) if freeze.cut == cut && self.state.road != Road::Releasing => {
-                freeze.tickets.push(ticket);
-                if self.state.road != Road::Undoing {
-                    self.undo_now("the shipper asked", actions);
-                }
-            }
-            Some(freeze) if freeze.cut == cut => {
-                let answer = Refusal::Mismatch("it is being released".into()).into();
-                actions.push(Action::answer(ticket, answer));
-            }
-            // Undone already, or never there: the same to who asks.
-            _ => actions.push(Action::answer(ticket, Answer::Done)),
-        }
-    }
-
-    /// Begins to undo the freeze. A release that has begun is finished instead: its entry is published.
-    pub(super) fn undo_now(&mut self, why: &str, _actions: &mut Vec<Action>) {
-        let Some(freeze) = &self.freeze else { return };
-        if matches!(self.state.road, Road::Releasing | Road::Undoing | Road::None) {
-            return;
-        }
-        tracing::info!(cut = %freeze.cut, reason = why, "the cut is undone");
-        self.state.road = Road::Undoing;
-        self.header.store(self.state);
-        self.wake_preserve_waiters();
-        self.wake_drain_waiters();
-        self.start_undo_fold();
-    }
-
-    /// Folds the frozen maps into the open ones. A fold of everything that runs already covers it.
-    pub(super) fn start_undo_fold(&mut self) {
-        for disk in &mut self.disks {
-            let frozen = disk.frozen.as_ref().expect("a freeze has every disk");
-            if disk.fold.as_ref().is_none_or(|fold| fold.source.is_some())
-                && !mutant::active("undo-without-fold")
-            {
-                disk.fold = Some(Fold { source: Some(frozen.frozen.clone()), next: 0 });
-            }
-        }
-        self.unsettled = true;
-    }
-
-    /// The undo is complete when every fold is, no sealing runs that still reads the maps, and no append to its log whose
-    /// length is not known yet.
-    pub(super) fn finish_undo(&mut self, actions: &mut Vec<Action>) {
-        if self.state.road != Road::Undoing
-            || self.sealing
-            || self.disks.iter().any(|disk| disk.fold.is_some())
-            || self.disks.iter().any(|disk| disk.frozen.as_ref().is_some_and(|frozen| frozen.log.appending))
-        {
-            return;
-        }
-        let freeze = self.freeze.as_mut().expect("undoing is a state of a freeze");
-        let (generation, cut, sealed) = (freeze.generation, freeze.identity(), freeze.sealed);
-        let (tickets, readers) = (std::mem::take(&mut freeze.tickets), std::mem::take(&mut freeze.readers));
-        let internal = freeze.internal;
-        self.first_pending = freeze.first;
-        for disk in &mut self.disks {
-            disk.filled |= disk.frozen.as_ref().is_some_and(|frozen| frozen.whole);
-            if sealed && !internal {
-                // An entry of this cut may be in the vault; its log goes with the next seal, its blocks stay pending (V2).
-                // Mutant: an entry of this cut is nobody's.
-                if !disk.meta.vouched.contains(&cut) && !mutant::active("undone-not-vouched") {
-                    disk.meta.vouched.push(cut);
-                }
-                let surplus = disk.meta.vouched.len().saturating_sub(VOUCHED_MAX);
-                disk.meta.vouched.drain(..surplus);
-            }
-        }
-        if sealed && !internal {
-            self.store_metas(&(0..self.disks.len()).collect::<Vec<_>>(), actions);
-        }
-        let mut left = Vec::new();
-        for (index, disk) in self.disks.iter_mut().enumerate().filter(|_| !sealed) {
-            let mark = disk.frozen.as_ref().map(|frozen| frozen.log.mark()).unwrap_or_default();
-            if mark.length > changes::HEADER as u64 {
-                disk.left = mark;
-                let LogMark { generation, length } = mark;
-                let session = disk.meta.session;
-                disk.meta.logs.push(PendingLog { generation, session, length, cut: None });
-                left.push((DiskIndex(index as u16), mark, disk.meta.clone()));
-            }
-        }
-        self.post(Job::Forget { generation, cut: cut.id, left }, actions);
-        self.end_freeze(actions);
-        for ticket in readers {
-            actions.push(Action::answer(ticket, Refusal::NoSuchFreeze.into()));
-        }
-        for ticket in tickets {
-            actions.push(Action::answer(ticket, Answer::Done));
-        }
-    }
-
     /// Those that waited for writes of the frozen generation run again.
-    fn wake_drain_waiters(&mut self) {
+    pub(super) fn wake_drain_waiters(&mut self) {
         for waiters in std::mem::take(&mut self.drain_waiters).into_values() {
             self.ready.extend(waiters);
         }

@@ -24,6 +24,7 @@ mod stop;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod undo;
 mod write;
 
 use crate::control::message::{Answer, Refusal};
@@ -444,7 +445,7 @@ impl Group {
             self.header.beat(Nanos(now.0 + self.suspended_ns));
             self.try_heal(actions);
             self.cut_to_heal();
-            self.bound_logs(actions);
+            self.bound_logs();
             if !self.watching && (self.exact() || self.freeze.is_some() && self.logs_are_large()) {
                 self.watching = true;
                 self.post(Job::Watch, actions);

@@ -166,7 +166,7 @@ impl Group {
             return;
         }
         if self.freeze.is_some() {
-            self.undo_now("a sync of a disk failed", actions);
+            self.undo_now("a sync of a disk failed");
         }
         if buffered {
             actions.push(Action::Reopen { disk: DiskIndex(index as u16) });
