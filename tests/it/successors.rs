@@ -12,7 +12,7 @@ use towline_tracker::format::changes::{self, Encoder, Header, Seal};
 use towline_tracker::format::meta::{Meta, PendingLog};
 use towline_tracker::group::Question;
 use towline_tracker::group::job::{Job, JobDone, SealDisk};
-use towline_tracker::id::{Cut, CutId, DiskId, Generation, Session, TargetId};
+use towline_tracker::id::{Anchor, Cut, CutId, DiskId, Generation, Session, TargetId, VaultId};
 use towline_tracker::map::header::GroupHeader;
 use towline_tracker::map::{Words, bits};
 use towline_tracker::sidecar::files::{append_map, create_log, read_logs, store_meta};
@@ -74,6 +74,33 @@ fn a_cut_that_was_undone_is_vouched_for_by_every_successor() {
     judge(
         "lineage",
         if seen { Ok(()) } else { Err("an entry of the undone cut is nobody's: broken lineage".into()) },
+    );
+}
+
+/// V9, V10, schedule: 1. an entry lies over images of others, because the group was taken over, and is being released; 2. a
+/// shipper attaches; 3. the release ends: what the freeze had is pending no more. He must go on from that entry.
+#[test]
+fn a_release_that_has_begun_is_the_anchor() {
+    let host = Host::new(true);
+    let mut session = host.start();
+    session.pass(2);
+    let target = TargetId([1; 16]);
+    session.ask(Question::Attach { target });
+    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    let attach = attached.attach;
+    session.ask(Question::Cut { attach, full: false });
+    session.pass(2);
+    let Some(Answer::Frozen(frozen)) = session.answers.pop() else { panic!("it is cut") };
+    let anchor = Anchor { vault: VaultId([2; 16]), seq: 16, hash: [3; 32] };
+    session.busy = true;
+    session.ask(Question::Release { attach, target, cut: frozen.cut, anchor });
+    assert!(session.answers.is_empty(), "it is under way");
+    session.ask(Question::Attach { target });
+    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    let seen = attached.anchor == Some(anchor) && attached.vouched.is_empty();
+    judge(
+        "image",
+        if seen { Ok(()) } else { Err("he goes on from the entry before, without this cut".into()) },
     );
 }
 

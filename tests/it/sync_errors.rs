@@ -46,6 +46,8 @@ pub(crate) struct Sitting<'a> {
     /// How many syncs with the inode fail from now on, and how many writes to the sidecar.
     bad_syncs: u32,
     bad_persists: u32,
+    /// The worker takes its time: what it is asked for now is not done yet.
+    pub(crate) busy: bool,
     replies: BTreeMap<u64, Result<(), Errno>>,
     /// What shippers were told.
     pub(crate) answers: Vec<Answer>,
@@ -115,8 +117,18 @@ impl Host {
         let files = opened.into_iter().map(|(_, file, handle)| (file, handle)).collect();
         let (replies, answers) = (BTreeMap::new(), Vec::new());
         let (now, bad_syncs, bad_persists) = (Nanos(1), 0, 0);
-        let mut session =
-            Sitting { host: self, group, jobs, files, now, bad_syncs, bad_persists, replies, answers };
+        let mut session = Sitting {
+            host: self,
+            group,
+            jobs,
+            files,
+            now,
+            bad_syncs,
+            bad_persists,
+            busy: false,
+            replies,
+            answers,
+        };
         session.execute(actions);
         session
     }
@@ -156,6 +168,7 @@ impl Sitting<'_> {
                     }
                     self.group.completed(id, if good { Ok(()) } else { EIO }, now, &mut more);
                 }
+                Action::Job(_) if self.busy => {}
                 Action::Job(job) => {
                     let outcome = self.jobs.run(*job);
                     self.files.extend(outcome.opened.into_iter().map(|(_, file, handle)| (file, handle)));

@@ -245,6 +245,8 @@ pub const MUTANTS: &[Mutant] = &[
         "an entry in our place with our cut id is taken for ours, whatever it holds",
     )
     .by(VAULTS),
+    of("V9", "releasing-not-told", "who attaches during a release is told the anchor before it")
+        .by(By::Test("successors::a_release_that_has_begun_is_the_anchor")),
     of("V9", "released-one-too-far", "a release also lets go of the generation that is open"),
     of("V10", "older-vault-is-delta", "a vault that is older than the anchor gets a delta").by(VAULTS),
     of("V10", "anchor-by-number", "the anchor's entry is known by its number, not by its hash").by(VAULTS),

@@ -6,6 +6,7 @@ use crate::control::message::{Answer, Attached, DiskInfo, DiskStatus, LiveFreeze
 use crate::disk::IntentMode;
 use crate::id::{AttachNumber, TargetId};
 use crate::map::header::Road;
+use crate::mutant;
 
 impl Group {
     /// V9: the next attach number; the one before is revoked by it.
@@ -28,6 +29,12 @@ impl Group {
                     shipped: self.header.shipped(),
                 },
             );
+        // A release that has begun ends, in this process, before anything else is asked of the freeze; and where it ends with
+        // the process, its entry is found in the vault. Who is told the anchor before it would go on from that one, without
+        // what this freeze had, if something below the entry is nobody's.
+        let ending = self.freeze.as_ref().and_then(|freeze| freeze.release);
+        // Mutant: what is not stored has not begun.
+        let ending = ending.filter(|_| !mutant::active("releasing-not-told"));
         let disks = self.disks.iter().map(|disk| DiskInfo {
             id: disk.meta.disk,
             name: disk.name.clone(),
@@ -40,9 +47,9 @@ impl Group {
             group: self.config.name.clone(),
             session: self.config.session,
             disks: disks.collect(),
-            anchor: self.anchor,
+            anchor: ending.or(self.anchor),
             live,
-            vouched: self.vouched.clone(),
+            vouched: if ending.is_some() { Vec::new() } else { self.vouched.clone() },
         })
     }
 

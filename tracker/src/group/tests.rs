@@ -326,6 +326,23 @@ fn a_release_is_refused_unless_target_attach_cut_and_entry_match() {
     assert_eq!(driven.group.anchor, Some(anchor(2)));
 }
 
+/// V9, V10. Schedule: 1. a group is taken over: its entry lies over others' images; 2. it is being released; 3. a shipper attaches,
+/// is told the anchor before, and goes on from that: what lies between is not ours; 4. the release ends, and what the freeze had
+/// is not pending any more. A release that has begun is the anchor.
+#[test]
+fn who_attaches_while_a_freeze_is_being_released_is_told_its_entry() {
+    let mut driven = Driven::new(memory(), None);
+    let attach = driven.attach();
+    let cut = driven.cut(attach).cut;
+    let asked = driven.begin_ask(Question::Release { attach, target: TARGET, cut, anchor: anchor(1) });
+    let attached = driven.begin_ask(Question::Attach { target: TARGET });
+    assert!(!driven.answers.contains_key(&asked), "it is under way");
+    let Some(Answer::Attached(told)) = driven.answers.remove(&attached) else { panic!("it attaches") };
+    assert_eq!((told.anchor, told.live, told.vouched), (Some(anchor(1)), None, Vec::new()));
+    driven.work();
+    assert_eq!(driven.answers.remove(&asked), Some(Answer::Done));
+}
+
 fn inode(fd: impl AsFd) -> (u64, u64) {
     let file = std::fs::File::from(fd.as_fd().try_clone_to_owned().unwrap());
     let found = file.metadata().unwrap();
