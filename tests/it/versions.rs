@@ -95,6 +95,8 @@ fn a_vault_of_a_newer_version_is_refused_and_untouched() {
     later.required = 1 << 40;
     let mut version = good.clone();
     version[object::VERSION].copy_from_slice(&(envelope::VERSION + 1).to_le_bytes());
+    // Sealed by that version: as this one would have, it would be damaged.
+    version[object::TAG].fill(7);
     for (what, bytes) in [("a required feature", later.encode()), ("a version", version)] {
         fs::remove_file(&path).unwrap();
         fs::write(&path, bytes).unwrap();
@@ -123,6 +125,7 @@ fn an_entry_of_a_newer_version_stops_the_shipper_before_it_appends() {
     let (path, good) = entries().pop().unwrap();
     let mut newer = good.clone();
     newer[object::VERSION].copy_from_slice(&(envelope::VERSION + 1).to_le_bytes());
+    newer[object::TAG].fill(7);
     fs::remove_file(&path).unwrap();
     fs::write(&path, newer).unwrap();
     let before = snapshot(&site.vault());
