@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 use towline_tests::sim::disk::{Disk, Facts};
@@ -32,6 +33,8 @@ pub(crate) struct Host {
     pub(crate) maps: SimMaps,
     /// Of the disk's own calls.
     faults: Faults,
+    /// Of the sidecar's.
+    sidecar_faults: Faults,
     direct: bool,
     starts: Cell<u64>,
 }
@@ -63,9 +66,11 @@ fn cut_name() -> CutId {
 impl Host {
     pub(crate) fn new(direct: bool) -> Self {
         let rng = || Rng::new(7);
+        let sidecar_faults = Faults::new(rng());
         Self {
             disk: Rc::new(RefCell::new(Disk::new(8192, 1_000_000_000_000, &mut rng()))),
-            folder: SimFolder::new(Faults::new(rng())),
+            folder: SimFolder::new(sidecar_faults.clone()),
+            sidecar_faults,
             maps: SimMaps::default(),
             faults: Faults::new(rng()),
             direct,
@@ -290,4 +295,31 @@ fn a_start_whose_sync_fails_serves_and_tells() {
         assert_eq!(next.flush(2), EIO);
         assert_eq!(next.flush(3), Ok(()));
     }
+}
+
+/// W6, schedule: 1. a process dies, and its maps are gone too; 2. the next start meets the error of a sync, which is told once,
+/// and dies anywhere behind it; 3. another start serves. The guest's next flush is told.
+#[test]
+fn an_error_that_a_start_meets_outlives_that_start() {
+    let (mut died, mut step) = (0, 0);
+    loop {
+        let host = Host::new(true);
+        drop(host.start());
+        host.maps.wipe();
+        host.faults.set_errors(1000);
+        step += 1;
+        host.sidecar_faults.arm(Some(host.sidecar_faults.steps() + step));
+        let came_up = catch_unwind(AssertUnwindSafe(|| drop(host.start()))).is_ok();
+        host.sidecar_faults.arm(None);
+        host.faults.set_errors(0);
+        if came_up {
+            break;
+        }
+        let met = host.faults.injected() > 0;
+        died += u64::from(met);
+        let mut next = host.start();
+        assert_eq!(next.flush(2).is_err(), met, "it died at step {step}");
+        assert_eq!(next.flush(3), Ok(()));
+    }
+    assert!(died > 5, "{died} starts died behind the sync");
 }

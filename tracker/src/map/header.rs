@@ -141,6 +141,19 @@ impl GroupHeader {
         Self(words)
     }
 
+    /// Over new, zeroed words: void, of no session, but of these disks, so that what is noted of their syncs counts (W6).
+    pub fn create_void(words: Words, boot: BootId, disks: &[(DiskId, u64)]) -> Self {
+        let header = Self(words);
+        header.put(1, VERSION);
+        header.put_pair(2, boot.words());
+        header.put(16, disks.len() as u64);
+        for (index, (disk, size)) in disks.iter().enumerate() {
+            header.put_pair(Self::disk(index), disk.words());
+            header.set_size(index, *size);
+        }
+        header
+    }
+
     /// Fills a new header and makes it valid, the magic last.
     pub fn create(
         words: Words,
@@ -149,15 +162,8 @@ impl GroupHeader {
         open: Generation,
         disks: &[(DiskId, u64)],
     ) -> Self {
-        let header = Self(words);
-        header.put(1, VERSION);
-        header.put_pair(2, boot.words());
+        let header = Self::create_void(words, boot, disks);
         header.put(4, session.0);
-        header.put(16, disks.len() as u64);
-        for (index, (disk, size)) in disks.iter().enumerate() {
-            header.put_pair(Self::disk(index), disk.words());
-            header.set_size(index, *size);
-        }
         header.settle(start);
         header.store(State { open, road: Road::None, fuzzy: false });
         header.0[0].store(MAGIC, Release);

@@ -171,6 +171,26 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             Error::caused(Kind::Disk, format!("disk {} can't be looked at", candidate.name), error)
         })?);
     }
+    // Where what a sync says is noted, the header of these disks. If there is none, a void one: with the metas of this session
+    // it says too that this session has not served. It begins with what the metas know, for from now on it is asked first.
+    let make_header = || {
+        maps.create(HEADER, GroupHeader::words(ids.len()), false)
+            .map_err(|error| Error::caused(Kind::Other, "the maps' header can't be made", error))
+    };
+    let notes = match header.as_ref() {
+        Some(header) if errors.is_some() => header.clone(),
+        other => {
+            other.inspect(|header| header.void());
+            let notes = GroupHeader::create_void(make_header()?, now.boot, &sizes);
+            for (index, (_, meta, _)) in found.iter().enumerate() {
+                if meta.as_ref().is_some_and(|meta| meta.boot == now.boot && meta.doubtful) {
+                    notes.set_latched(index, true);
+                    notes.set_doubtful(index);
+                }
+            }
+            notes
+        }
+    };
     // W6: an error is told once, and here to us. It is no reason not to serve: the guest is told by its next flush. Noted at
     // once, for this start may not come to its end.
     let mut lost = Vec::new();
@@ -178,10 +198,8 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         let synced = candidate.facts.fsync();
         if let Err(error) = &synced {
             tracing::error!(disk = candidate.name, %error, "a sync of the disk failed: it is doubtful from now on");
-            if let Some(header) = header.as_ref().filter(|header| header.is_of(now.boot, &sizes)) {
-                header.set_latched(index, true);
-                header.set_doubtful(index);
-            }
+            notes.set_latched(index, true);
+            notes.set_doubtful(index);
         }
         lost.push(synced.is_err());
     }
@@ -196,11 +214,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     match &header {
         Some(header) if good => header.stamp(session, now.start, &starts),
         Some(header) => header.void(),
-        // Void too: with the metas of this session, it says that this session has not served.
-        None => drop(
-            maps.create(HEADER, GroupHeader::words(ids.len()), false)
-                .map_err(|error| Error::caused(Kind::Other, "the maps' header can't be made", error))?,
-        ),
+        None => {}
     }
     let words = |candidate: &Candidate<F, D>| bits::words_for(candidate.geometry.blocks());
     let mut open = Vec::new();
@@ -443,10 +457,8 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             header
         }
         None => {
-            let words = maps
-                .create(HEADER, GroupHeader::words(ids.len()), false)
-                .map_err(|error| Error::caused(Kind::Other, "the maps' header can't be made", error))?;
-            let header = GroupHeader::create(words, now.boot, (session, now.start), open_generation, &sizes);
+            let header =
+                GroupHeader::create(make_header()?, now.boot, (session, now.start), open_generation, &sizes);
             header.set_attach(crate::id::AttachNumber(session.0 << 32));
             header
         }
