@@ -229,6 +229,7 @@ pub struct World {
     events: u64,
     trace: Vec<String>,
     wrong: Option<Wrong>,
+    /// Others laid hands on what a start must look at, and no start has seen it yet.
     touched: bool,
     starts_failed: u64,
     /// Sessions that began.
@@ -422,6 +423,8 @@ impl World {
             let kind = self.armed.take().unwrap_or(CrashKind::Process);
             match kind {
                 CrashKind::Shipper => self.strike_shipper(),
+                // What others did before the host went down is not told from what the tracker did (S3).
+                CrashKind::Host if self.touched => self.crash(CrashKind::Process),
                 kind => self.crash(kind),
             }
             self.look_again();

@@ -217,11 +217,13 @@ impl World {
 
     /// The vault is copied, put back to an old copy, damaged, or another one.
     fn lay_hands_on_the_vault(&mut self) {
-        if self.rng.chance(400) || self.backup.is_none() {
+        // Who is away comes back sooner: only then is there a vault with an image that is not the last one's.
+        let away = self.counts.get("vaults changed") % 2 == 1;
+        if !away && (self.rng.chance(400) || self.backup.is_none()) {
             self.backup = Some(self.target.borrow().store.copy());
             return;
         }
-        if self.rng.chance(300) && self.settings.twin.is_none() {
+        if self.rng.chance(if away { 700 } else { 300 }) && self.settings.twin.is_none() {
             while !self.shippers.is_empty() {
                 self.kill_shipper(0);
             }
@@ -231,15 +233,15 @@ impl World {
             self.note(52, || "another vault".into());
             return;
         }
-        if self.rng.chance(500) {
+        if let Some(backup) = self.backup.take_if(|_| self.rng.chance(500)) {
             while !self.shippers.is_empty() {
                 self.kill_shipper(0);
             }
             let mut target = self.target.borrow_mut();
-            let backup = self.backup.as_ref().expect("looked at");
-            target.store.put_back(backup);
+            target.store.put_back(&backup);
             target.forget_points();
             drop(target);
+            self.backup = Some(backup);
             self.counts.add("vaults put back");
             self.note(48, || "the vault is put back to an old copy".into());
             return;
@@ -308,7 +310,6 @@ impl World {
         self.flushes.clear();
         self.tickets.clear();
         self.shippers.iter_mut().for_each(Shipper::disconnect);
-        self.touched = false;
     }
 
     pub(super) fn host_crash(&mut self) {

@@ -104,6 +104,7 @@ impl World {
             }
             Err(panic) => resume_unwind(panic),
         };
+        self.touched = false;
         self.starts_failed = 0;
         self.sessions += 1;
         self.note(35, || format!("started session {}", started.session));
