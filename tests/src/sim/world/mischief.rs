@@ -107,7 +107,8 @@ impl World {
                 self.note(37, || "the disk is back on an earlier host".into());
                 self.maps.replace(&host.maps);
                 (self.boot, self.boot_ns) = (host.boot, host.boot_ns);
-                self.mono = host.mono + (self.wall - host.wall) as u64;
+                // Its clock may have been set back since.
+                self.mono = host.mono + (self.wall - host.wall).max(0) as u64;
                 // What a host that is up did is not told from what others did (S3).
                 self.touched = true;
             }
