@@ -93,7 +93,11 @@ impl Host {
             path: "d".into(),
             folder: self.folder.clone(),
             facts: self.facts(),
-            geometry: Geometry { size: 8192 * 512, block_shift: 12, region_shift: 15 },
+            geometry: Geometry {
+                size: self.disk.borrow().sectors() as u64 * 512,
+                block_shift: 12,
+                region_shift: 15,
+            },
             direct: self.direct,
             align: 512,
         };
@@ -298,16 +302,16 @@ fn a_start_whose_sync_fails_serves_and_tells() {
 }
 
 /// W6, schedule: 1. a process dies, and its maps are gone too; 2. the next start meets the error of a sync, which is told once,
-/// and dies anywhere behind it; 3. another start serves. The guest's next flush is told.
+/// and dies anywhere behind it; 3. the disk may grow; 4. another start serves. The guest's next flush is told.
 #[test]
 fn an_error_that_a_start_meets_outlives_that_start() {
     let (mut died, mut step) = (0, 0);
-    loop {
+    for grows in [false, true].into_iter().cycle() {
         let host = Host::new(true);
         drop(host.start());
         host.maps.wipe();
         host.faults.set_errors(1000);
-        step += 1;
+        step += u64::from(!grows);
         host.sidecar_faults.arm(Some(host.sidecar_faults.steps() + step));
         let came_up = catch_unwind(AssertUnwindSafe(|| drop(host.start()))).is_ok();
         host.sidecar_faults.arm(None);
@@ -317,6 +321,9 @@ fn an_error_that_a_start_meets_outlives_that_start() {
         }
         let met = host.faults.injected() > 0;
         died += u64::from(met);
+        if grows {
+            host.disk.borrow_mut().resize(8200);
+        }
         let mut next = host.start();
         assert_eq!(next.flush(2).is_err(), met, "it died at step {step}");
         assert_eq!(next.flush(3), Ok(()));

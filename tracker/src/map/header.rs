@@ -29,6 +29,7 @@
 
 use super::Words;
 use crate::id::{AttachNumber, BootId, Cut, CutId, DiskId, Generation, Nanos, Session, StartId};
+use crate::limits::DISKS_MAX;
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -188,7 +189,19 @@ impl GroupHeader {
         start != StartId::default() && self.pair(Self::disk(disk) + STARTS).contains(&start.0)
     }
 
-    /// Whether it was made in this boot for these disks: void or not, what it says of failed syncs counts (W6).
+    /// What it says of this disk's failed syncs, if it was made in this boot and has the disk: latched, doubtful. It counts
+    /// whether the header is void or not (W6), and of whatever size the disk was.
+    pub fn failed_syncs(&self, boot: BootId, disk: DiskId) -> Option<(bool, bool)> {
+        let count = usize::try_from(self.get(16)).ok().filter(|count| *count <= DISKS_MAX)?;
+        let ours = self.0.len() >= Self::words(count)
+            && self.get(1) == VERSION
+            && BootId::from_words(self.pair(2)) == boot;
+        let index =
+            (0..count).filter(|_| ours).find(|index| self.pair(Self::disk(*index)) == disk.words())?;
+        Some((self.latched(index), self.doubtful(index)))
+    }
+
+    /// Whether it was made in this boot for these disks.
     pub fn is_of(&self, boot: BootId, disks: &[(DiskId, u64)]) -> bool {
         self.0.len() >= Self::words(disks.len())
             && self.get(1) == VERSION

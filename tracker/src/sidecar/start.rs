@@ -142,10 +142,16 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     });
     // W6: what the dead process knew of failed syncs counts, whatever becomes of the maps. Per disk: nobody may have been
     // told; it is doubtful.
-    let errors = header.as_ref().filter(|header| header.is_of(now.boot, &sizes));
-    let errors = errors.map(|header| {
-        (0..ids.len()).map(|disk| (header.latched(disk), header.doubtful(disk))).collect::<Vec<_>>()
-    });
+    let known = |id: &DiskId| header.as_ref().and_then(|header| header.failed_syncs(now.boot, *id));
+    let errors: Vec<_> = ids
+        .iter()
+        .zip(&found)
+        .map(|(id, (_, meta, _))| {
+            // Without the maps, what is known is that a sync had failed.
+            let doubtful = meta.as_ref().is_some_and(|meta| meta.boot == now.boot && meta.doubtful);
+            known(id).map_or((doubtful, doubtful), |(latched, known)| (latched, known || doubtful))
+        })
+        .collect();
     let mut good = !config.off && fit && found.iter().all(|(_, meta, _)| meta.is_some());
     good = good && open_maps(&candidates, maps, header.as_ref()).is_some();
     let mut looks = look(&candidates, &found, holder.as_ref(), header.as_ref(), good, now)
@@ -172,19 +178,19 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         })?);
     }
     // Where what a sync says is noted, the header of these disks. If there is none, a void one: with the metas of this session
-    // it says too that this session has not served. It begins with what the metas know, for from now on it is asked first.
+    // it says too that this session has not served. It begins with what is known, for from now on it is asked first.
     let make_header = || {
         maps.create(HEADER, GroupHeader::words(ids.len()), false)
             .map_err(|error| Error::caused(Kind::Other, "the maps' header can't be made", error))
     };
     let notes = match header.as_ref() {
-        Some(header) if errors.is_some() => header.clone(),
+        Some(header) if header.is_of(now.boot, &sizes) => header.clone(),
         other => {
             other.inspect(|header| header.void());
             let notes = GroupHeader::create_void(make_header()?, now.boot, &sizes);
-            for (index, (_, meta, _)) in found.iter().enumerate() {
-                if meta.as_ref().is_some_and(|meta| meta.boot == now.boot && meta.doubtful) {
-                    notes.set_latched(index, true);
+            for (index, (latched, doubtful)) in errors.iter().enumerate() {
+                notes.set_latched(index, *latched);
+                if *doubtful {
                     notes.set_doubtful(index);
                 }
             }
@@ -275,12 +281,9 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             recheck = Some(Recheck { since, whole: true, reason: "tracking was off".into() });
         }
         let resync = matches!(look.verdict, Verdict::Resync(_));
-        let same_boot = look.meta.as_ref().is_some_and(|meta| meta.boot == now.boot);
-        let doubtful_before = same_boot && look.meta.as_ref().is_some_and(|meta| meta.doubtful);
-        let doubtful = look.meta.as_ref().is_some_and(|meta| meta.doubtful)
-            || errors.as_ref().is_some_and(|errors| errors[index].1);
         // Only a restart of the host ends the doubt: what was lost shows then, and is compared as a whole.
-        let doubtful = doubtful && (same_boot || !resync) || lost[index];
+        let doubtful_before = look.meta.as_ref().is_some_and(|meta| meta.doubtful) && !resync;
+        let doubtful = doubtful_before || errors[index].1 || lost[index];
         if doubtful && !candidate.direct {
             // The pages are clean and lost. The dead session may not have come so far as to say so.
             if let Err(error) = candidate.facts.drop_cache() {
@@ -435,8 +438,8 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             intent_capacity: capacity,
             failed,
             filled: dirty_blocks == candidate.geometry.blocks(),
-            // W6: the guest may not have been told. Without the maps, what is known is that a sync had failed.
-            latched: lost[index] || errors.as_ref().map_or(doubtful_before, |errors| errors[index].0),
+            // W6: the guest may not have been told.
+            latched: lost[index] || errors[index].0,
             frozen,
             ..begins
         });
