@@ -44,7 +44,7 @@ pub(crate) struct Sitting<'a> {
     host: &'a Host,
     group: Group,
     jobs: Jobs<SimFolder, Facts, SimMaps>,
-    files: BTreeMap<SidecarFile, SimFile>,
+    files: BTreeMap<(DiskIndex, SidecarFile), SimFile>,
     now: Nanos,
     /// How many syncs with the inode fail from now on, and how many writes to the sidecar.
     bad_syncs: u32,
@@ -54,6 +54,13 @@ pub(crate) struct Sitting<'a> {
     replies: BTreeMap<u64, Result<(), Errno>>,
     /// What shippers were told.
     pub(crate) answers: Vec<Answer>,
+}
+
+/// A name for each disk.
+fn disk_name() -> DiskId {
+    thread_local!(static NAMES: Cell<u128> = const { Cell::new(3) });
+    NAMES.set(NAMES.get() + 1);
+    DiskId(NAMES.get().to_le_bytes())
 }
 
 /// A name for each cut.
@@ -87,10 +94,10 @@ impl Host {
         Meta::decode(&self.folder.peek("disk.meta").unwrap()).unwrap()
     }
 
-    pub(crate) fn start(&self) -> Sitting<'_> {
-        let candidate = Candidate {
-            name: "d".into(),
-            path: "d".into(),
+    fn candidate(&self, name: &str) -> Candidate<SimFolder, Facts> {
+        Candidate {
+            name: name.into(),
+            path: name.into(),
             folder: self.folder.clone(),
             facts: self.facts(),
             geometry: Geometry {
@@ -100,7 +107,17 @@ impl Host {
             },
             direct: self.direct,
             align: 512,
-        };
+        }
+    }
+
+    pub(crate) fn start(&self) -> Sitting<'_> {
+        self.start_beside(None)
+    }
+
+    /// Starts it in one group with another host's disk, which nobody uses.
+    fn start_beside(&self, other: Option<&Host>) -> Sitting<'_> {
+        let others = other.map(|other| other.candidate("e"));
+        let candidates: Vec<_> = [self.candidate("d")].into_iter().chain(others).collect();
         let config = GroupConfig {
             name: "g".into(),
             session: Session(0),
@@ -120,10 +137,9 @@ impl Host {
             since_boot: Nanos(wall_ns as u64),
             start: StartId(self.starts.replace(self.starts.get() + 1)),
         };
-        let id = || DiskId([3; 16]);
-        let started = start(vec![candidate], &self.maps, config, 4 << 20, now, id).expect("it starts");
+        let started = start(candidates, &self.maps, config, 4 << 20, now, disk_name).expect("it starts");
         let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
-        let files = opened.into_iter().map(|(_, file, handle)| (file, handle)).collect();
+        let files = opened.into_iter().map(|(disk, file, handle)| ((disk, file), handle)).collect();
         let (replies, answers) = (BTreeMap::new(), Vec::new());
         let (now, bad_syncs, bad_persists) = (Nanos(1), 0, 0);
         let mut session = Sitting {
@@ -169,18 +185,19 @@ impl Sitting<'_> {
                     self.host.disk.borrow_mut().sync_ends(promise, good, &mut Rng::new(1));
                     self.group.completed(id, if good { Ok(()) } else { EIO }, now, &mut more);
                 }
-                Action::Persist { id, file, offset, bytes, .. } => {
+                Action::Persist { id, disk, file, offset, bytes } => {
                     let good = self.bad_persists == 0;
                     self.bad_persists -= u32::from(!good);
                     if good {
-                        self.files[&file].persist(offset, &bytes);
+                        self.files[&(disk, file)].persist(offset, &bytes);
                     }
                     self.group.completed(id, if good { Ok(()) } else { EIO }, now, &mut more);
                 }
                 Action::Job(_) if self.busy => {}
                 Action::Job(job) => {
                     let outcome = self.jobs.run(*job);
-                    self.files.extend(outcome.opened.into_iter().map(|(_, file, handle)| (file, handle)));
+                    let opened = outcome.opened.into_iter();
+                    self.files.extend(opened.map(|(disk, file, handle)| ((disk, file), handle)));
                     self.group.job_done(outcome.done, now, &mut more);
                 }
                 Action::Reply { token, result } => drop(self.replies.insert(token.0, result)),
@@ -261,7 +278,7 @@ fn an_error_that_the_mark_meets_is_told_and_the_writes_wait_for_a_mark_that_is_d
     assert_eq!(session.replies.get(&1), Some(&EIO), "a sync has failed since it came");
     session.write(3);
     assert_eq!(session.replies.get(&3), Some(&Ok(())), "it goes on");
-    assert_eq!(host.facts().mark().unwrap(), Some(Mark { disk: DiskId([3; 16]), untracked: true }));
+    assert_eq!(host.facts().mark().unwrap(), Some(Mark { disk: host.meta().disk, untracked: true }));
 }
 
 #[test]
@@ -302,31 +319,37 @@ fn a_start_whose_sync_fails_serves_and_tells() {
 }
 
 /// W6, schedule: 1. a process dies, and its maps are gone too; 2. the next start meets the error of a sync, which is told once,
-/// and dies anywhere behind it; 3. the disk may grow; 4. another start serves. The guest's next flush is told.
+/// and dies anywhere behind it; 3. another start serves, and the disk may have grown, or left the group it was in. The guest's
+/// next flush is told.
 #[test]
 fn an_error_that_a_start_meets_outlives_that_start() {
-    let (mut died, mut step) = (0, 0);
-    for grows in [false, true].into_iter().cycle() {
-        let host = Host::new(true);
-        drop(host.start());
-        host.maps.wipe();
-        host.faults.set_errors(1000);
-        step += u64::from(!grows);
-        host.sidecar_faults.arm(Some(host.sidecar_faults.steps() + step));
-        let came_up = catch_unwind(AssertUnwindSafe(|| drop(host.start()))).is_ok();
-        host.sidecar_faults.arm(None);
-        host.faults.set_errors(0);
-        if came_up {
-            break;
-        }
-        let met = host.faults.injected() > 0;
-        died += u64::from(met);
-        if grows {
-            host.disk.borrow_mut().resize(8200);
-        }
-        let mut next = host.start();
-        assert_eq!(next.flush(2).is_err(), met, "it died at step {step}");
-        assert_eq!(next.flush(3), Ok(()));
+    for (grows, leaves) in [(false, false), (true, false), (false, true)] {
+        let died: u32 =
+            (1..).map_while(|step| told_behind_a_start_that_died(step, grows, leaves)).map(u32::from).sum();
+        assert!(died > 5, "{died} starts died behind the sync");
     }
-    assert!(died > 5, "{died} starts died behind the sync");
+}
+
+/// Whether a start that died at this step of the sidecar had met an error; None if it came up.
+fn told_behind_a_start_that_died(step: u64, grows: bool, leaves: bool) -> Option<bool> {
+    let (host, other) = (Host::new(true), Host::new(true));
+    drop(host.start());
+    host.maps.wipe();
+    host.faults.set_errors(1000);
+    host.sidecar_faults.arm(Some(host.sidecar_faults.steps() + step));
+    let start = || drop(host.start_beside(leaves.then_some(&other)));
+    let came_up = catch_unwind(AssertUnwindSafe(start)).is_ok();
+    host.sidecar_faults.arm(None);
+    host.faults.set_errors(0);
+    if came_up {
+        return None;
+    }
+    let met = host.faults.injected() > 0;
+    if grows {
+        host.disk.borrow_mut().resize(8200);
+    }
+    let mut next = host.start();
+    assert_eq!(next.flush(2).is_err(), met, "it died at step {step}; grows: {grows}, leaves: {leaves}");
+    assert_eq!(next.flush(3), Ok(()));
+    Some(met)
 }

@@ -130,7 +130,7 @@ impl Eye {
         let vault = site.vault();
         let open = store::open(vault.to_str().expect("a plain path")).and_then(Vault::open);
         let group = open.expect("the vault opens").group(&site.group());
-        let words = GroupHeader::words(site.disks.len());
+        let words = GroupHeader::WORDS;
         let header = GroupHeader::new(words_of(&maps.join(HEADER), words).expect("the header is there"));
         let real = |name: &String| std::fs::canonicalize(site.path(name)).expect("a disk is there");
         let disks = site.disks.iter().map(real).collect();

@@ -61,7 +61,7 @@ impl Rig {
         };
         let open = Generation::first_of(Session(1));
         let header = GroupHeader::create(
-            Words::private(GroupHeader::words(1)),
+            Words::private(GroupHeader::WORDS),
             BootId::default(),
             (Session(1), crate::id::StartId(1)),
             open,

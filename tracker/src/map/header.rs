@@ -132,19 +132,19 @@ impl CutRecord {
 pub struct GroupHeader(Words);
 
 impl GroupHeader {
-    /// Words that a header of `disks` disks needs.
-    pub fn words(disks: usize) -> usize {
-        64 + disks * DISK_WORDS
-    }
+    /// Its size, for any number of disks: one that was made for other disks is still read (W6). What is never written takes
+    /// no memory.
+    pub const WORDS: usize = 64 + DISKS_MAX * DISK_WORDS;
 
-    /// A new header over zeroed words. Not valid before [`Self::stamp`].
+    /// A header over [`Self::WORDS`] words, whatever they say.
     pub fn new(words: Words) -> Self {
+        assert_eq!(words.len(), Self::WORDS, "a header has one size");
         Self(words)
     }
 
     /// Over new, zeroed words: void, of no session, but of these disks, so that what is noted of their syncs counts (W6).
     pub fn create_void(words: Words, boot: BootId, disks: &[(DiskId, u64)]) -> Self {
-        let header = Self(words);
+        let header = Self::new(words);
         header.put(1, VERSION);
         header.put_pair(2, boot.words());
         header.put(16, disks.len() as u64);
@@ -179,9 +179,7 @@ impl GroupHeader {
     /// Whether it is valid, and was made in this boot for these disks, in this order (S1). Whether it continues what their
     /// sidecars say is for [`Self::knows`].
     pub fn fits(&self, boot: BootId, disks: &[(DiskId, u64)]) -> bool {
-        self.0.len() >= Self::words(disks.len())
-            && self.0[0].load(Acquire) == MAGIC
-            && self.is_of(boot, disks)
+        self.0[0].load(Acquire) == MAGIC && self.is_of(boot, disks)
     }
 
     /// Whether this start of the disk's is one that the maps continue (S1).
@@ -190,12 +188,11 @@ impl GroupHeader {
     }
 
     /// What it says of this disk's failed syncs, if it was made in this boot and has the disk: latched, doubtful. It counts
-    /// whether the header is void or not (W6), and of whatever size the disk was.
+    /// whether the header is void or not (W6), of whatever size the disk was, and with
+    /// whatever others.
     pub fn failed_syncs(&self, boot: BootId, disk: DiskId) -> Option<(bool, bool)> {
         let count = usize::try_from(self.get(16)).ok().filter(|count| *count <= DISKS_MAX)?;
-        let ours = self.0.len() >= Self::words(count)
-            && self.get(1) == VERSION
-            && BootId::from_words(self.pair(2)) == boot;
+        let ours = self.get(1) == VERSION && BootId::from_words(self.pair(2)) == boot;
         let index =
             (0..count).filter(|_| ours).find(|index| self.pair(Self::disk(*index)) == disk.words())?;
         Some((self.latched(index), self.doubtful(index)))
@@ -203,8 +200,7 @@ impl GroupHeader {
 
     /// Whether it was made in this boot for these disks.
     pub fn is_of(&self, boot: BootId, disks: &[(DiskId, u64)]) -> bool {
-        self.0.len() >= Self::words(disks.len())
-            && self.get(1) == VERSION
+        self.get(1) == VERSION
             && BootId::from_words(self.pair(2)) == boot
             && self.get(16) == disks.len() as u64
             && State::decode(self.get(5)).is_some()
@@ -386,7 +382,7 @@ mod tests {
     #[test]
     fn a_header_fits_only_its_own_disks_and_boot() {
         let disks = [(DiskId([1; 16]), 4096), (DiskId([2; 16]), 8192)];
-        let words = Words::private(GroupHeader::words(2));
+        let words = Words::private(GroupHeader::WORDS);
         let of = (Session(5), StartId(7));
         let header = GroupHeader::create(words, BootId([3; 16]), of, Generation(9), &disks);
         assert!(header.fits(BootId([3; 16]), &disks));
@@ -417,7 +413,7 @@ mod tests {
     #[test]
     fn maps_are_known_to_the_starts_that_may_be_in_the_metas_and_to_no_other() {
         let disks = [(DiskId([1; 16]), 4096), (DiskId([2; 16]), 8192)];
-        let words = Words::private(GroupHeader::words(2));
+        let words = Words::private(GroupHeader::WORDS);
         let [first, second, third] = [StartId(11), StartId(12), StartId(13)];
         let of = (Session(5), first);
         let header = GroupHeader::create(words, BootId([3; 16]), of, Generation(9), &disks);

@@ -386,7 +386,7 @@ fn read_only(
     let start = Start {
         config: group_config,
         header: GroupHeader::create(
-            Words::private(GroupHeader::words(0)),
+            Words::private(GroupHeader::WORDS),
             Default::default(),
             Default::default(),
             Generation(1),

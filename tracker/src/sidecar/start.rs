@@ -126,7 +126,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     }
     let ids: Vec<_> = found.iter().map(|(id, ..)| *id).collect();
     let sizes: Vec<_> = ids.iter().copied().zip(candidates.iter().map(|one| one.geometry.size)).collect();
-    let header = maps.open(HEADER, GroupHeader::words(ids.len()), false).ok().map(GroupHeader::new);
+    let header = maps.open(HEADER, GroupHeader::WORDS, false).ok().map(GroupHeader::new);
     let holder =
         found.iter().filter_map(|(_, meta, _)| meta.as_ref()).max_by_key(|meta| meta.released).cloned();
     let last = found.iter().filter_map(|(_, meta, _)| meta.as_ref()).map(|meta| meta.session).max();
@@ -180,7 +180,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     // Where what a sync says is noted, the header of these disks. If there is none, a void one: with the metas of this session
     // it says too that this session has not served. It begins with what is known, for from now on it is asked first.
     let make_header = || {
-        maps.create(HEADER, GroupHeader::words(ids.len()), false)
+        maps.create(HEADER, GroupHeader::WORDS, false)
             .map_err(|error| Error::caused(Kind::Other, "the maps' header can't be made", error))
     };
     let notes = match header.as_ref() {

@@ -243,6 +243,8 @@ impl World {
             target.forget_points();
             drop(target);
             self.backup = Some(backup);
+            // The group may be of nobody again: a stranger who was refused so far may come first now.
+            self.estranged |= self.counts.get("strangers with our group's name") > 0;
             self.counts.add("vaults put back");
             self.note(48, || "the vault is put back to an old copy".into());
             return;

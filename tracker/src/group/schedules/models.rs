@@ -324,7 +324,7 @@ fn not_with_a_state_that_does_not_acquire_them() {
 /// S1: who finds the magic finds the whole header.
 fn creating(bug: &'static str) {
     model(bug, || {
-        let words = Words::private(GroupHeader::words(1));
+        let words = Words::private(GroupHeader::WORDS);
         let (boot, disks) = (BootId([3; 16]), [(Default::default(), 4096)]);
         let state = State { open: Generation(9), road: Road::None, fuzzy: false };
         let successor = thread::spawn({
@@ -361,7 +361,7 @@ fn not_with_a_magic_that_does_not_acquire_it() {
 /// to the header are seen in their order, since each releases all before it.
 fn replacing_failed_extents(bug: &'static str) {
     model(bug, || {
-        let words = Words::private(GroupHeader::words(1));
+        let words = Words::private(GroupHeader::WORDS);
         let header = GroupHeader::new(words.clone());
         header.set_failed(0, &[1..2]);
         let successor = thread::spawn(move || {
