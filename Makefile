@@ -4,7 +4,7 @@ CARGO ?= cargo
 OUT = $(or $(CARGO_TARGET_DIR),target)
 # The runner of tests: nextest where there is one.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
-SEEDS ?= 2000
+SEEDS ?= $(if $(SEED),1,2000)
 SEED ?=
 SECONDS ?= 30
 KILLS ?= 300
@@ -20,7 +20,7 @@ help:
 	@echo 'make demo [DISK=path] [VAULT=url]   a disk under load, replicated and restored, in a minute'
 	@echo 'make test                           everything that must hold'
 	@echo 'make check                          format, lints, documentation'
-	@echo 'make sim [SEEDS=n] [SEED=s]         the simulator, with more seeds or one; adds a line to tests/CAMPAIGNS.md'
+	@echo 'make sim [SEEDS=n] [SEED=s]         the simulator: seed s, n from s on, or n more and a line to tests/CAMPAIGNS.md'
 	@echo 'make kills [KILLS=n] [SEED=s]       kill -9 under verified load; adds a line to tests/CAMPAIGNS.md'
 	@echo 'make isolation [LEGS=n] [HOLD=s]    sidecar or store full, stalled, gone under verified load; adds a line there too'
 	@echo 'make powercuts [CUTS=n] [REPLAYS=n]  power cuts of an emulated machine, and of a record of its drives; likewise'

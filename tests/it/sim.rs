@@ -120,8 +120,8 @@ const LEG: u64 = 1000;
 /// goes on where the campaigns before it ended, and adds a line.
 #[test]
 fn random_seeds_break_no_promise() {
-    let one = number("TOWLINE_SEED").is_some();
-    let count = if one { 1 } else { number("TOWLINE_SEEDS").unwrap_or(2000) };
+    let count = number("TOWLINE_SEEDS").unwrap_or(2000);
+    let one = count == 1;
     let of = Run::begin("sim", 0);
     let seeds = of.seed..of.seed + count;
     if mutants::chosen().is_some() && !one {
