@@ -19,9 +19,10 @@ use towline_tracker::group::{
 };
 use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Nanos, Session, StartId};
 use towline_tracker::limits::Bounds;
+use towline_tracker::map::header::GroupHeader;
 use towline_tracker::sidecar::files::store_meta;
 use towline_tracker::sidecar::jobs::{DiskFacts, Jobs};
-use towline_tracker::sidecar::start::{Candidate, Now, Running, start};
+use towline_tracker::sidecar::start::{Candidate, HEADER, Now, Running, start};
 
 const DISK: DiskIndex = DiskIndex(0);
 const EIO: Result<(), Errno> = Err(Errno(5));
@@ -46,7 +47,8 @@ pub(crate) struct Sitting<'a> {
     jobs: Jobs<SimFolder, Facts, SimMaps>,
     files: BTreeMap<(DiskIndex, SidecarFile), SimFile>,
     now: Nanos,
-    /// How many syncs with the inode fail from now on, and how many writes to the sidecar.
+    /// How many writes to the disk fail from now on, how many syncs with the inode, and how many writes to the sidecar.
+    bad_writes: u32,
     bad_syncs: u32,
     bad_persists: u32,
     /// The worker takes its time: what it is asked for now is not done yet.
@@ -141,13 +143,14 @@ impl Host {
         let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
         let files = opened.into_iter().map(|(disk, file, handle)| ((disk, file), handle)).collect();
         let (replies, answers) = (BTreeMap::new(), Vec::new());
-        let (now, bad_syncs, bad_persists) = (Nanos(1), 0, 0);
+        let (now, bad_writes, bad_syncs, bad_persists) = (Nanos(1), 0, 0, 0);
         let mut session = Sitting {
             host: self,
             group,
             jobs,
             files,
             now,
+            bad_writes,
             bad_syncs,
             bad_persists,
             busy: false,
@@ -175,8 +178,13 @@ impl Sitting<'_> {
                 Action::Submit { id, offset, length, token, .. } => {
                     let sectors = (offset / 512) as usize..((offset + length) / 512) as usize;
                     let name = self.host.disk.borrow_mut().submit(sectors, token.0);
-                    self.host.disk.borrow_mut().complete(name);
-                    self.group.completed(id, Ok(()), now, &mut more);
+                    let good = self.bad_writes == 0;
+                    self.bad_writes -= u32::from(!good);
+                    match good {
+                        true => self.host.disk.borrow_mut().complete(name),
+                        false => self.host.disk.borrow_mut().fail(name, true, &mut Rng::new(1)),
+                    }
+                    self.group.completed(id, if good { Ok(()) } else { EIO }, now, &mut more);
                 }
                 Action::Sync { id, inode, .. } => {
                     let promise = self.host.disk.borrow().sync_begins(inode);
@@ -315,6 +323,27 @@ fn a_start_whose_sync_fails_serves_and_tells() {
         assert_eq!(whole, !direct, "a buffered disk's pages are clean and lost");
         assert_eq!(next.flush(2), EIO);
         assert_eq!(next.flush(3), Ok(()));
+    }
+}
+
+/// W5, W6, schedule: 1. a write fails; 2. it is written again, well; 3. a sync fails, and the drive has lost that; 4. the next
+/// one is good. The failed write may land yet.
+#[test]
+fn a_failed_write_is_not_ended_by_a_good_sync_behind_a_failed_one() {
+    for fails in [false, true] {
+        let host = Host::new(true);
+        let mut session = host.start();
+        session.bad_writes = 1;
+        session.write(1);
+        session.write(1);
+        if fails {
+            session.bad_syncs = 1;
+            session.pass(61);
+            assert_eq!((session.bad_syncs, session.flush(2)), (0, EIO));
+        }
+        assert_eq!(session.flush(3), Ok(()));
+        let header = GroupHeader::new(host.maps.get(HEADER).expect("it is there"));
+        assert_eq!(header.failed(0).expect("few enough").is_empty(), !fails);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Blocks of failed writes (W5): the data of such a write may still land. They are marked again at every cut until a
-//! later write there succeeded and was synced.
+//! later write there succeeded and was synced, by the first sync behind it: a good one behind a failed one vouches for
+//! nothing that came before (W6).
 
 use std::ops::Range;
 
@@ -99,6 +100,15 @@ impl Failed {
         self.0.append(&mut rest);
     }
 
+    /// A sync failed: what is in flight or was written again may be lost, and no later sync tells (W6). All is as if it had
+    /// failed now.
+    pub(crate) fn sync_failed(&mut self) {
+        self.1 = self.1.wrapping_add(1);
+        for extent in &mut self.0 {
+            (extent.number, extent.rewritten) = (self.1, None);
+        }
+    }
+
     /// A sync, the `done`-th to begin, succeeded. True if that ended the matter for some.
     pub(crate) fn synced(&mut self, done: u32) -> bool {
         let before = self.0.len();
@@ -125,6 +135,21 @@ mod tests {
         failed.add(15..16);
         failed.synced(7);
         assert_eq!(failed.extents().collect::<Vec<_>>(), [15..16]);
+    }
+
+    /// W6: the drive loses the later write when a sync fails, and the next one is good over it: the failed one may land yet.
+    #[test]
+    fn a_failed_block_is_not_ended_by_what_was_written_again_before_a_sync_failed() {
+        let mut failed = Failed::default();
+        failed.add(10..20);
+        let in_flight = failed.count();
+        failed.rewritten(10..15, 5, failed.count());
+        failed.sync_failed();
+        assert!(!failed.synced(7), "a later sync vouches for nothing before");
+        failed.rewritten(15..20, 7, in_flight);
+        assert!(!failed.synced(8), "nor for what was in flight");
+        failed.rewritten(10..20, 8, failed.count());
+        assert!(failed.synced(9) && failed.is_empty());
     }
 
     #[test]
