@@ -15,7 +15,7 @@ use towline_tracker::group::job::{Job, JobDone, SealDisk};
 use towline_tracker::id::{Anchor, Cut, CutId, DiskId, Generation, Session, TargetId, VaultId};
 use towline_tracker::map::header::GroupHeader;
 use towline_tracker::map::{Words, bits};
-use towline_tracker::sidecar::files::{append_map, create_log, read_logs, store_meta};
+use towline_tracker::sidecar::files::{append_map, create_log, log_name, read_logs, store_meta};
 use towline_tracker::sidecar::folder::{Folder, FolderFile};
 use towline_tracker::sidecar::jobs::{Home, Jobs, map_name};
 use towline_tracker::sidecar::start::HEADER;
@@ -102,6 +102,41 @@ fn a_release_that_has_begun_is_the_anchor() {
         "image",
         if seen { Ok(()) } else { Err("he goes on from the entry before, without this cut".into()) },
     );
+}
+
+/// F5, C2, schedule: 1. a release begins, and the tracker dies before any meta tells of it; 2. a change log of the freeze is
+/// damaged. Nobody can read the freeze any more: it is undone, and the next cut has what it had.
+#[test]
+fn a_freeze_without_its_log_is_undone_also_if_its_release_had_begun() {
+    let host = Host::new(true);
+    drop(host.start());
+    store_meta(&host.folder, &Meta { recheck: None, ..host.meta() }).unwrap();
+    let mut session = host.start();
+    session.write(3);
+    session.pass(2);
+    let target = TargetId([1; 16]);
+    session.ask(Question::Attach { target });
+    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    let attach = attached.attach;
+    session.ask(Question::Cut { attach, full: false });
+    session.pass(2);
+    let Some(Answer::Frozen(frozen)) = session.answers.pop() else { panic!("it is cut") };
+    session.busy = true;
+    let anchor = Anchor { vault: VaultId([2; 16]), seq: 16, hash: [3; 32] };
+    session.ask(Question::Release { attach, target, cut: frozen.cut, anchor });
+    drop(session);
+    host.folder.damage(&log_name(frozen.generation, Session(2)), Some(49));
+    let mut next = host.start();
+    next.pass(2);
+    next.ask(Question::Attach { target });
+    let Some(Answer::Attached(attached)) = next.answers.pop() else { panic!("it attaches") };
+    assert_eq!(attached.live, None, "nobody could read it");
+    next.ask(Question::Cut { attach: attached.attach, full: false });
+    next.pass(2);
+    let Some(Answer::Frozen(again)) = next.answers.pop() else { panic!("it is cut") };
+    assert_eq!(again.first_generation, frozen.first_generation);
+    let map = host.maps.get(&map_name(again.generation, 0)).expect("it is frozen");
+    assert!(bits::get(&map, (3 << 15) >> 12), "what was written is in the next cut");
 }
 
 const DISK: DiskId = DiskId([3; 16]);

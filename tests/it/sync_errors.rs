@@ -130,20 +130,21 @@ impl Host {
             bounds: Bounds::default(),
         };
         let wall_ns = self.disk.borrow().wall;
-        let (monotonic, boot) = (Nanos(1), BootId([1; 16]));
+        // The host was never suspended.
+        let since_boot = Nanos(wall_ns as u64);
         let now = Now {
-            boot,
+            boot: BootId([1; 16]),
             boot_ns: 0,
             wall_ns,
-            monotonic,
-            since_boot: Nanos(wall_ns as u64),
+            monotonic: since_boot,
+            since_boot,
             start: StartId(self.starts.replace(self.starts.get() + 1)),
         };
         let started = start(candidates, &self.maps, config, 4 << 20, now, disk_name).expect("it starts");
         let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
         let files = opened.into_iter().map(|(disk, file, handle)| ((disk, file), handle)).collect();
         let (replies, answers) = (BTreeMap::new(), Vec::new());
-        let (now, bad_writes, bad_syncs, bad_persists) = (Nanos(1), 0, 0, 0);
+        let (now, bad_writes, bad_syncs, bad_persists) = (since_boot, 0, 0, 0);
         let mut session = Sitting {
             host: self,
             group,

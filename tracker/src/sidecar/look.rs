@@ -29,7 +29,7 @@ pub(super) struct Look {
     pub(super) intents: intents::IntentSet,
     pub(super) logs: files::Logs,
     /// Logs up to this generation are done with.
-    released: Generation,
+    pub(super) released: Generation,
     pub(super) verdict: Verdict,
 }
 

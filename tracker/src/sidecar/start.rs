@@ -228,10 +228,15 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     let state = header.as_ref().filter(|_| good).map(GroupHeader::state);
     if let (Some(header), Some(state)) = (&header, state) {
         (open, freeze_maps) = open_maps(&candidates, maps, Some(header)).expect("looked at above");
-        if state.road == Road::Sealed && !sealed_log_is_there(&candidates, &looks, header, state) {
+        let sealed = match state.road {
+            // C2: a release that no meta tells of never happened.
+            Road::Releasing => looks.iter().any(|look| look.released < Generation(state.open.0 - 1)),
+            road => road == Road::Sealed,
+        };
+        if sealed && !sealed_log_is_there(&candidates, &looks, header, state) {
             tracing::warn!("the live freeze has lost its change log: it is undone");
             header.store(State { road: Road::Undoing, ..state });
-        } else if lost.contains(&true) && matches!(state.road, Road::Draining | Road::Synced | Road::Sealed) {
+        } else if lost.contains(&true) && (sealed || matches!(state.road, Road::Draining | Road::Synced)) {
             // W6: what was cut may be lost.
             header.store(State { road: Road::Undoing, ..state });
         }
