@@ -363,11 +363,17 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             let StopDisk { open, unsealed, header, mut encoder, mut end, dead, blocks, marked, mut meta } =
                 disk;
             let name = log_name(header.generation, header.session);
+            let known = end;
             let file = open_log(&home.folder, &name, &header, dead, &mut encoder, &mut end)?;
             let load = |word: usize| {
                 open[word].load(Relaxed) | unsealed.as_ref().map_or(0, |map| map[word].load(Relaxed))
             };
-            let (end, _) = append_map(&file, &mut encoder, end, true, blocks, load)?;
+            let (mut end, count) = append_map(&file, &mut encoder, end, true, blocks, load)?;
+            // Until the meta is stored the intents say how long the dead log is (I2), and this one must not look cut off:
+            // everything is said again.
+            while dead && count > 0 && end < known {
+                (end, _) = append_map(&file, &mut encoder, end, true, blocks, load)?;
+            }
             file.sync()?;
             if dead {
                 replace_log(&home.folder, &name)?;
@@ -592,5 +598,41 @@ mod tests {
         assert_eq!(names, [(8, 1), (7, 2)], "what the sealed log contains is not listed");
         let logs = read_logs(&site.folder, DISK, Generation(5), &listed, |_| ()).unwrap();
         assert!(logs.bad.is_some(), "the lost file is missed");
+    }
+
+    /// F6, I2. Schedule: 1. appends to a log fail, after many that were durable; 2. a clean stop puts a log with everything in
+    /// its place, which is shorter; 3. the host dies before the meta says that the stop was clean: the intents count.
+    #[test]
+    fn a_log_that_takes_a_longer_ones_place_does_not_look_cut_off() {
+        let mut site = site(Vec::new());
+        let (open, header) = (every_other_block(), header(7, SESSION));
+        let mut encoder = Encoder::new(&header);
+        let file = create_log(&site.folder, &header).unwrap();
+        let mut end = changes::HEADER as u64;
+        for block in (0..BLOCKS).step_by(2) {
+            let load = |word: usize| if word == block as usize / 64 { 1 << (block % 64) } else { 0 };
+            (end, _) = append_map(&file, &mut encoder, end, true, BLOCKS, load).unwrap();
+        }
+        let disk = StopDisk {
+            open: open.clone(),
+            unsealed: None,
+            header,
+            encoder,
+            end,
+            dead: true,
+            blocks: BLOCKS,
+            marked: false,
+            meta: site.meta.clone(),
+        };
+        let done = site.run(Job::Stop { disks: vec![disk], keep_maps: false });
+        assert!(matches!(done, JobDone::Stopped { result: Ok(()), .. }), "{done:?}");
+        let known = PendingLog { generation: Generation(7), session: SESSION, length: end, cut: None };
+        let found = Words::private(bits::words_for(BLOCKS));
+        let each = |blocks| {
+            bits::set(&found, blocks);
+        };
+        let logs = read_logs(&site.folder, DISK, Generation(6), &[known], each);
+        assert_eq!(logs.unwrap().bad, None);
+        assert!((0..BLOCKS).all(|block| bits::get(&found, block) == bits::get(&open, block)));
     }
 }
