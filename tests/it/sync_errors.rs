@@ -22,6 +22,7 @@ use towline_tracker::limits::Bounds;
 use towline_tracker::map::header::GroupHeader;
 use towline_tracker::sidecar::files::store_meta;
 use towline_tracker::sidecar::jobs::{DiskFacts, Jobs};
+use towline_tracker::sidecar::maps::Maps as _;
 use towline_tracker::sidecar::start::{Candidate, HEADER, Now, Running, start};
 
 const DISK: DiskIndex = DiskIndex(0);
@@ -307,6 +308,25 @@ fn a_stop_whose_last_sync_fails_is_no_clean_one_and_the_next_session_tells() {
         assert_eq!(next.stop(), None);
         assert!(host.meta().clean.is_some());
     }
+}
+
+/// W6, schedule: 1. a sync fails, and no flush of a guest follows; 2. a clean stop; 3. the sidecar is deleted. The guest's next
+/// flush is told all the same.
+#[test]
+fn an_error_that_nobody_was_told_outlives_the_stop_and_the_sidecar() {
+    let host = Host::new(true);
+    let mut session = host.start();
+    session.write(1);
+    session.bad_syncs = 1;
+    session.pass(61);
+    assert_eq!((session.bad_syncs, session.stop()), (0, None));
+    assert_eq!(host.maps.names(), [HEADER], "a clean stop leaves no maps");
+    host.folder.wipe();
+    let mut next = host.start();
+    assert!(host.meta().doubtful);
+    assert_eq!(next.flush(2), EIO);
+    assert_eq!(next.flush(3), Ok(()));
+    assert_eq!(host.start().stop(), None);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::files::{
 };
 use super::folder::{Folder, FolderFile};
 use super::maps::Maps;
+use super::start::HEADER;
 use crate::disk::Stamp;
 use crate::format::changes::{self, Header};
 use crate::format::intents::LogMark;
@@ -359,6 +360,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
         keep_maps: bool,
         unsynced: &mut Vec<DiskIndex>,
     ) -> io::Result<()> {
+        let doubtful = disks.iter().any(|disk| disk.meta.doubtful);
         for (place, (home, disk)) in self.homes.iter().zip(disks).enumerate() {
             let StopDisk { open, unsealed, header, mut encoder, mut end, dead, blocks, marked, mut meta } =
                 disk;
@@ -396,8 +398,10 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             home.store(&meta)?;
         }
         if !keep_maps {
-            // The metas say clean: without maps a start reads the logs.
-            self.maps.names().iter().for_each(|name| self.maps.remove(name));
+            // The metas say clean: without maps a start reads the logs. What is known of failed syncs stays in memory, too (W6):
+            // it is true of the disk, whatever becomes of the sidecar.
+            let goes = |name: &&String| !doubtful || *name != HEADER;
+            self.maps.names().iter().filter(goes).for_each(|name| self.maps.remove(name));
         }
         Ok(())
     }
