@@ -77,6 +77,31 @@ fn a_cut_that_was_undone_is_vouched_for_by_every_successor() {
     );
 }
 
+/// V2, schedule: 1. a cut of two disks is sealed, and its entry is under way to the vault; 2. it is undone; 3. the tracker dies,
+/// and the sidecar of one disk is lost; 4. it dies again, and that of the other is lost. The entry is still the tracker's own.
+#[test]
+fn a_cut_is_vouched_for_by_every_disk_also_by_one_whose_sidecar_was_lost() {
+    let (host, other) = (Host::new(true), Host::new(true));
+    let mut session = host.start_beside(Some(&other));
+    session.pass(2);
+    session.ask(Question::Attach { target: TargetId([1; 16]) });
+    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    session.ask(Question::Cut { attach: attached.attach, full: false });
+    session.pass(2);
+    let Some(Answer::Frozen(frozen)) = session.answers.pop() else { panic!("it is cut") };
+    session.ask(Question::Undo { attach: attached.attach, cut: frozen.cut });
+    session.pass(2);
+    drop(session);
+    other.folder.wipe();
+    drop(host.start_beside(Some(&other)));
+    host.folder.wipe();
+    let mut next = host.start_beside(Some(&other));
+    next.ask(Question::Attach { target: TargetId([1; 16]) });
+    let Some(Answer::Attached(attached)) = next.answers.pop() else { panic!("it attaches") };
+    let cut = Cut { id: frozen.cut, time_ns: frozen.time_ns };
+    assert!(attached.vouched.contains(&cut), "an entry of it would be a broken lineage");
+}
+
 /// V9, V10, schedule: 1. an entry lies over images of others, because the group was taken over, and is being released; 2. a
 /// shipper attaches; 3. the release ends: what the freeze had is pending no more. He must go on from that entry.
 #[test]

@@ -118,7 +118,7 @@ impl Host {
     }
 
     /// Starts it in one group with another host's disk, which nobody uses.
-    fn start_beside(&self, other: Option<&Host>) -> Sitting<'_> {
+    pub(crate) fn start_beside(&self, other: Option<&Host>) -> Sitting<'_> {
         let others = other.map(|other| other.candidate("e"));
         let candidates: Vec<_> = [self.candidate("d")].into_iter().chain(others).collect();
         let config = GroupConfig {

@@ -20,7 +20,7 @@ use crate::format::changes::Header;
 use crate::format::intents;
 use crate::format::meta::{Mark, Meta, Recheck};
 use crate::group::{Action, Group, GroupConfig, SidecarFile, Start};
-use crate::id::{BootId, CutId, DiskId, DiskIndex, Generation, Nanos, Session, StartId};
+use crate::id::{BootId, Cut, CutId, DiskId, DiskIndex, Generation, Nanos, Session, StartId};
 use crate::map::header::{CutRecord, GroupHeader, Road, State};
 use crate::map::{Words, bits};
 use crate::mutant;
@@ -260,7 +260,23 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     let mut disks = Vec::new();
     let mut homes = Vec::new();
     let mut first_pending = open_generation;
-    let mut vouched = Vec::new();
+    // V2: the next seal deletes the sealed logs of today, and with them all else that knows of their cuts. So does a freeze of
+    // which only the maps are left: its blocks go back into the open ones. A log that can't be read, or is gone, had a name all
+    // the same, and a disk that is compared as a whole has everything pending, and so vouches for all of its past. Each meta
+    // says it for all disks: any may be lost.
+    let live =
+        header.as_ref().zip(frozen_generation).map(|(header, frozen)| header.read_cut(frozen).identity());
+    let mut vouched: Vec<Cut> = Vec::new();
+    for look in &looks {
+        let before = look.meta.iter().flat_map(|meta| meta.vouched.iter().copied());
+        let sealed = look.logs.seals.iter().map(|seal| seal.identity());
+        let listed = look.logs.pending.iter().filter_map(|log| log.cut);
+        for cut in before.chain(sealed).chain(listed).chain(live) {
+            if !vouched.contains(&cut) {
+                vouched.push(cut);
+            }
+        }
+    }
     let mut fill = Vec::new();
     let anchor_of = holder.as_ref();
     for (index, ((candidate, look), open)) in candidates.into_iter().zip(looks).zip(open).enumerate() {
@@ -371,18 +387,6 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         )
         .map_err(|error| complain("the intents", error))?;
         opened.push((disk_index, SidecarFile::Intents, file));
-        // V2: the next seal deletes the sealed logs of today, and with them all else that knows of their cuts.
-        let mut vouched_before = look.meta.as_ref().map(|meta| meta.vouched.clone()).unwrap_or_default();
-        // So does a freeze of which only the maps are left: its blocks go back into the open one.
-        let live =
-            header.as_ref().zip(frozen_generation).map(|(header, frozen)| header.read_cut(frozen).identity());
-        // And a log that can't be read, or is gone, had a name all the same.
-        let listed = look.logs.pending.iter().filter_map(|log| log.cut);
-        for cut in look.logs.seals.iter().map(|seal| seal.identity()).chain(listed).chain(live) {
-            if !vouched_before.contains(&cut) {
-                vouched_before.push(cut);
-            }
-        }
         let meta = Meta {
             disk: look.id,
             members: ids.clone(),
@@ -396,7 +400,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             clean: None,
             stamp: stamps[index],
             stamped_ns: now.wall_ns,
-            vouched: vouched_before,
+            vouched: vouched.clone(),
             recheck,
             doubtful,
             target: adopted.and_then(|holder| holder.target),
@@ -415,12 +419,6 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         store_meta(&candidate.folder, &meta).map_err(|error| complain("disk.meta", error))?;
         if let Some(first) = look.logs.first {
             first_pending = first_pending.min(first);
-        }
-        // A disk that is compared as a whole has everything pending, and so vouches for all of its past (V2).
-        for cut in &meta.vouched {
-            if !vouched.contains(cut) {
-                vouched.push(*cut);
-            }
         }
 
         let mut region_table = Regions::new(candidate.geometry.regions(), budget, &regions);
