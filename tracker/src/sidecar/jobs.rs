@@ -361,7 +361,7 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
         unsynced: &mut Vec<DiskIndex>,
     ) -> io::Result<()> {
         let doubtful = disks.iter().any(|disk| disk.meta.doubtful);
-        for (place, (home, disk)) in self.homes.iter().zip(disks).enumerate() {
+        for (place, (home, disk)) in self.homes.iter_mut().zip(disks).enumerate() {
             let StopDisk { open, unsealed, header, mut encoder, mut end, dead, blocks, marked, mut meta } =
                 disk;
             let name = log_name(header.generation, header.session);
@@ -380,9 +380,13 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             if dead {
                 replace_log(&home.folder, &name)?;
             }
-            // S4: the log holds all that went untracked, and it is durable; a start reads it with or without the meta below.
-            // Not later: setting the mark changes the times that the meta is about to swear to (S3).
+            // S4: the log holds all that went untracked, and it is durable. How long it is must be, too, or nobody would notice
+            // that its end is lost (I2). And the mark is not cleared later: that changes the times that the last meta is about
+            // to swear to (S3).
             if marked {
+                let Header { generation, session, .. } = header;
+                home.logs.push(PendingLog { generation, session, length: end, cut: None });
+                home.store(&meta)?;
                 match home.facts.set_mark(&Mark { disk: home.id, untracked: false }) {
                     Ok(true) => {}
                     Ok(false) => home.facts.fsync().inspect_err(|_| unsynced.push(index(place)))?,
@@ -452,20 +456,26 @@ fn index(disk: usize) -> DiskIndex {
 
 #[cfg(test)]
 mod tests {
-    use super::super::files::read_logs;
+    use super::super::files::{META, read_logs};
     use super::super::folder::Directory;
     use super::*;
     use crate::disk::Disk;
     use crate::disk::geometry::Geometry;
     use crate::format::changes::{Encoder, Seal};
     use crate::map::Words;
+    use std::cell::RefCell;
+    use std::rc::Rc;
 
     const DISK: DiskId = DiskId([3; 16]);
     const BLOCKS: u64 = 256;
     const SESSION: Session = Session(2);
 
     /// A disk that nothing is wrong with.
-    struct Facts;
+    struct Facts {
+        sidecar: Directory,
+        /// The logs that the meta listed when the mark was cleared.
+        listed: Rc<RefCell<Vec<PendingLog>>>,
+    }
 
     impl DiskFacts for Facts {
         fn fingerprint(&self) -> io::Result<Fingerprint> {
@@ -481,6 +491,7 @@ mod tests {
         }
 
         fn set_mark(&self, _mark: &Mark) -> io::Result<bool> {
+            self.listed.replace(Meta::decode(&self.sidecar.read(META)?).map_err(io::Error::other)?.logs);
             Ok(true)
         }
 
@@ -515,6 +526,7 @@ mod tests {
     struct Site {
         jobs: Jobs<Directory, Facts, NoMaps>,
         folder: Directory,
+        listed: Rc<RefCell<Vec<PendingLog>>>,
         meta: Meta,
         _place: tempfile::TempDir,
     }
@@ -527,9 +539,11 @@ mod tests {
         let geometry = Geometry { size, block_shift, region_shift: 15 };
         let disk = Disk::untracked("disk".into(), "disk".into(), geometry, true, 512);
         let meta = Meta { disk: DISK, session: SESSION, ..disk.meta };
-        let homes = vec![Home { folder: open(), facts: Facts, id, size, block_shift, logs }];
+        let listed = Rc::default();
+        let facts = Facts { sidecar: open(), listed: Rc::clone(&listed) };
+        let homes = vec![Home { folder: open(), facts, id, size, block_shift, logs }];
         let jobs = Jobs { homes, maps: NoMaps, session: SESSION, draw: || CutId([1; 16]) };
-        Site { jobs, folder: open(), meta, _place: place }
+        Site { jobs, folder: open(), listed, meta, _place: place }
     }
 
     fn header(generation: u64, session: Session) -> Header {
@@ -557,6 +571,15 @@ mod tests {
 
         fn run(&mut self, job: Job) -> JobDone {
             self.jobs.run(job).done
+        }
+
+        /// A clean stop over this open map, with this log to go on with.
+        fn stop(&mut self, open: &Words, log: (Header, Encoder, u64), dead: bool, marked: bool) {
+            let ((header, encoder, end), open) = (log, open.clone());
+            let (blocks, unsealed, meta) = (BLOCKS, None, self.meta.clone());
+            let disk = StopDisk { open, unsealed, header, encoder, end, dead, blocks, marked, meta };
+            let done = self.run(Job::Stop { disks: vec![disk], keep_maps: false });
+            assert!(matches!(done, JobDone::Stopped { result: Ok(()), .. }), "{done:?}");
         }
     }
 
@@ -617,19 +640,7 @@ mod tests {
             let load = |word: usize| if word == block as usize / 64 { 1 << (block % 64) } else { 0 };
             (end, _) = append_map(&file, &mut encoder, end, true, BLOCKS, load).unwrap();
         }
-        let disk = StopDisk {
-            open: open.clone(),
-            unsealed: None,
-            header,
-            encoder,
-            end,
-            dead: true,
-            blocks: BLOCKS,
-            marked: false,
-            meta: site.meta.clone(),
-        };
-        let done = site.run(Job::Stop { disks: vec![disk], keep_maps: false });
-        assert!(matches!(done, JobDone::Stopped { result: Ok(()), .. }), "{done:?}");
+        site.stop(&open, (header, encoder, end), true, false);
         let known = PendingLog { generation: Generation(7), session: SESSION, length: end, cut: None };
         let found = Words::private(bits::words_for(BLOCKS));
         let each = |blocks| {
@@ -638,5 +649,20 @@ mod tests {
         let logs = read_logs(&site.folder, DISK, Generation(6), &[known], each);
         assert_eq!(logs.unwrap().bad, None);
         assert!((0..BLOCKS).all(|block| bits::get(&found, block) == bits::get(&open, block)));
+    }
+
+    /// S4, I2. Schedule: 1. writes went untracked, and a clean stop writes all of it to the log; 2. the mark is cleared, and the
+    /// last meta can't be stored; 3. the end of the log is lost. The loss must be noticed.
+    #[test]
+    fn a_stop_says_how_long_the_log_is_before_it_clears_the_mark() {
+        let mut site = site(Vec::new());
+        let header = header(7, SESSION);
+        create_log(&site.folder, &header).unwrap();
+        let log = (header, Encoder::new(&header), changes::HEADER as u64);
+        site.stop(&every_other_block(), log, false, true);
+        let length = site.stored().clean.unwrap().log.length;
+        assert!(length > changes::HEADER as u64);
+        let log = PendingLog { generation: Generation(7), session: SESSION, length, cut: None };
+        assert_eq!(*site.listed.borrow(), [log]);
     }
 }
