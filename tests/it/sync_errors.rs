@@ -128,7 +128,7 @@ impl Host {
             preserve_deadline: Duration::from_millis(250),
             strict: false,
             off: false,
-            bounds: Bounds::default(),
+            bounds: Bounds { write_max: 1 << 16, ..Bounds::default() },
         };
         let wall_ns = self.disk.borrow().wall;
         // The host was never suspended.
@@ -366,6 +366,22 @@ fn a_failed_write_is_not_ended_by_a_good_sync_behind_a_failed_one() {
         let header = GroupHeader::new(host.maps.get(HEADER).expect("it is there"));
         assert_eq!(header.failed(0).expect("few enough").is_empty(), !fails);
     }
+}
+
+/// W5, I4, schedule: 1. writes to as many regions as the intents have room for have failed; 2. the tracker is started again. The
+/// failed regions don't leave the intents, and yet others come in: no guest's write waits for ever.
+#[test]
+fn failed_writes_leave_room_for_others_in_the_next_session() {
+    let host = Host::new(true);
+    host.disk.borrow_mut().resize(3 * 8192);
+    drop(host.start());
+    let header = GroupHeader::new(host.maps.get(HEADER).expect("it is there"));
+    let regions_of_the_budget = (4 << 20) >> 15;
+    header.set_failed(0, &[0..regions_of_the_budget * 8]);
+    let mut next = host.start();
+    next.write(regions_of_the_budget + 1);
+    assert_eq!(next.replies.get(&(regions_of_the_budget + 1)), Some(&Ok(())));
+    assert_eq!(header.failed(0).map(|failed| failed.len()), Some(1), "they are still known");
 }
 
 /// W6, schedule: 1. a process dies, and its maps are gone too; 2. the next start meets the error of a sync, which is told once,

@@ -316,9 +316,10 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         let mut failed = Failed::new(known.clone().flatten().unwrap_or_default());
         let per = candidate.geometry.region_shift - candidate.geometry.block_shift;
         let hull = |blocks: &std::ops::Range<u64>| ((blocks.end - 1) >> per) - (blocks.start >> per) + 1;
-        let crowded = failed.extents().map(|blocks| hull(&blocks)).sum::<u64>()
-            + look.intents.regions.len() as u64
-            > intents::REGIONS_MAX as u64;
+        let regions_of = |failed: &Failed| failed.extents().map(|blocks| hull(&blocks)).sum::<u64>();
+        let held = regions_of(&failed);
+        let crowded = 4 * held > intents::REGIONS_MAX as u64
+            || held + look.intents.regions.len() as u64 > intents::REGIONS_MAX as u64;
         if crowded {
             failed = Failed::default();
         }
@@ -343,7 +344,8 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         regions.dedup();
         let budget = usize::try_from(intent_budget >> candidate.geometry.region_shift).unwrap_or(usize::MAX);
         let least = config.bounds.regions_least(candidate.geometry.region_shift) as usize;
-        let budget = budget.max(least).min(intents::REGIONS_MAX);
+        // Those of failed writes don't leave: beside them there must be room for others, as after healing (S4).
+        let budget = budget.max(least).max(4 * regions_of(&failed) as usize).min(intents::REGIONS_MAX);
         let capacity = budget.max(regions.len());
         let log_of = |generation| Header {
             disk: look.id,
