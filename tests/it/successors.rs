@@ -17,7 +17,7 @@ use towline_tracker::map::header::GroupHeader;
 use towline_tracker::map::{Words, bits};
 use towline_tracker::sidecar::files::{append_map, create_log, log_name, read_logs, store_meta};
 use towline_tracker::sidecar::folder::{Folder, FolderFile};
-use towline_tracker::sidecar::jobs::{Home, Jobs, map_name};
+use towline_tracker::sidecar::jobs::{DiskFacts, Home, Jobs, map_name};
 use towline_tracker::sidecar::start::HEADER;
 
 /// S1, schedule: 1. a session dies, and its maps are out of sight: somebody else starts the tracker, with maps of his own; 2.
@@ -82,7 +82,7 @@ fn a_cut_that_was_undone_is_vouched_for_by_every_successor() {
 #[test]
 fn a_cut_is_vouched_for_by_every_disk_also_by_one_whose_sidecar_was_lost() {
     let (host, other) = (Host::new(true), Host::new(true));
-    let mut session = host.start_beside(Some(&other));
+    let mut session = host.start_with(&[&other]);
     session.pass(2);
     session.ask(Question::Attach { target: TargetId([1; 16]) });
     let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
@@ -93,13 +93,98 @@ fn a_cut_is_vouched_for_by_every_disk_also_by_one_whose_sidecar_was_lost() {
     session.pass(2);
     drop(session);
     other.folder.wipe();
-    drop(host.start_beside(Some(&other)));
+    drop(host.start_with(&[&other]));
     host.folder.wipe();
-    let mut next = host.start_beside(Some(&other));
+    let mut next = host.start_with(&[&other]);
     next.ask(Question::Attach { target: TargetId([1; 16]) });
     let Some(Answer::Attached(attached)) = next.answers.pop() else { panic!("it attaches") };
     let cut = Cut { id: frozen.cut, time_ns: frozen.time_ns };
     assert!(attached.vouched.contains(&cut), "an entry of it would be a broken lineage");
+}
+
+/// V2, schedule: 1. a cut of two disks is sealed, and a checkpoint of it is in a vault; 2. one disk is served alone and ships to
+/// another vault: its blocks of that cut are pending no more; 3. both are served again. The cut is nobody's, for a delta over
+/// that checkpoint would lack those blocks.
+#[test]
+fn a_cut_that_one_of_its_disks_has_released_is_vouched_for_by_none() {
+    let (host, other) = (Host::new(true), Host::new(true));
+    let attach = |session: &mut crate::sync_errors::Sitting<'_>, target| {
+        session.ask(Question::Attach { target });
+        match session.answers.pop() {
+            Some(Answer::Attached(attached)) => attached,
+            answer => panic!("{answer:?}"),
+        }
+    };
+    let cut = |session: &mut crate::sync_errors::Sitting<'_>, attach| {
+        session.ask(Question::Cut { attach, full: false });
+        session.pass(2);
+        match session.answers.pop() {
+            Some(Answer::Frozen(frozen)) => frozen,
+            answer => panic!("{answer:?}"),
+        }
+    };
+    let [first, second] = [TargetId([1; 16]), TargetId([2; 16])];
+    let mut session = host.start_with(&[&other]);
+    session.pass(2);
+    let attached = attach(&mut session, second);
+    let frozen = cut(&mut session, attached.attach);
+    let theirs = Cut { id: frozen.cut, time_ns: frozen.time_ns };
+    drop(session);
+    let mut session = host.start();
+    session.pass(2);
+    let attached = attach(&mut session, first);
+    assert!(attached.vouched.contains(&theirs), "its blocks are still pending");
+    let frozen = cut(&mut session, attached.attach);
+    let anchor = Anchor { vault: VaultId([1; 16]), seq: 16, hash: [3; 32] };
+    session.ask(Question::Release { attach: attached.attach, target: first, cut: frozen.cut, anchor });
+    session.pass(2);
+    assert!(matches!(session.answers.pop(), Some(Answer::Done)));
+    drop(session);
+    let mut session = host.start_with(&[&other]);
+    let seen = !attach(&mut session, second).vouched.contains(&theirs);
+    judge(
+        "image",
+        if seen { Ok(()) } else { Err("a delta over the checkpoint lacks what was released".into()) },
+    );
+}
+
+/// V9, schedule: 1. two disks ship as one group, a third alone to another, with more starts behind it; 2. it joins them. What
+/// the two have released stays what they go on from; the third is compared.
+#[test]
+fn a_disk_that_joins_a_group_brings_no_anchor_along() {
+    let (host, other, third) = (Host::new(true), Host::new(true), Host::new(true));
+    drop(host.start_with(&[&other]));
+    for _ in 0..3 {
+        drop(third.start());
+    }
+    let [ours, theirs] = [1, 2].map(|of| Anchor { vault: VaultId([of; 16]), seq: 16, hash: [3; 32] });
+    let release = |host: &Host, released, anchor| {
+        let meta = Meta { released, anchor: Some(anchor), target: Some(TargetId([1; 16])), ..host.meta() };
+        store_meta(&host.folder, &Meta { recheck: None, ..meta }).unwrap();
+    };
+    for host in [&host, &other] {
+        release(host, Generation::first_of(Session(1)), ours);
+    }
+    release(&third, Generation::first_of(Session(3)), theirs);
+    host.maps.wipe();
+    let mut session = host.start_with(&[&other, &third]);
+    session.ask(Question::Attach { target: TargetId([1; 16]) });
+    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    assert_eq!(attached.anchor, Some(ours));
+    let compared: Vec<_> = attached.disks.iter().map(|disk| disk.resync.is_some()).collect();
+    assert_eq!(compared, [false, false, true]);
+}
+
+/// F16: a copy of a disk has its identity too, and one group can't have both: no point of it could be restored.
+#[test]
+fn a_disk_and_its_copy_are_refused_in_one_group() {
+    let (host, copy) = (Host::new(true), Host::new(true));
+    drop(host.start());
+    let mark = host.facts().mark().unwrap().expect("it is marked");
+    copy.facts().set_mark(&mark).unwrap();
+    let refused = host.refused(&[&copy]);
+    assert!(refused.contains("is a copy of d"), "{refused}");
+    assert_eq!(copy.folder.listing(), Vec::<String>::new(), "nothing was made beside it");
 }
 
 /// V9, V10, schedule: 1. an entry lies over images of others, because the group was taken over, and is being released; 2. a

@@ -13,13 +13,14 @@ use towline_tests::sim::maps::SimMaps;
 use towline_tests::sim::rng::Rng;
 use towline_tracker::control::message::Answer;
 use towline_tracker::disk::geometry::Geometry;
+use towline_tracker::error::Error;
 use towline_tracker::format::meta::{Mark, Meta};
 use towline_tracker::group::{
     Action, Change, Errno, Group, GroupConfig, Question, Request, SidecarFile, Ticket, Token,
 };
-use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Nanos, Session, StartId};
+use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Nanos, Session, StartId, TargetId};
 use towline_tracker::limits::Bounds;
-use towline_tracker::map::header::GroupHeader;
+use towline_tracker::map::header::{GroupHeader, Road};
 use towline_tracker::sidecar::files::store_meta;
 use towline_tracker::sidecar::jobs::{DiskFacts, Jobs};
 use towline_tracker::sidecar::maps::Maps as _;
@@ -54,6 +55,8 @@ pub(crate) struct Sitting<'a> {
     bad_persists: u32,
     /// The worker takes its time: what it is asked for now is not done yet.
     pub(crate) busy: bool,
+    /// The disk does not answer syncs.
+    hangs: bool,
     replies: BTreeMap<u64, Result<(), Errno>>,
     /// What shippers were told.
     pub(crate) answers: Vec<Answer>,
@@ -114,13 +117,22 @@ impl Host {
     }
 
     pub(crate) fn start(&self) -> Sitting<'_> {
-        self.start_beside(None)
+        self.start_with(&[])
     }
 
-    /// Starts it in one group with another host's disk, which nobody uses.
-    pub(crate) fn start_beside(&self, other: Option<&Host>) -> Sitting<'_> {
-        let others = other.map(|other| other.candidate("e"));
-        let candidates: Vec<_> = [self.candidate("d")].into_iter().chain(others).collect();
+    /// Starts it in one group with other hosts' disks, which nobody uses.
+    pub(crate) fn start_with(&self, others: &[&Host]) -> Sitting<'_> {
+        self.try_start(others).expect("it starts")
+    }
+
+    /// The line with which such a start is refused.
+    pub(crate) fn refused(&self, others: &[&Host]) -> String {
+        self.try_start(others).map(|_| ()).expect_err("it is refused").to_string()
+    }
+
+    fn try_start(&self, others: &[&Host]) -> Result<Sitting<'_>, Error> {
+        let mut candidates = vec![self.candidate("d")];
+        candidates.extend(others.iter().zip(["e", "f"]).map(|(other, name)| other.candidate(name)));
         let config = GroupConfig {
             name: "g".into(),
             session: Session(0),
@@ -141,7 +153,7 @@ impl Host {
             since_boot,
             start: StartId(self.starts.replace(self.starts.get() + 1)),
         };
-        let started = start(candidates, &self.maps, config, 4 << 20, now, disk_name).expect("it starts");
+        let started = start(candidates, &self.maps, config, 4 << 20, now, disk_name)?;
         let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
         let files = opened.into_iter().map(|(disk, file, handle)| ((disk, file), handle)).collect();
         let (replies, answers) = (BTreeMap::new(), Vec::new());
@@ -156,11 +168,12 @@ impl Host {
             bad_syncs,
             bad_persists,
             busy: false,
+            hangs: false,
             replies,
             answers,
         };
         session.execute(actions);
-        session
+        Ok(session)
     }
 }
 
@@ -188,6 +201,7 @@ impl Sitting<'_> {
                     }
                     self.group.completed(id, if good { Ok(()) } else { EIO }, now, &mut more);
                 }
+                Action::Sync { .. } if self.hangs => {}
                 Action::Sync { id, inode, .. } => {
                     let promise = self.host.disk.borrow().sync_begins(inode);
                     let good = !inode || self.bad_syncs == 0;
@@ -310,6 +324,73 @@ fn a_stop_whose_last_sync_fails_is_no_clean_one_and_the_next_session_tells() {
     }
 }
 
+/// W6, schedule: 1. a sync fails, and the guest is told; 2. the tracker is started with other maps, another sync fails, and it
+/// dies before a flush; 3. it is started with the first maps. What these say of who was told is not of that error.
+#[test]
+fn maps_of_another_start_do_not_say_that_the_guest_was_told() {
+    let host = Host::new(true);
+    let mut session = host.start();
+    session.bad_syncs = 1;
+    session.pass(61);
+    assert_eq!((session.flush(1), session.flush(2)), (EIO, Ok(())));
+    drop(session);
+    let first = host.maps.copy();
+    host.maps.wipe();
+    let mut theirs = host.start();
+    theirs.flush(3).unwrap_err();
+    theirs.flush(4).unwrap();
+    theirs.bad_syncs = 1;
+    theirs.pass(61);
+    assert_eq!(theirs.bad_syncs, 0);
+    drop(theirs);
+    host.maps.replace(&first);
+    assert_eq!(host.start().flush(5), EIO);
+}
+
+/// W6, schedule: 1. a cut drains; the process dies; 2. a start meets the error of a sync, and dies before it comes to the freeze;
+/// 3. the next one's syncs are good. What was cut may be lost all the same: it is undone.
+#[test]
+fn a_freeze_whose_start_met_an_error_is_undone_by_the_next_start() {
+    let host = Host::new(true);
+    drop(host.start());
+    store_meta(&host.folder, &Meta { recheck: None, ..host.meta() }).unwrap();
+    let mut session = host.start();
+    session.write(1);
+    session.pass(2);
+    session.ask(Question::Attach { target: TargetId([1; 16]) });
+    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    session.hangs = true;
+    session.ask(Question::Cut { attach: attached.attach, full: false });
+    session.pass(1);
+    drop(session);
+    let header = GroupHeader::new(host.maps.get(HEADER).expect("it is there"));
+    assert_eq!(header.state().road, Road::Draining);
+    header.set_latched(0, true);
+    header.set_doubtful(0);
+    let mut next = host.start();
+    next.pass(3);
+    assert_eq!(header.state().road, Road::None);
+    assert_eq!(next.flush(2), EIO);
+}
+
+/// W6, schedule: 1. a disk does not answer a sync; 2. the process is killed; the kernel tells nobody how the sync ends. Of a
+/// sync that had just begun nothing is believed: most end well.
+#[test]
+fn a_sync_that_ran_for_seconds_when_the_process_died_counts_as_failed() {
+    for seconds in [2, 10] {
+        let host = Host::new(true);
+        let mut session = host.start();
+        session.write(1);
+        session.hangs = true;
+        session.drive(|group, now, actions| group.flush(DISK, Token(2), now, actions));
+        session.pass(seconds);
+        drop(session);
+        let mut next = host.start();
+        assert_eq!(next.flush(3).is_err(), seconds > 5);
+        assert_eq!((next.flush(4), host.meta().doubtful), (Ok(()), seconds > 5));
+    }
+}
+
 /// W6, schedule: 1. a sync fails, and no flush of a guest follows; 2. a clean stop; 3. the sidecar is deleted. The guest's next
 /// flush is told all the same.
 #[test]
@@ -403,7 +484,8 @@ fn told_behind_a_start_that_died(step: u64, grows: bool, leaves: bool) -> Option
     host.maps.wipe();
     host.faults.set_errors(1000);
     host.sidecar_faults.arm(Some(host.sidecar_faults.steps() + step));
-    let start = || drop(host.start_beside(leaves.then_some(&other)));
+    let others: Vec<_> = leaves.then_some(&other).into_iter().collect();
+    let start = || drop(host.start_with(&others));
     let came_up = catch_unwind(AssertUnwindSafe(start)).is_ok();
     host.sidecar_faults.arm(None);
     host.faults.set_errors(0);

@@ -18,7 +18,7 @@ pub fn run(data: &[u8]) {
     let disks: Vec<_> = (0..count as u8).map(|disk| (DiskId([disk; 16]), DISK_MAX)).collect();
     let words = Words::private(GroupHeader::WORDS);
     let of = (Session(5), StartId(7));
-    let header = GroupHeader::create(words.clone(), BOOT, of, Generation(input.number()), &disks);
+    let header = GroupHeader::create(words.clone(), BOOT, of, Generation(input.number()), &disks, &[]);
     assert!(header.fits(BOOT, &disks));
     let later = Later::new(&mut input);
     while !input.is_empty() {

@@ -8,7 +8,7 @@ use crate::format::changes::{self, Encoder};
 use crate::format::intents::LogMark;
 use crate::format::meta::{Fingerprint, Meta};
 use crate::group::action::{OpId, Token};
-use crate::id::Generation;
+use crate::id::{Generation, Nanos};
 use crate::map::{Words, bits};
 use crate::mutant;
 use failed::Failed;
@@ -92,7 +92,8 @@ pub(crate) struct Syncs {
     pub(crate) done: u32,
     /// How many have failed.
     pub(crate) failed: u32,
-    pub(crate) running: Option<OpId>,
+    /// It, and when it began.
+    pub(crate) running: Option<(OpId, Nanos)>,
     pub(crate) waiting: Vec<SyncWaiter>,
     pub(crate) served: Vec<SyncWaiter>,
 }

@@ -443,6 +443,7 @@ impl Group {
         if self.next_beat <= now {
             self.next_beat = now.after(HEARTBEAT);
             self.header.beat(Nanos(now.0 + self.suspended_ns));
+            self.note_slow_syncs();
             self.try_heal(actions);
             self.cut_to_heal();
             self.bound_logs();

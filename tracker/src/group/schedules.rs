@@ -66,6 +66,7 @@ impl Rig {
             (Session(1), crate::id::StartId(1)),
             open,
             &[(Default::default(), geometry.size)],
+            &[],
         );
         let mut disk = Disk::untracked("disk".into(), "disk".into(), geometry, true, 512);
         disk.open = words(geometry);

@@ -6,9 +6,12 @@ use super::{Group, Op};
 use crate::disk::{Stamp, SyncWaiter};
 use crate::id::DiskIndex;
 use crate::mutant;
+use std::time::Duration;
 
 /// What a guest is told when a sync failed.
 const EIO: Errno = Errno(libc::EIO);
+/// Longer than a sync takes that ends well.
+const SLOW_SYNC: Duration = Duration::from_secs(5);
 
 impl Group {
     /// See [`Group::flush`].
@@ -35,7 +38,7 @@ impl Group {
         let syncs = &mut self.disks[index].syncs;
         let id = Op::Sync(index as u32).id();
         syncs.begun = syncs.begun.wrapping_add(1);
-        syncs.running = Some(id);
+        syncs.running = Some((id, self.now));
         std::mem::swap(&mut syncs.waiting, &mut syncs.served);
         let inode = syncs.served.iter().any(|waiter| waiter.wants_inode());
         actions.push(Action::Sync { id, disk: DiskIndex(index as u16), inode });
@@ -51,6 +54,9 @@ impl Group {
         let syncs = &mut self.disks[index].syncs;
         assert!(syncs.running.take().is_some(), "one sync at a time");
         let mut served = std::mem::take(&mut syncs.served);
+        if self.header.has_slow_sync(index) {
+            self.header.set_slow_sync(index, false);
+        }
         if result.is_ok() {
             syncs.done = syncs.begun;
             let done = syncs.done;
@@ -100,6 +106,15 @@ impl Group {
         }
         if !self.disks[index].syncs.waiting.is_empty() {
             self.begin_sync(index, actions);
+        }
+    }
+
+    /// W6: should the process die while a disk does not answer, its successor hears nothing of how the sync ends.
+    pub(super) fn note_slow_syncs(&self) {
+        for (index, disk) in self.disks.iter().enumerate() {
+            if disk.syncs.running.is_some_and(|(_, since)| since.after(SLOW_SYNC) <= self.now) {
+                self.header.set_slow_sync(index, true);
+            }
         }
     }
 

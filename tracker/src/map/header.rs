@@ -19,6 +19,7 @@
 //! | 18 | one bit a disk: it is doubtful (W6), and its meta may not say so yet |
 //! | 19 | one bit a freeze, by parity of its generation: nobody asked for the cut |
 //! | 20..24 | hash of the last checkpoint or fuzzy entry that the live freeze's shipper told of |
+//! | 24 | one bit a disk: a sync has been running for seconds (W6) |
 //! | 64 + 64 d .. | disk d: id (2), size, failed extents (count; all ones: too many), 29 x (first block, count), starts (2) |
 //!
 //! **Starts.** The maps continue what a sidecar says if its meta names a start that they name too (S1): the one that it
@@ -127,6 +128,15 @@ impl CutRecord {
     }
 }
 
+/// What is known of a disk's failed syncs (W6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailedSyncs {
+    /// No guest's flush has begun since one failed: perhaps nobody was told.
+    pub latched: bool,
+    /// One failed in this boot.
+    pub doubtful: bool,
+}
+
 /// The header, over words in memory.
 #[derive(Clone, Debug)]
 pub struct GroupHeader(Words);
@@ -142,16 +152,31 @@ impl GroupHeader {
         Self(words)
     }
 
-    /// Over new, zeroed words: void, of no session, but of these disks, so that what is noted of their syncs counts (W6).
-    pub fn create_void(words: Words, boot: BootId, disks: &[(DiskId, u64)]) -> Self {
+    /// Over new, zeroed words: void, last stamped by `session`, but of these disks, so that what is noted of their syncs
+    /// counts (W6): from now on it is asked, so it begins with what is known already; of none, if there are fewer.
+    pub fn create_void(
+        words: Words,
+        boot: BootId,
+        session: Session,
+        disks: &[(DiskId, u64)],
+        known: &[FailedSyncs],
+    ) -> Self {
         let header = Self::new(words);
         header.put(1, VERSION);
         header.put_pair(2, boot.words());
-        header.put(16, disks.len() as u64);
+        header.put(4, session.0);
         for (index, (disk, size)) in disks.iter().enumerate() {
             header.put_pair(Self::disk(index), disk.words());
             header.set_size(index, *size);
         }
+        for (index, FailedSyncs { latched, doubtful }) in known.iter().enumerate() {
+            header.set_latched(index, *latched);
+            if *doubtful {
+                header.set_doubtful(index);
+            }
+        }
+        // Last: before it there are no disks.
+        header.put(16, disks.len() as u64);
         header
     }
 
@@ -162,9 +187,9 @@ impl GroupHeader {
         (session, start): (Session, StartId),
         open: Generation,
         disks: &[(DiskId, u64)],
+        known: &[FailedSyncs],
     ) -> Self {
-        let header = Self::create_void(words, boot, disks);
-        header.put(4, session.0);
+        let header = Self::create_void(words, boot, session, disks, known);
         header.settle(start);
         header.store(State { open, road: Road::None, fuzzy: false });
         header.0[0].store(MAGIC, Release);
@@ -187,15 +212,29 @@ impl GroupHeader {
         start != StartId::default() && self.pair(Self::disk(disk) + STARTS).contains(&start.0)
     }
 
-    /// What it says of this disk's failed syncs, if it was made in this boot and has the disk: latched, doubtful. It counts
-    /// whether the header is void or not (W6), of whatever size the disk was, and with
-    /// whatever others.
-    pub fn failed_syncs(&self, boot: BootId, disk: DiskId) -> Option<(bool, bool)> {
-        let count = usize::try_from(self.get(16)).ok().filter(|count| *count <= DISKS_MAX)?;
+    /// What is known of the failed syncs of a disk whose meta names this start, and says that it is doubtful or not. What the
+    /// header says counts if it was made in this boot and has the disk, whether it is void or not, of whatever size the disk
+    /// was, and with whatever others. That the guest was told counts only if the header continues the meta: another start's
+    /// knows of other errors.
+    pub fn failed_syncs(
+        &self,
+        boot: BootId,
+        disk: DiskId,
+        (start, doubtful): (StartId, bool),
+    ) -> FailedSyncs {
         let ours = self.get(1) == VERSION && BootId::from_words(self.pair(2)) == boot;
-        let index =
-            (0..count).filter(|_| ours).find(|index| self.pair(Self::disk(*index)) == disk.words())?;
-        Some((self.latched(index), self.doubtful(index)))
+        let count = usize::try_from(self.get(16)).ok().filter(|count| ours && *count <= DISKS_MAX);
+        let mut disks = 0..count.unwrap_or(0);
+        let Some(index) = disks.find(|index| self.pair(Self::disk(*index)) == disk.words()) else {
+            // What is known is that a sync had failed.
+            return FailedSyncs { latched: doubtful, doubtful };
+        };
+        // Nobody heard how one ended that was still running when the process died. Most end well within seconds.
+        let unheard = self.has_slow_sync(index);
+        FailedSyncs {
+            latched: self.latched(index) || unheard || doubtful && !self.knows(index, start),
+            doubtful: self.doubtful(index) || unheard || doubtful,
+        }
     }
 
     /// Whether it was made in this boot for these disks.
@@ -320,6 +359,16 @@ impl GroupHeader {
         self.put(18, self.get(18) | 1 << disk);
     }
 
+    /// Whether a sync of the disk has been running for seconds: should the process die, nobody hears how it ends.
+    pub fn has_slow_sync(&self, disk: usize) -> bool {
+        self.get(24) >> disk & 1 == 1
+    }
+
+    /// Remembers or forgets it.
+    pub fn set_slow_sync(&self, disk: usize, slow: bool) {
+        self.put(24, self.get(24) & !(1 << disk) | u64::from(slow) << disk);
+    }
+
     /// The disk's size.
     pub fn set_size(&self, disk: usize, size: u64) {
         self.put(Self::disk(disk) + 2, size);
@@ -384,7 +433,7 @@ mod tests {
         let disks = [(DiskId([1; 16]), 4096), (DiskId([2; 16]), 8192)];
         let words = Words::private(GroupHeader::WORDS);
         let of = (Session(5), StartId(7));
-        let header = GroupHeader::create(words, BootId([3; 16]), of, Generation(9), &disks);
+        let header = GroupHeader::create(words, BootId([3; 16]), of, Generation(9), &disks, &[]);
         assert!(header.fits(BootId([3; 16]), &disks));
         assert!(!header.fits(BootId([4; 16]), &disks));
         assert!(!header.fits(BootId([3; 16]), &disks[..1]));
@@ -416,7 +465,7 @@ mod tests {
         let words = Words::private(GroupHeader::WORDS);
         let [first, second, third] = [StartId(11), StartId(12), StartId(13)];
         let of = (Session(5), first);
-        let header = GroupHeader::create(words, BootId([3; 16]), of, Generation(9), &disks);
+        let header = GroupHeader::create(words, BootId([3; 16]), of, Generation(9), &disks, &[]);
         let known = |start| [header.knows(0, start), header.knows(1, start)];
         header.set_failed(1, &vec![3..5; FAILED_MAX]);
         assert_eq!((known(first), known(StartId::default())), ([true; 2], [false; 2]));

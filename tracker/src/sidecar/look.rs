@@ -10,7 +10,7 @@ use crate::error::{Error, Kind};
 use crate::format::envelope::BadFile;
 use crate::format::intents;
 use crate::format::meta::{LOGS_MAX, Meta, PendingLog};
-use crate::id::{DiskId, Generation};
+use crate::id::{Cut, DiskId, Generation};
 use crate::map::header::{GroupHeader, Road, State};
 use crate::map::{Words, bits};
 use crate::mutant;
@@ -119,6 +119,7 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
     let heartbeat =
         header.map(|header| now.wall_ns - i128::from(now.since_boot.0.saturating_sub(header.heartbeat().0)));
     let stamped = header.map(GroupHeader::session);
+    let ids: Vec<_> = found.iter().map(|(id, ..)| *id).collect();
     let mut looks = Vec::new();
     for (index, (candidate, (id, meta, fresh))) in candidates.iter().zip(found).enumerate() {
         let complain = |error| (candidate.name.clone(), error);
@@ -181,8 +182,9 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
             heartbeat_ns: match (heartbeat, stamped) {
                 // Another start's heartbeat says nothing of this one's end.
                 (Some(beat), _) if header.is_some_and(|header| header.knows(index, meta.start)) => beat,
-                // A session that came no further than its metas never served: its stamp is its last sign of life.
-                (_, Some(stamped)) if stamped < meta.session => meta.stamped_ns,
+                // A session that came no further than its metas never served: its stamp is its last sign of life. One of other
+                // disks, or in another order, had another header.
+                (_, Some(stamped)) if stamped < meta.session && meta.members == ids => meta.stamped_ns,
                 _ => meta.stamped_ns + STAMP_NS,
             },
             boot_ns: now.boot_ns,
@@ -212,6 +214,16 @@ pub(super) fn look<F: Folder, D: DiskFacts>(
 }
 
 impl Look {
+    /// The cuts of which this disk says that their blocks are pending; `live` is of the freeze whose maps are there.
+    pub(super) fn vouched(&self, live: Option<Cut>) -> Vec<Cut> {
+        // A release that only another disk's meta tells of has ended what this one says.
+        let before = self.meta.iter().filter(|meta| meta.released >= self.released);
+        let before = before.flat_map(|meta| meta.vouched.iter().copied());
+        let sealed = self.logs.seals.iter().map(|seal| seal.identity());
+        let listed = self.logs.pending.iter().filter_map(|log| log.cut);
+        before.chain(sealed).chain(listed).chain(live).collect()
+    }
+
     /// Gives the blocks of all pending logs to `each`, in no order, and some more than once.
     ///
     /// # Errors

@@ -391,6 +391,7 @@ fn read_only(
             Default::default(),
             Generation(1),
             &[],
+            &[],
         ),
         disks: disks.collect(),
         target: None,

@@ -10,7 +10,7 @@
 use super::files::{META, create_intents, create_log, intents_name, store_meta, store_name};
 use super::folder::Folder;
 use super::jobs::{DiskFacts, Home, Jobs, map_name, remove_logs};
-use super::look::{Look, look, open_maps, read_identity, rebuild, sealed_log_is_there};
+use super::look::{Identity, Look, look, open_maps, read_identity, rebuild, sealed_log_is_there};
 use super::maps::Maps;
 use crate::disk::geometry::Geometry;
 use crate::disk::regions::Regions;
@@ -21,7 +21,7 @@ use crate::format::intents;
 use crate::format::meta::{Mark, Meta, Recheck};
 use crate::group::{Action, Group, GroupConfig, SidecarFile, Start};
 use crate::id::{BootId, Cut, CutId, DiskId, DiskIndex, Generation, Nanos, Session, StartId};
-use crate::map::header::{CutRecord, GroupHeader, Road, State};
+use crate::map::header::{CutRecord, FailedSyncs, GroupHeader, Road, State};
 use crate::map::{Words, bits};
 use crate::mutant;
 use crate::recover::Verdict;
@@ -125,10 +125,18 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         found.push(read_identity(candidate, draw)?);
     }
     let ids: Vec<_> = found.iter().map(|(id, ..)| *id).collect();
+    if let Some(copy) = (1..ids.len()).find(|index| ids[..*index].contains(&ids[*index])) {
+        let original = ids.iter().position(|id| *id == ids[copy]).expect("found above");
+        let [original, copy] = [original, copy].map(|index| candidates[index].path.as_str());
+        let line = format!(
+            "{copy} is a copy of {original}, with its identity: remove that (setfattr -x user.towline {copy}, and the copy's \
+             sidecar if it has one), and it is a disk of its own"
+        );
+        return Err(Error::new(Kind::Sidecar, line));
+    }
     let sizes: Vec<_> = ids.iter().copied().zip(candidates.iter().map(|one| one.geometry.size)).collect();
     let header = maps.open(HEADER, GroupHeader::WORDS, false).ok().map(GroupHeader::new);
-    let holder =
-        found.iter().filter_map(|(_, meta, _)| meta.as_ref()).max_by_key(|meta| meta.released).cloned();
+    let holder = holder(&found).cloned();
     let last = found.iter().filter_map(|(_, meta, _)| meta.as_ref()).map(|meta| meta.session).max();
     config.session = Session(last.unwrap_or_default().0 + 1);
     let session = config.session;
@@ -142,14 +150,13 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     });
     // W6: what the dead process knew of failed syncs counts, whatever becomes of the maps. Per disk: nobody may have been
     // told; it is doubtful.
-    let known = |id: &DiskId| header.as_ref().and_then(|header| header.failed_syncs(now.boot, *id));
-    let errors: Vec<_> = ids
+    let errors: Vec<_> = found
         .iter()
-        .zip(&found)
-        .map(|(id, (_, meta, _))| {
-            // Without the maps, what is known is that a sync had failed.
+        .zip(&starts)
+        .map(|((id, meta, _), start)| {
             let doubtful = meta.as_ref().is_some_and(|meta| meta.boot == now.boot && meta.doubtful);
-            known(id).map_or((doubtful, doubtful), |(latched, known)| (latched, known || doubtful))
+            let none = FailedSyncs { latched: doubtful, doubtful };
+            header.as_ref().map_or(none, |header| header.failed_syncs(now.boot, *id, (*start, doubtful)))
         })
         .collect();
     let mut good = !config.off && fit && found.iter().all(|(_, meta, _)| meta.is_some());
@@ -184,17 +191,13 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             .map_err(|error| Error::caused(Kind::Other, "the maps' header can't be made", error))
     };
     let notes = match header.as_ref() {
-        Some(header) if header.is_of(now.boot, &sizes) => header.clone(),
+        Some(header) if header.is_of(now.boot, &sizes) => {
+            note(header, &errors);
+            header.clone()
+        }
         other => {
             other.inspect(|header| header.void());
-            let notes = GroupHeader::create_void(make_header()?, now.boot, &sizes);
-            for (index, (latched, doubtful)) in errors.iter().enumerate() {
-                notes.set_latched(index, *latched);
-                if *doubtful {
-                    notes.set_doubtful(index);
-                }
-            }
-            notes
+            GroupHeader::create_void(make_header()?, now.boot, last.unwrap_or_default(), &sizes, &errors)
         }
     };
     // W6: an error is told once, and here to us. It is no reason not to serve: the guest is told by its next flush. Noted at
@@ -228,6 +231,10 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     let state = header.as_ref().filter(|_| good).map(GroupHeader::state);
     if let (Some(header), Some(state)) = (&header, state) {
         (open, freeze_maps) = open_maps(&candidates, maps, Some(header)).expect("looked at above");
+        // Perhaps a start met it that died before it came here.
+        let unsound = lost.contains(&true)
+            || errors.iter().any(|known| known.latched)
+                && matches!(state.road, Road::Draining | Road::Synced);
         let sealed = match state.road {
             // C2: a release that no meta tells of never happened.
             Road::Releasing => looks.iter().any(|look| look.released < Generation(state.open.0 - 1)),
@@ -236,7 +243,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         if sealed && !sealed_log_is_there(&candidates, &looks, header, state) {
             tracing::warn!("the live freeze has lost its change log: it is undone");
             header.store(State { road: Road::Undoing, ..state });
-        } else if lost.contains(&true) && (sealed || matches!(state.road, Road::Draining | Road::Synced)) {
+        } else if unsound && (sealed || matches!(state.road, Road::Draining | Road::Synced)) {
             // W6: what was cut may be lost.
             header.store(State { road: Road::Undoing, ..state });
         }
@@ -262,19 +269,19 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     let mut first_pending = open_generation;
     // V2: the next seal deletes the sealed logs of today, and with them all else that knows of their cuts. So does a freeze of
     // which only the maps are left: its blocks go back into the open ones. A log that can't be read, or is gone, had a name all
-    // the same, and a disk that is compared as a whole has everything pending, and so vouches for all of its past. Each meta
-    // says it for all disks: any may be lost.
+    // the same. A disk vouches as long as what the cut had of it is pending: a release ends that, and one that is compared as a
+    // whole has everything pending. A cut counts if every disk vouches for it, and then each meta says so: any may be lost.
     let live =
         header.as_ref().zip(frozen_generation).map(|(header, frozen)| header.read_cut(frozen).identity());
+    let theirs: Vec<Vec<Cut>> = looks.iter().map(|look| look.vouched(live)).collect();
     let mut vouched: Vec<Cut> = Vec::new();
-    for look in &looks {
-        let before = look.meta.iter().flat_map(|meta| meta.vouched.iter().copied());
-        let sealed = look.logs.seals.iter().map(|seal| seal.identity());
-        let listed = look.logs.pending.iter().filter_map(|log| log.cut);
-        for cut in before.chain(sealed).chain(listed).chain(live) {
-            if !vouched.contains(&cut) {
-                vouched.push(cut);
-            }
+    for cut in theirs.iter().flatten() {
+        let all = looks
+            .iter()
+            .zip(&theirs)
+            .all(|(look, cuts)| matches!(look.verdict, Verdict::Resync(_)) || cuts.contains(cut));
+        if all && !vouched.contains(cut) {
+            vouched.push(*cut);
         }
     }
     let mut fill = Vec::new();
@@ -304,7 +311,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         let resync = matches!(look.verdict, Verdict::Resync(_));
         // Only a restart of the host ends the doubt: what was lost shows then, and is compared as a whole.
         let doubtful_before = look.meta.as_ref().is_some_and(|meta| meta.doubtful) && !resync;
-        let doubtful = doubtful_before || errors[index].1 || lost[index];
+        let doubtful = doubtful_before || errors[index].doubtful || lost[index];
         if doubtful && !candidate.direct {
             // The pages are clean and lost. The dead session may not have come so far as to say so.
             if let Err(error) = candidate.facts.drop_cache() {
@@ -444,7 +451,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             failed,
             filled: dirty_blocks == candidate.geometry.blocks(),
             // W6: the guest may not have been told.
-            latched: lost[index] || errors[index].0,
+            latched: lost[index] || errors[index].latched,
             frozen,
             ..begins
         });
@@ -459,25 +466,23 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     }
 
     // 4. Valid from here on.
+    let known: Vec<_> = disks
+        .iter()
+        .map(|disk| FailedSyncs { latched: disk.latched, doubtful: disk.meta.doubtful })
+        .collect();
     let header = match header.filter(|_| good) {
         Some(header) => {
             header.settle(now.start);
+            note(&header, &known);
             header
         }
         None => {
-            let header =
-                GroupHeader::create(make_header()?, now.boot, (session, now.start), open_generation, &sizes);
+            let of = (session, now.start);
+            let header = GroupHeader::create(make_header()?, now.boot, of, open_generation, &sizes, &known);
             header.set_attach(crate::id::AttachNumber(session.0 << 32));
             header
         }
     };
-    for (index, disk) in disks.iter().enumerate() {
-        // Said again in what may be a new header.
-        header.set_latched(index, disk.latched);
-        if disk.meta.doubtful {
-            header.set_doubtful(index);
-        }
-    }
     header.beat(now.since_boot);
     let live_cut = frozen_generation.map(|generation| header.read_cut(generation).cut);
     for (home, disk) in homes.iter().zip(&mut disks) {
@@ -493,6 +498,30 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     let start =
         Start { config, header, disks, target, anchor, vouched, first_pending, fill, now: now.monotonic };
     Ok(Started { start, opened, homes, session })
+}
+
+/// The meta that says what the group has released last: any of its disks' may be behind, if a host died while a release was
+/// stored. The group is the largest number of disks that know each other; of two such, the one with the first disk. Who
+/// came from elsewhere has another past, however far.
+fn holder(found: &[Identity]) -> Option<&Meta> {
+    let metas = || found.iter().filter_map(|(_, meta, _)| meta.as_ref());
+    let know = |one: &Meta, other: &Meta| {
+        one.disk == other.disk || one.members.contains(&other.disk) && other.members.contains(&one.disk)
+    };
+    let first = metas().next()?;
+    metas()
+        .max_by_key(|one| (metas().filter(|other| know(one, other)).count(), know(one, first), one.released))
+}
+
+/// W6: the header of these disks says what is known of their failed syncs, and of none any more that is still running.
+fn note(header: &GroupHeader, known: &[FailedSyncs]) {
+    for (index, known) in known.iter().enumerate() {
+        header.set_latched(index, known.latched);
+        if known.doubtful {
+            header.set_doubtful(index);
+        }
+        header.set_slow_sync(index, false);
+    }
 }
 
 /// A freeze that survived with its maps.

@@ -334,7 +334,7 @@ fn creating(bug: &'static str) {
                 fits.then(|| (header.session(), header.knows(0, StartId(7)), header.state()))
             }
         });
-        GroupHeader::create(words, boot, (Session(5), StartId(7)), state.open, &disks);
+        GroupHeader::create(words, boot, (Session(5), StartId(7)), state.open, &disks, &[]);
         let seen = successor.join().unwrap();
         assert!(seen.is_none_or(|seen| seen == (Session(5), true, state)), "a whole header: {seen:?}");
     });
