@@ -239,9 +239,13 @@ impl Sitting<'_> {
     }
 
     pub(crate) fn write(&mut self, token: u64) {
+        self.change(Change::Write, token);
+    }
+
+    fn change(&mut self, change: Change, token: u64) {
         let request = Request {
             disk: DISK,
-            change: Change::Write,
+            change,
             fua: false,
             offset: token << 15,
             length: 4096,
@@ -463,6 +467,21 @@ fn failed_writes_leave_room_for_others_in_the_next_session() {
     next.write(regions_of_the_budget + 1);
     assert_eq!(next.replies.get(&(regions_of_the_budget + 1)), Some(&Ok(())));
     assert_eq!(header.failed(0).map(|failed| failed.len()), Some(1), "they are still known");
+}
+
+/// W5, schedule: 1. a write fails; 2. its blocks are discarded and synced, well, which may write nothing; 3. or zeroed, which does.
+#[test]
+fn a_failed_write_is_ended_by_zeros_and_by_no_discard() {
+    for (change, ends) in [(Change::Discard, false), (Change::Zero { may_punch: true }, true)] {
+        let host = Host::new(true);
+        let mut session = host.start();
+        session.bad_writes = 1;
+        session.write(1);
+        session.change(change, 1);
+        assert_eq!((session.replies[&1], session.flush(2)), (Ok(()), Ok(())));
+        let header = GroupHeader::new(host.maps.get(HEADER).expect("it is there"));
+        assert_eq!(header.failed(0).expect("few enough").is_empty(), ends);
+    }
 }
 
 /// W6, schedule: 1. a process dies, and its maps are gone too; 2. the next start meets the error of a sync, which is told once,

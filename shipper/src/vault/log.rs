@@ -114,7 +114,10 @@ impl Group {
         match beyond {
             Some(beyond) => Err(Error::damage(
                 &names::entry(self.seal.group, low + 1),
-                format_args!("it is missing, although entry {beyond} is there"),
+                format_args!(
+                    "it is missing, although entry {beyond} is there, put while the vault was put back: what stands behind \
+                     the gap must be removed"
+                ),
             )),
             None if low == u64::MAX => {
                 Err(Error::damage(&names::entry(self.seal.group, low), "nothing can follow it"))

@@ -7,6 +7,7 @@ use super::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use towline::store::memory::MemoryStore;
 use towline::store::{Listed, Put, Store, StoreError, StoreErrorKind};
+use towline::vault::names;
 
 /// What it is asked.
 #[derive(Clone, Debug)]
@@ -273,6 +274,17 @@ impl SimStore {
             }
         }
         self.objects.overwrite(name, bytes);
+    }
+
+    /// Somebody removes the entries that stand behind a gap of the log: a put under way when the store was put back.
+    pub fn close_gap(&mut self) {
+        let entries: Vec<_> = self.names().filter(|name| name.contains("/log/")).cloned().collect();
+        for (number, name) in (1..).zip(&entries) {
+            if !matches!(names::parse(name), Some(names::Parsed::Entry { seq, .. }) if seq == number) {
+                self.objects.delete(name).expect("a good name");
+                self.versions.remove(name);
+            }
+        }
     }
 
     /// A copy of what is kept, for [`Self::put_back`].

@@ -280,7 +280,7 @@ impl Group {
         let slot = self.slots.get(index);
         assert!(slot.phase == Phase::InFlight, "a completion of something that is not in flight");
         slot.phase = Phase::Held;
-        let (disk_index, fua, write) = (slot.disk, slot.fua, slot.change == Change::Write);
+        let (disk_index, fua, change) = (slot.disk, slot.fua, slot.change);
         if self.tracking {
             let piece = slot.piece.clone();
             let (generation, writes_failed) = (slot.generation, slot.writes_failed);
@@ -291,12 +291,14 @@ impl Group {
             let held = !pinned.is_empty();
             let regions = if held { pinned } else { disk.geometry.regions_of(piece.clone()) };
             disk.regions.completed(regions, held, disk.syncs.begun);
-            if result.is_err() || !disk.failed.is_empty() {
+            // A discard that succeeded may have written nothing.
+            let written = result.is_ok() && change != Change::Discard;
+            if result.is_err() || written && !disk.failed.is_empty() {
                 let lasting = !matches!(
                     result,
                     Err(Errno(libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EOPNOTSUPP))
                 );
-                let seen = result.is_ok().then_some(writes_failed);
+                let seen = written.then_some(writes_failed);
                 self.note_failure(disk_index.index(), piece, seen, lasting);
                 if self.disks[disk_index.index()].regions.failed().len()
                     > self.disks[disk_index.index()].regions.budget() / 4
@@ -312,7 +314,7 @@ impl Group {
         if let Err(errno) = result {
             // A durable write that failed may have eaten an error of the device's cache (W6); running out of space is
             // found before that.
-            if fua && write && !matches!(errno.0, libc::ENOSPC | libc::EDQUOT) {
+            if fua && change == Change::Write && !matches!(errno.0, libc::ENOSPC | libc::EDQUOT) {
                 self.sync_failed(disk_index.index(), false, actions);
             }
             return self.end(index, result, actions);

@@ -440,7 +440,7 @@ impl World {
                 Kind::Unreachable | Kind::NoSpace => once || shipper.attached.is_none(),
                 Kind::FuzzyGiveUp => once,
                 Kind::Unreadable => self.settings.read_errors > 0,
-                Kind::Damage | Kind::BrokenLineage | Kind::ForeignOwner => self.due(error.kind()),
+                Kind::Damage | Kind::BrokenLineage | Kind::ForeignOwner => self.due(error),
                 _ => false,
             },
         };
@@ -452,7 +452,14 @@ impl World {
     }
 
     /// A refusal that an administrator must answer: whether there is a reason for it. From now on he gives the word.
-    fn due(&mut self, kind: Kind) -> bool {
+    fn due(&mut self, error: &towline::Error) -> bool {
+        let kind = error.kind();
+        if error.line().contains("must be removed") {
+            self.counts.add("gaps that somebody closed");
+            let mut target = self.target.borrow_mut();
+            target.store.close_gap();
+            target.forget_points();
+        }
         let target = self.target.borrow();
         let due = match kind {
             Kind::Damage => target.put_back || !target.store.damaged.is_empty(),
