@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use towline_tracker::control::frame::{ANSWER_MAX, REQUEST_MAX};
 use towline_tracker::control::message::{
-    Answer, Attached, DiskInfo, Frozen, FrozenDisk, LiveFreeze, Refusal, Request, Status, VERSION,
+    Answer, Attached, DiskInfo, DiskStatus, Frozen, FrozenDisk, LiveFreeze, Refusal, Request, Status, VERSION,
 };
 use towline_tracker::control::sys::Channel;
 use towline_tracker::format::changes::{Encoder, Header, Seal};
@@ -308,6 +308,27 @@ impl State {
         (Answer::Frozen(frozen), names.map(open).into())
     }
 
+    fn disk_status(&self) -> DiskStatus {
+        DiskStatus {
+            name: "disk.raw".into(),
+            id: DiskId([1; 16]).to_string(),
+            path: "disk.raw".into(),
+            size: self.disk.len() as u64,
+            block_size: 4096,
+            cache: "direct".into(),
+            dirty_bytes: 0,
+            frozen_bytes: 0,
+            preserved_bytes: 0,
+            intent_regions: 0,
+            intent_budget: 0,
+            resync: self.resync.clone(),
+            degraded: false,
+            doubtful: false,
+            writes: 0,
+            reads: 0,
+        }
+    }
+
     fn attached(&self) -> Attached {
         let disk = DiskInfo {
             id: DiskId([1; 16]),
@@ -420,7 +441,7 @@ impl State {
                 memory_locked: true,
                 buffers_registered: true,
                 connections: 0,
-                disks: Vec::new(),
+                disks: vec![self.disk_status()],
             }),
             _ => Answer::Refused(Refusal::NoSuchFreeze),
         };

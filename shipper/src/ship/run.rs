@@ -332,7 +332,7 @@ impl Shipper<'_> {
         base: Option<&Content>,
     ) -> Result<Option<String>> {
         let Some(base) = base.filter(|_| !source.info().fuzzy) else { return Ok(None) };
-        let Audit { bytes, differing, met_damage } = match writer.auditor.audit(source, base) {
+        let Audit { bytes, mut differing, met_damage } = match writer.auditor.audit(source, base) {
             // The cycle finds by itself whether the store is away.
             Err(error) => {
                 tracing::warn!(error = error.line(), "no audit this time");
@@ -342,9 +342,11 @@ impl Shipper<'_> {
         };
         self.full |= met_damage;
         self.audited.0 += bytes;
-        if differing.is_empty() || !tracker.tracks_behind(source.info().generation)? {
+        if differing.is_empty() {
             return Ok(None);
         }
+        let tracked = tracker.tracked_behind(source.info().generation)?;
+        differing.retain(|(disk, _)| tracked.contains(&source.disks()[*disk].name));
         self.audited.1 += differing.len() as u64;
         Ok(audit::describe(source.disks(), &differing))
     }

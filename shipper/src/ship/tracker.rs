@@ -165,11 +165,13 @@ impl<'a> Tracker<'a> {
         self.call(|client| client.resynchronize(attach, reason))
     }
 
-    /// Whether the tracker has tracked everything since the cut that ended this generation, in one open map.
-    pub(super) fn tracks_behind(&mut self, generation: Generation) -> Result<bool> {
+    /// The names of the disks of which the tracker has tracked everything since the cut that ended this generation, in one
+    /// open map.
+    pub(super) fn tracked_behind(&mut self, generation: Generation) -> Result<Vec<String>> {
         let status = self.call(|client| client.status())?;
-        let tracked = status.disks.iter().all(|disk| !disk.degraded && disk.resync.is_none());
-        Ok(tracked && status.generation == generation.next().0)
+        let same = status.generation == generation.next().0;
+        let tracked = status.disks.into_iter().filter(|disk| same && !disk.degraded && disk.resync.is_none());
+        Ok(tracked.map(|disk| disk.name).collect())
     }
 
     /// Listens, without waiting: a stop, a newer shipper, a tracker that is gone.

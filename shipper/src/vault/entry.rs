@@ -293,6 +293,10 @@ impl Draft {
             payload_hash: *blake3::hash(&payload).as_bytes(),
             salt: sealer.salt(),
         };
+        if let Payload::Content(content) = &self.payload {
+            // No reader would take it.
+            content.check(&header).unwrap_or_else(|what| panic!("a draft that nobody can read: {what}"));
+        }
         let length = usize::try_from(header.object_length()).expect("an entry fits memory");
         let mut bytes = Vec::with_capacity(length);
         bytes.extend_from_slice(sealer.header());

@@ -285,12 +285,12 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         }
     }
     let mut fill = Vec::new();
-    let anchor_of = holder.as_ref();
+    // Adopted by every disk; all of one that is new in the group is pending.
+    let adopted = holder.as_ref();
     for (index, ((candidate, look), open)) in candidates.into_iter().zip(looks).zip(open).enumerate() {
         let disk_index = DiskIndex(index as u16);
         let complain = |what: &str, error| sidecar(&candidate.name, what, error);
         let mut recheck = look.meta.as_ref().and_then(|meta| meta.recheck.clone());
-        let adopted = anchor_of.filter(|holder| holder.members.contains(&look.id) || holder.disk == look.id);
         recheck.take_if(|recheck| adopted.is_some_and(|holder| recheck.since <= holder.released));
         let since = open_generation;
         match &look.verdict {
