@@ -87,6 +87,14 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     of("W4", "discard-tail-skipped", "a discard does not mark the block that it ends in the middle of"),
     of("W5", "failed-write-not-marked", "the blocks of a failed write are not marked at its completion"),
+    of("W5", "failure-ended-by-discard", "a discard ends what a failed write may still do")
+        .by(By::Test("sync_errors::a_failed_write_is_ended_by_zeros_and_by_no_discard")),
+    of(
+        "W5",
+        "failure-ended-behind-failed-sync",
+        "a good sync behind a failed one ends what a failed write may still do",
+    )
+    .by(By::Test("sync_errors::a_failed_write_is_not_ended_by_a_good_sync_behind_a_failed_one")),
     of("W5", "failed-write-forgotten-at-cut", "the blocks of a failed write are not marked again at a cut"),
     of(
         "W5",
@@ -202,6 +210,8 @@ pub const MUTANTS: &[Mutant] = &[
     .by(VAULTS),
     of("V2", "fencing-ignored", "a writer that finds another's entry in its place takes the next one")
         .by(VAULTS),
+    of("V2", "vouched-by-one", "a cut is the tracker's own if one of its disks says so")
+        .by(By::Test("successors::a_cut_that_one_of_its_disks_has_released_is_vouched_for_by_none")),
     of("V2", "undone-not-vouched", "the tracker forgets that an undone cut was its own")
         .by(By::Test("successors::a_cut_that_was_undone_is_vouched_for_by_every_successor")),
     of(

@@ -169,7 +169,10 @@ impl Group {
         tracing::error!(disk = %disk.name, "a sync of the disk failed: it is doubtful from now on");
         disk.latched = !told && !mutant::active("sync-error-swallowed");
         disk.syncs.failed += 1;
-        disk.failed.sync_failed();
+        // Mutant: the next good one vouches for it all.
+        if !mutant::active("failure-ended-behind-failed-sync") {
+            disk.failed.sync_failed();
+        }
         // Also if a flush is being told: should the process die before its reply is out, the successor tells. And should it
         // die before the meta says that the disk is doubtful, the successor stores it.
         self.header.set_latched(index, true);

@@ -291,8 +291,9 @@ impl Group {
             let held = !pinned.is_empty();
             let regions = if held { pinned } else { disk.geometry.regions_of(piece.clone()) };
             disk.regions.completed(regions, held, disk.syncs.begun);
-            // A discard that succeeded may have written nothing.
-            let written = result.is_ok() && change != Change::Discard;
+            // A discard that succeeded may have written nothing. Mutant: it has written.
+            let written =
+                result.is_ok() && (change != Change::Discard || mutant::active("failure-ended-by-discard"));
             if result.is_err() || written && !disk.failed.is_empty() {
                 let lasting = !matches!(
                     result,
