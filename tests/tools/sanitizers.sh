@@ -2,8 +2,7 @@
 # The tests of what is `unsafe`: sanitizers.sh FOLDER [PACKAGE]. All of them run under the address sanitizer; what needs neither
 # files nor rings, the words that processes share, also in Miri, which knows what a compiler may make of an access.
 #
-# The standard library is not rebuilt (that needs its source, a component of rustup): this sanitizer sees every access of
-# ours and every allocation all the same.
+# The standard library is not rebuilt: the address sanitizer sees every access of ours and every allocation all the same.
 set -eu
 
 folder=$1 only=${2-}
@@ -25,7 +24,7 @@ run towline-tracker io:: control:: map:: sidecar:: socket
 run towline source:: ship::stop cli::background
 
 [ -z "$only" ] || [ "$only" = towline-tracker ] || exit 0
-rustup component list --toolchain nightly --installed | grep -q '^miri' || rustup component add --toolchain nightly miri rust-src
+rustup component add --toolchain nightly miri rust-src
 # It is some hundred times slower: few made-up cases.
 PROPTEST_CASES=6 MIRIFLAGS=-Zmiri-disable-isolation \
     cargo +nightly miri test -p towline-tracker --lib --target-dir "$folder/miri" -- map::
