@@ -115,8 +115,8 @@ impl Group {
             Some(beyond) => Err(Error::damage(
                 &names::entry(self.seal.group, low + 1),
                 format_args!(
-                    "it is missing, although entry {beyond} is there, put while the vault was put back: what stands behind \
-                     the gap must be removed"
+                    "it is missing, although entry {beyond} is there; if the vault was put back to an older copy under a \
+                     writer, what stands behind the gap must be removed"
                 ),
             )),
             None if low == u64::MAX => {
