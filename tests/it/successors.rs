@@ -48,8 +48,7 @@ fn a_cut_that_was_undone_is_vouched_for_by_every_successor() {
     let host = Host::new(true);
     let mut session = host.start();
     session.pass(2);
-    session.ask(Question::Attach { target: TargetId([1; 16]) });
-    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    let attached = session.attach(TargetId([1; 16]));
     let attach = attached.attach;
     let cut = |session: &mut crate::sync_errors::Sitting<'_>| {
         session.ask(Question::Cut { attach, full: false });
@@ -68,8 +67,7 @@ fn a_cut_that_was_undone_is_vouched_for_by_every_successor() {
     cut(&mut session);
     drop(session);
     let mut next = host.start();
-    next.ask(Question::Attach { target: TargetId([1; 16]) });
-    let Some(Answer::Attached(attached)) = next.answers.pop() else { panic!("it attaches") };
+    let attached = next.attach(TargetId([1; 16]));
     let seen = attached.vouched.contains(&first);
     judge(
         "lineage",
@@ -84,11 +82,8 @@ fn a_cut_is_vouched_for_by_every_disk_also_by_one_whose_sidecar_was_lost() {
     let (host, other) = (Host::new(true), Host::new(true));
     let mut session = host.start_with(&[&other]);
     session.pass(2);
-    session.ask(Question::Attach { target: TargetId([1; 16]) });
-    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
-    session.ask(Question::Cut { attach: attached.attach, full: false });
-    session.pass(2);
-    let Some(Answer::Frozen(frozen)) = session.answers.pop() else { panic!("it is cut") };
+    let attached = session.attach(TargetId([1; 16]));
+    let frozen = session.cut(attached.attach);
     session.ask(Question::Undo { attach: attached.attach, cut: frozen.cut });
     session.pass(2);
     drop(session);
@@ -96,8 +91,7 @@ fn a_cut_is_vouched_for_by_every_disk_also_by_one_whose_sidecar_was_lost() {
     drop(host.start_with(&[&other]));
     host.folder.wipe();
     let mut next = host.start_with(&[&other]);
-    next.ask(Question::Attach { target: TargetId([1; 16]) });
-    let Some(Answer::Attached(attached)) = next.answers.pop() else { panic!("it attaches") };
+    let attached = next.attach(TargetId([1; 16]));
     let cut = Cut { id: frozen.cut, time_ns: frozen.time_ns };
     assert!(attached.vouched.contains(&cut), "an entry of it would be a broken lineage");
 }
@@ -108,40 +102,25 @@ fn a_cut_is_vouched_for_by_every_disk_also_by_one_whose_sidecar_was_lost() {
 #[test]
 fn a_cut_that_one_of_its_disks_has_released_is_vouched_for_by_none() {
     let (host, other) = (Host::new(true), Host::new(true));
-    let attach = |session: &mut crate::sync_errors::Sitting<'_>, target| {
-        session.ask(Question::Attach { target });
-        match session.answers.pop() {
-            Some(Answer::Attached(attached)) => attached,
-            answer => panic!("{answer:?}"),
-        }
-    };
-    let cut = |session: &mut crate::sync_errors::Sitting<'_>, attach| {
-        session.ask(Question::Cut { attach, full: false });
-        session.pass(2);
-        match session.answers.pop() {
-            Some(Answer::Frozen(frozen)) => frozen,
-            answer => panic!("{answer:?}"),
-        }
-    };
     let [first, second] = [TargetId([1; 16]), TargetId([2; 16])];
     let mut session = host.start_with(&[&other]);
     session.pass(2);
-    let attached = attach(&mut session, second);
-    let frozen = cut(&mut session, attached.attach);
+    let attached = session.attach(second);
+    let frozen = session.cut(attached.attach);
     let theirs = Cut { id: frozen.cut, time_ns: frozen.time_ns };
     drop(session);
     let mut session = host.start();
     session.pass(2);
-    let attached = attach(&mut session, first);
+    let attached = session.attach(first);
     assert!(attached.vouched.contains(&theirs), "its blocks are still pending");
-    let frozen = cut(&mut session, attached.attach);
+    let frozen = session.cut(attached.attach);
     let anchor = Anchor { vault: VaultId([1; 16]), seq: 16, hash: [3; 32] };
     session.ask(Question::Release { attach: attached.attach, target: first, cut: frozen.cut, anchor });
     session.pass(2);
     assert!(matches!(session.answers.pop(), Some(Answer::Done)));
     drop(session);
     let mut session = host.start_with(&[&other]);
-    let seen = !attach(&mut session, second).vouched.contains(&theirs);
+    let seen = !session.attach(second).vouched.contains(&theirs);
     judge(
         "image",
         if seen { Ok(()) } else { Err("a delta over the checkpoint lacks what was released".into()) },
@@ -168,8 +147,7 @@ fn a_disk_that_joins_a_group_brings_no_anchor_along() {
     release(&third, Generation::first_of(Session(3)), theirs);
     host.maps.wipe();
     let mut session = host.start_with(&[&other, &third]);
-    session.ask(Question::Attach { target: TargetId([1; 16]) });
-    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    let attached = session.attach(TargetId([1; 16]));
     assert_eq!(attached.anchor, Some(ours));
     let compared: Vec<_> = attached.disks.iter().map(|disk| disk.resync.is_some()).collect();
     assert_eq!(compared, [false, false, true]);
@@ -195,18 +173,14 @@ fn a_release_that_has_begun_is_the_anchor() {
     let mut session = host.start();
     session.pass(2);
     let target = TargetId([1; 16]);
-    session.ask(Question::Attach { target });
-    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    let attached = session.attach(target);
     let attach = attached.attach;
-    session.ask(Question::Cut { attach, full: false });
-    session.pass(2);
-    let Some(Answer::Frozen(frozen)) = session.answers.pop() else { panic!("it is cut") };
+    let frozen = session.cut(attach);
     let anchor = Anchor { vault: VaultId([2; 16]), seq: 16, hash: [3; 32] };
     session.busy = true;
     session.ask(Question::Release { attach, target, cut: frozen.cut, anchor });
     assert!(session.answers.is_empty(), "it is under way");
-    session.ask(Question::Attach { target });
-    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    let attached = session.attach(target);
     let seen = attached.anchor == Some(anchor) && attached.vouched.is_empty();
     judge(
         "image",
@@ -225,12 +199,9 @@ fn a_freeze_without_its_log_is_undone_also_if_its_release_had_begun() {
     session.write(3);
     session.pass(2);
     let target = TargetId([1; 16]);
-    session.ask(Question::Attach { target });
-    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    let attached = session.attach(target);
     let attach = attached.attach;
-    session.ask(Question::Cut { attach, full: false });
-    session.pass(2);
-    let Some(Answer::Frozen(frozen)) = session.answers.pop() else { panic!("it is cut") };
+    let frozen = session.cut(attach);
     session.busy = true;
     let anchor = Anchor { vault: VaultId([2; 16]), seq: 16, hash: [3; 32] };
     session.ask(Question::Release { attach, target, cut: frozen.cut, anchor });
@@ -238,12 +209,9 @@ fn a_freeze_without_its_log_is_undone_also_if_its_release_had_begun() {
     host.folder.damage(&log_name(frozen.generation, Session(2)), Some(49));
     let mut next = host.start();
     next.pass(2);
-    next.ask(Question::Attach { target });
-    let Some(Answer::Attached(attached)) = next.answers.pop() else { panic!("it attaches") };
+    let attached = next.attach(target);
     assert_eq!(attached.live, None, "nobody could read it");
-    next.ask(Question::Cut { attach: attached.attach, full: false });
-    next.pass(2);
-    let Some(Answer::Frozen(again)) = next.answers.pop() else { panic!("it is cut") };
+    let again = next.cut(attached.attach);
     assert_eq!(again.first_generation, frozen.first_generation);
     let map = host.maps.get(&map_name(again.generation, 0)).expect("it is frozen");
     assert!(bits::get(&map, (3 << 15) >> 12), "what was written is in the next cut");

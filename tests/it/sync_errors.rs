@@ -12,14 +12,16 @@ use towline_tests::sim::fault::Faults;
 use towline_tests::sim::folder::{SimFile, SimFolder};
 use towline_tests::sim::maps::SimMaps;
 use towline_tests::sim::rng::Rng;
-use towline_tracker::control::message::Answer;
+use towline_tracker::control::message::{Answer, Attached, Frozen};
 use towline_tracker::disk::geometry::Geometry;
 use towline_tracker::error::Error;
 use towline_tracker::format::meta::{Mark, Meta};
 use towline_tracker::group::{
     Action, Change, Errno, Group, GroupConfig, Question, Request, SidecarFile, Ticket, Token,
 };
-use towline_tracker::id::{BootId, CutId, DiskId, DiskIndex, Nanos, Session, StartId, TargetId};
+use towline_tracker::id::{
+    AttachNumber, BootId, CutId, DiskId, DiskIndex, Nanos, Session, StartId, TargetId,
+};
 use towline_tracker::limits::Bounds;
 use towline_tracker::map::header::{GroupHeader, Road};
 use towline_tracker::sidecar::files::store_meta;
@@ -248,6 +250,24 @@ impl Sitting<'_> {
         self.drive(|group, now, actions| group.ask(question, Ticket(1), 1, now, actions));
     }
 
+    pub(crate) fn attach(&mut self, target: TargetId) -> Attached {
+        self.ask(Question::Attach { target });
+        match self.answers.pop() {
+            Some(Answer::Attached(attached)) => attached,
+            answer => panic!("it does not attach: {answer:?}"),
+        }
+    }
+
+    /// A cut that is handed out.
+    pub(crate) fn cut(&mut self, attach: AttachNumber) -> Frozen {
+        self.ask(Question::Cut { attach, full: false });
+        self.pass(2);
+        match self.answers.pop() {
+            Some(Answer::Frozen(frozen)) => frozen,
+            answer => panic!("it is not cut: {answer:?}"),
+        }
+    }
+
     pub(crate) fn write(&mut self, token: u64) {
         self.change(Change::Write, token);
     }
@@ -371,8 +391,7 @@ fn a_freeze_whose_start_met_an_error_is_undone_by_the_next_start() {
     let mut session = host.start();
     session.write(1);
     session.pass(2);
-    session.ask(Question::Attach { target: TargetId([1; 16]) });
-    let Some(Answer::Attached(attached)) = session.answers.pop() else { panic!("it attaches") };
+    let attached = session.attach(TargetId([1; 16]));
     session.hangs = true;
     session.ask(Question::Cut { attach: attached.attach, full: false });
     session.pass(1);
