@@ -15,6 +15,7 @@
 //! | ours | any | a point or fuzzy entry of our live freeze | adopt, release |
 //! | ours | in T's lineage, everything above vouched for | = A | delta over A |
 //! | ours | likewise | a checkpoint of our live freeze | continue over T |
+//! | ours | likewise | checkpoints down to one of our live freeze | continue over that; those above, put but not told, are void |
 //! | ours | likewise | of another vouched cut | delta over T |
 //! | ours | in T's lineage, above it fuzzy entries or checkpoints not vouched for | | delta over the newest vouched for; the others are void |
 //! | ours | in T's lineage, above it a *point* not vouched for | | broken lineage |
@@ -204,7 +205,7 @@ pub fn decide(
         };
         let known = above.iter().rev().take_while(|header| vouched(header) || any(header)).count();
         let (unknown, known) = above.split_at(above.len() - known);
-        let newest = known.first().map_or(bottom, |header| header.seq);
+        let newest = resumable(known, live).or(known.first()).map_or(bottom, |header| header.seq);
         // Mutant: what is there is what was shipped last.
         if anchor.is_none() && mutant::active("no-anchor-is-delta") {
             return Ok(Decision::Delta(base(log, tip)?));
@@ -228,7 +229,8 @@ pub fn decide(
         return Ok(if live(&base.header) { Decision::Continue(base) } else { Decision::Delta(base) });
     }
     if vouched(&top) {
-        return resync(log, tip, "an earlier resynchronization was cut short", false);
+        let newest = resumable(&above, live).map_or(tip, |header| header.seq);
+        return resync(log, newest, "an earlier resynchronization was cut short", false);
     }
     // Mutant: what is missing is not missed.
     if tip < bottom && !in_log && mutant::active("older-vault-is-delta") {
@@ -242,6 +244,13 @@ pub fn decide(
         false => format!("entry {bottom} is not the one that this tracker released last"),
     };
     broken(log, tip, details, take_over)
+}
+
+/// The newest checkpoint of the live freeze, if nothing but checkpoints lies over it, in a lineage that begins with the
+/// newest entry. A shipper killed between putting a checkpoint and telling the tracker leaves one that is not `live` over
+/// one that is: without the one below, all that was shipped of the freeze would be read again.
+fn resumable(lineage: &[EntryHeader], live: impl Fn(&EntryHeader) -> bool) -> Option<&EntryHeader> {
+    lineage.iter().take_while(|header| header.kind == EntryKind::Checkpoint).find(|header| live(header))
 }
 
 fn must(log: &mut impl Log, seq: u64) -> Result<EntryHeader> {

@@ -89,6 +89,43 @@ fn a_checkpoint_of_the_live_freeze_is_continued_and_its_cut_listed() {
     }
 }
 
+/// Schedule: 1. a checkpoint is put and told; 2. another is put, and the shipper is killed before it can tell. Its successor
+/// goes on from the first: taking the second as an image like another, it would read again all that is frozen.
+#[test]
+fn under_a_checkpoint_that_was_not_told_the_one_that_was_is_continued() {
+    let cut = CutId([9; 16]);
+    for released in [0, 2] {
+        let mut world = shipped(released);
+        world.claim(false).unwrap();
+        world.freeze(cut);
+        let told = world.publish(&one(3), cut, EntryKind::Checkpoint, usize::MAX);
+        world.publish(&one(4), cut, EntryKind::Checkpoint, usize::MAX);
+        world.attached.live.as_mut().unwrap().shipped = told.hash();
+        for _ in 0..2 {
+            let decision = decide_now(&world, false);
+            assert!(matches!(&decision, Decision::Continue(base) if base.header == told), "{decision:?}");
+            // Killed after its claim: again.
+            world.claim(false).unwrap();
+        }
+    }
+    // A resynchronization.
+    let mut world = shipped(2);
+    let older = world.store.copy();
+    world.cycle(&one(7));
+    world.switch(&older);
+    world.claim(false).unwrap();
+    world.freeze(cut);
+    let told = world.publish(&one(8), cut, EntryKind::Checkpoint, usize::MAX);
+    world.publish(&one(9), cut, EntryKind::Checkpoint, usize::MAX);
+    world.attached.live.as_mut().unwrap().shipped = told.hash();
+    let decision = decide_now(&world, false);
+    assert!(is_resync(&decision, "cut short") && decision.base().unwrap().header == told, "{decision:?}");
+    // Nothing but checkpoints is passed over.
+    let fuzzy = world.publish(&one(9), cut, EntryKind::Fuzzy, usize::MAX);
+    world.attached.live.as_mut().unwrap().shipped = told.hash();
+    assert_eq!(decide_now(&world, false).base().unwrap().header, fuzzy);
+}
+
 /// Schedule: 1. a host's memory is copied, the tracker in it, which has drawn its next cut id ahead; 2. both go on, and
 /// both cut under that id, at two instants; 3. one is shipped. It is not the other's freeze, and its blocks are not those
 /// that the other has frozen: neither adopted nor gone on from, nor vouched for.
