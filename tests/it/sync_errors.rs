@@ -74,9 +74,9 @@ fn disk_name() -> DiskId {
 
 /// A name for each cut.
 fn cut_name() -> CutId {
-    thread_local!(static NAMES: Cell<u8> = const { Cell::new(3) });
+    thread_local!(static NAMES: Cell<u128> = const { Cell::new(3) });
     NAMES.set(NAMES.get() + 1);
-    CutId([NAMES.get(); 16])
+    CutId(NAMES.get().to_le_bytes())
 }
 
 impl Host {
@@ -86,8 +86,8 @@ impl Host {
         Self {
             disk: Rc::new(RefCell::new(Disk::new(8192, 1_000_000_000_000, &mut rng()))),
             folder: SimFolder::new(sidecar_faults.clone()),
+            maps: SimMaps::new(sidecar_faults.clone()),
             sidecar_faults,
-            maps: SimMaps::default(),
             faults: Faults::new(rng()),
             direct,
             starts: Cell::new(1),
@@ -441,6 +441,28 @@ fn an_error_that_nobody_was_told_outlives_the_stop_and_the_sidecar() {
     assert_eq!(next.flush(2), EIO);
     assert_eq!(next.flush(3), Ok(()));
     assert_eq!(host.start().stop(), None);
+}
+
+/// W6, schedule: 1. a sync fails, and the process dies before a meta tells; 2. the disk joins a group, whose start makes a header
+/// of its own, and dies anywhere; 3. another start serves. The guest's next flush is told.
+#[test]
+fn an_error_that_only_a_header_knows_outlives_a_start_that_replaces_it() {
+    for step in 1.. {
+        let (host, other) = (Host::new(true), Host::new(true));
+        drop(host.start());
+        let header = GroupHeader::new(host.maps.get(HEADER).expect("it is there"));
+        header.set_latched(0, true);
+        header.set_doubtful(0);
+        let others = [&other];
+        host.sidecar_faults.arm(Some(host.sidecar_faults.steps() + step));
+        let came_up = catch_unwind(AssertUnwindSafe(|| drop(host.start_with(&others)))).is_ok();
+        host.sidecar_faults.arm(None);
+        assert_eq!(host.start_with(&others).flush(2), EIO, "the start died at step {step}");
+        if came_up {
+            assert!(step > 20, "{step} steps");
+            break;
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Maps that live as long as the host.
 
+use super::fault::{Crashed, Faults};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,9 +9,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use towline_tracker::map::Words;
 use towline_tracker::sidecar::maps::Maps;
 
-/// The tmpfs.
-#[derive(Clone, Debug, Default)]
+/// The tmpfs. A new file or name is a step, before and behind it.
+#[derive(Clone, Debug)]
 pub struct SimMaps {
+    faults: Faults,
     files: Rc<RefCell<BTreeMap<String, Words>>>,
     /// Those that have all their memory.
     reserved: Rc<RefCell<BTreeSet<String>>>,
@@ -21,6 +23,17 @@ pub struct SimMaps {
 const FULL_EVERY: u32 = 11;
 
 impl SimMaps {
+    /// Nothing is there yet.
+    pub fn new(faults: Faults) -> Self {
+        Self { faults, files: Rc::default(), reserved: Rc::default(), asked: Rc::default() }
+    }
+
+    fn step(&self) {
+        if self.faults.step() {
+            std::panic::resume_unwind(Box::new(Crashed));
+        }
+    }
+
     /// The host died, or somebody deleted the files.
     pub fn wipe(&self) {
         self.files.borrow_mut().clear();
@@ -36,6 +49,7 @@ impl SimMaps {
         };
         let all = self.files.borrow().iter().map(|(name, words)| (name.clone(), copy(words))).collect();
         Self {
+            faults: self.faults.clone(),
             files: Rc::new(RefCell::new(all)),
             reserved: Rc::new(RefCell::new(self.reserved.borrow().clone())),
             asked: Rc::default(),
@@ -68,8 +82,10 @@ impl SimMaps {
 impl Maps for SimMaps {
     fn create(&self, name: &str, words: usize, _dense: bool) -> io::Result<Words> {
         let map = Words::private(words);
+        self.step();
         self.files.borrow_mut().insert(name.to_string(), map.clone());
         self.reserved.borrow_mut().remove(name);
+        self.step();
         Ok(map)
     }
 
@@ -84,6 +100,14 @@ impl Maps for SimMaps {
 
     fn open(&self, name: &str, words: usize, _dense: bool) -> io::Result<Words> {
         self.get(name).filter(|map| map.len() == words).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.step();
+        let words = self.files.borrow_mut().remove(from).ok_or(io::ErrorKind::NotFound)?;
+        self.files.borrow_mut().insert(to.to_string(), words);
+        self.step();
+        Ok(())
     }
 
     fn remove(&self, name: &str) {

@@ -142,8 +142,7 @@ pub struct FailedSyncs {
 pub struct GroupHeader(Words);
 
 impl GroupHeader {
-    /// Its size, for any number of disks: one that was made for other disks is still read (W6). What is never written takes
-    /// no memory.
+    /// Its size, for any number of disks: one that was made for other disks is still read (W6).
     pub const WORDS: usize = 64 + DISKS_MAX * DISK_WORDS;
 
     /// A header over [`Self::WORDS`] words, whatever they say.

@@ -516,6 +516,10 @@ mod tests {
             Err(io::ErrorKind::NotFound.into())
         }
 
+        fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {
+            Ok(())
+        }
+
         fn remove(&self, _name: &str) {}
 
         fn names(&self) -> Vec<String> {

@@ -31,6 +31,12 @@ pub trait Maps {
     /// Missing, or of another size.
     fn open(&self, name: &str, words: usize, dense: bool) -> io::Result<Words>;
 
+    /// Replaces `to` by `from`, at once; who has the words of either keeps them.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
     /// Deletes the name; who has the words keeps them.
     fn remove(&self, name: &str);
 
@@ -168,6 +174,10 @@ impl Maps for Tmpfs {
             return Err(io::Error::other("the map has another size"));
         }
         self.finish(file, words, dense)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.folder()?.rename(from, to)
     }
 
     fn remove(&self, name: &str) {

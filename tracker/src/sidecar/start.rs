@@ -30,6 +30,9 @@ use std::io;
 /// The name of the group's header among the maps.
 pub const HEADER: &str = "header";
 
+/// Its name until it is whole.
+const NEW_HEADER: &str = "header.new";
+
 /// A disk as the start finds it.
 #[derive(Debug)]
 pub struct Candidate<F, D> {
@@ -135,7 +138,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         return Err(Error::new(Kind::Sidecar, line));
     }
     let sizes: Vec<_> = ids.iter().copied().zip(candidates.iter().map(|one| one.geometry.size)).collect();
-    let header = maps.open(HEADER, GroupHeader::WORDS, false).ok().map(GroupHeader::new);
+    let header = maps.open(HEADER, GroupHeader::WORDS, true).ok().map(GroupHeader::new);
     let holder = holder(&found).cloned();
     let last = found.iter().filter_map(|(_, meta, _)| meta.as_ref()).map(|meta| meta.session).max();
     config.session = Session(last.unwrap_or_default().0 + 1);
@@ -186,8 +189,11 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     }
     // Where what a sync says is noted, the header of these disks. If there is none, a void one: with the metas of this session
     // it says too that this session has not served. It begins with what is known, for from now on it is asked first.
-    let make_header = || {
-        maps.create(HEADER, GroupHeader::WORDS, false)
+    // It takes the place of another when it is whole: killed before, what the other says of syncs is found again.
+    let make_header = |fill: &dyn Fn(Words) -> GroupHeader| {
+        maps.create(NEW_HEADER, GroupHeader::WORDS, true)
+            .map(fill)
+            .and_then(|header| maps.rename(NEW_HEADER, HEADER).map(|()| header))
             .map_err(|error| Error::caused(Kind::Other, "the maps' header can't be made", error))
     };
     let notes = match header.as_ref() {
@@ -197,7 +203,8 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         }
         other => {
             other.inspect(|header| header.void());
-            GroupHeader::create_void(make_header()?, now.boot, last.unwrap_or_default(), &sizes, &errors)
+            let last = last.unwrap_or_default();
+            make_header(&|words| GroupHeader::create_void(words, now.boot, last, &sizes, &errors))?
         }
     };
     // W6: an error is told once, and here to us. It is no reason not to serve: the guest is told by its next flush. Noted at
@@ -480,9 +487,11 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         }
         None => {
             let of = (session, now.start);
-            let header = GroupHeader::create(make_header()?, now.boot, of, open_generation, &sizes, &known);
-            header.set_attach(crate::id::AttachNumber(session.0 << 32));
-            header
+            make_header(&|words| {
+                let header = GroupHeader::create(words, now.boot, of, open_generation, &sizes, &known);
+                header.set_attach(crate::id::AttachNumber(session.0 << 32));
+                header
+            })?
         }
     };
     header.beat(now.since_boot);
