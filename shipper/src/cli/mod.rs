@@ -8,15 +8,18 @@ pub mod points;
 pub mod restore;
 pub mod ship;
 pub mod status;
+pub mod store;
 pub mod units;
 pub mod vault;
 pub mod verify;
 
+use crate::store::location::FORMS;
 use crate::vault::Vault;
-use crate::{Error, Kind, Result, store};
+use crate::{Error, Kind, Result};
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 /// Ships the changes of tracked disks into a vault as recovery points, and restores them.
 #[derive(Debug, Parser)]
@@ -74,9 +77,10 @@ impl Cli {
 /// What is to be read of a vault, and how it is told.
 #[derive(Debug, clap::Args)]
 pub struct ReadArgs {
-    /// The vault: file:///folder or a path
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help = format!("The vault: {}", FORMS))]
     vault: String,
+    #[command(flatten)]
+    store: store::Args,
     /// Only this group
     #[arg(long)]
     group: Option<String>,
@@ -91,17 +95,20 @@ impl ReadArgs {
     /// # Errors
     /// As [`Vault::open`].
     fn open(&self) -> Result<Vault> {
-        Vault::open(store::open(&self.vault)?)
+        Vault::open(self.store.clone().open(&self.vault)?)
     }
 }
 
 /// The whole program: parses, runs, says what failed.
 pub fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("TOWLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Whatever is asked for: what goes over the wire is signed, and no log's business.
+    let silent = ["object_store=warn", "hyper_util=warn", "hyper=warn", "reqwest=warn"];
+    let filter = silent
+        .iter()
+        .fold(filter, |filter, quiet| filter.add_directive(quiet.parse().expect("they are directives")));
     tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("TOWLINE_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
+        .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)

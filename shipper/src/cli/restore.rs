@@ -1,11 +1,12 @@
 //! `towline restore`: a recovery point becomes files again.
 
-use super::{bytes, json, print, time};
+use super::{bytes, json, print, store, time};
+use crate::Result;
 use crate::points::Wanted;
 use crate::restore::output::is_stream;
 use crate::restore::{Request, Restored, restore};
+use crate::store::location::FORMS;
 use crate::vault::Vault;
-use crate::{Result, store};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -13,9 +14,10 @@ use std::path::PathBuf;
 /// `towline restore ...`
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The vault: file:///folder or a path
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help = format!("The vault: {}", FORMS))]
     vault: String,
+    #[command(flatten)]
+    store: store::Args,
     /// The group
     #[arg(long)]
     group: String,
@@ -60,7 +62,7 @@ struct DoneDisk {
 /// # Errors
 /// As [`restore`].
 pub fn run(args: Args) -> Result<()> {
-    let vault = Vault::open(store::open(&args.vault)?)?;
+    let vault = Vault::open(args.store.open(&args.vault)?)?;
     let request = Request {
         group: args.group,
         disk: args.disk,

@@ -1,9 +1,10 @@
 //! `towline ship`: takes a tracker's changes, generation by generation, into a vault.
 
-use super::{background, exit, units};
+use super::{background, exit, store, units};
 use crate::pipeline::{MEMORY_MIN, Retry};
 use crate::progress::Progress;
 use crate::ship::{self, Ended, Options, Stop};
+use crate::store::location::FORMS;
 use crate::vault::limits::{PACK_SIZE_MAX, PACK_SIZE_MIN};
 use crate::{Error, Kind, Result};
 use std::path::PathBuf;
@@ -18,9 +19,10 @@ pub struct Args {
     /// The tracker's control socket
     #[arg(long, value_name = "SOCKET")]
     tracker: PathBuf,
-    /// The vault: file:///folder or a path
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help = format!("The vault: {}", FORMS))]
     vault: String,
+    #[command(flatten)]
+    store: store::Args,
     /// Time from one cut to the next: 500ms, 30s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     every: Duration,
@@ -80,6 +82,7 @@ pub fn run(args: Args) -> Result<()> {
     let options = Options {
         tracker: args.tracker,
         vault: args.vault,
+        store: args.store.options(),
         every: (!args.once).then_some(args.every),
         full: args.full,
         distrust: args.distrust,

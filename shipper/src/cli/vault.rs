@@ -1,7 +1,9 @@
 //! `towline vault`: what concerns a vault as a whole.
 
+use super::store;
+use crate::Result;
+use crate::store::location::FORMS;
 use crate::vault::Vault;
-use crate::{Result, store};
 use clap::Subcommand;
 
 /// `towline vault ...`
@@ -13,10 +15,12 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a new, empty vault in a new or empty folder
+    /// Make a new, empty vault in a new or empty folder, or in a bucket of which nothing else uses the prefix
     Init {
-        /// Where: file:///folder or a path
+        #[arg(help = format!("Where: {}", FORMS))]
         url: String,
+        #[command(flatten)]
+        store: store::Args,
     },
 }
 
@@ -25,8 +29,8 @@ enum Command {
 /// # Errors
 /// `OutputExists` if there is something already; the store's.
 pub fn run(args: Args) -> Result<()> {
-    let Command::Init { url } = args.command;
+    let Command::Init { url, store } = args.command;
     let now = jiff::Timestamp::now().as_nanosecond();
-    let vault = Vault::init(store::open(&url)?, u64::try_from(now).unwrap_or(0))?;
+    let vault = Vault::init(store.open(&url)?, u64::try_from(now).unwrap_or(0))?;
     super::print(&format!("vault {} made at {}\n", vault.id(), vault.store.url()))
 }

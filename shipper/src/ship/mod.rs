@@ -41,6 +41,8 @@ pub struct Options {
     pub tracker: PathBuf,
     /// The vault's URL.
     pub vault: String,
+    /// How its store is reached.
+    pub store: crate::store::location::Options,
     /// The time from one cut to the next; `None`: one point, then the end.
     pub every: Option<Duration>,
     /// The first cut freezes everything and compares it with the vault.

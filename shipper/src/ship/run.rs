@@ -35,7 +35,7 @@ pub trait Report {
 /// # Errors
 /// Everything that does not pass by itself; see [`crate::cli::exit`].
 pub fn run(options: &Options, stop: &Stop, report: &mut dyn Report) -> Result<Ended> {
-    let vault = Vault::open(store::open(&options.vault)?)?;
+    let vault = Vault::open(store::open_with(&options.vault, &options.store)?)?;
     run_in(&Surroundings::here(), vault, options, stop, report)
 }
 

@@ -77,6 +77,7 @@ fn options(fake: &Fake, every: Option<Duration>) -> Options {
     Options {
         tracker: fake.socket(),
         vault: String::new(),
+        store: Default::default(),
         every,
         full: false,
         distrust: false,

@@ -5,9 +5,13 @@
 
 pub mod conformance;
 pub mod directory;
+pub mod location;
 pub mod memory;
+pub mod probe;
+pub mod remote;
 pub mod scripted;
 
+use location::{Location, Options};
 use std::fmt;
 use std::sync::Arc;
 
@@ -181,6 +185,11 @@ impl StoreError {
         Self { kind, name: name.to_owned(), source: Some(source) }
     }
 
+    /// A failure on the object `name` that a server told in these words.
+    pub fn remote(kind: StoreErrorKind, name: &str, words: &str) -> Self {
+        Self { kind, name: name.to_owned(), source: Some(std::io::Error::other(words)) }
+    }
+
     /// What a caller can do about it.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
@@ -235,34 +244,27 @@ pub fn check_name(name: &str) -> Result<(), StoreError> {
     }
 }
 
-/// The store that a URL names: `file:///folder` or a plain path.
+/// The store at a URL, reached as the environment says.
 ///
 /// # Errors
-/// `Usage` for any other scheme.
+/// `Usage` for what is no URL of a store, and what is missing to reach it.
 pub fn open(url: &str) -> crate::Result<Arc<dyn Store>> {
-    use crate::{Error, Kind};
-    let path = match url.split_once("://") {
-        Some(("file", path)) if path.starts_with('/') => path,
-        Some(("file", _)) => {
-            return Err(Error::new(
-                Kind::Usage,
-                format!("{url}: a file URL is file:///folder, with three slashes"),
-            ));
+    open_with(url, &Options::default())
+}
+
+/// The store at a URL. Nothing is asked of it yet.
+///
+/// # Errors
+/// `Usage` for what is no URL of a store, and what is missing to reach it.
+pub fn open_with(url: &str, options: &Options) -> crate::Result<Arc<dyn Store>> {
+    let location = Location::parse(url)?;
+    options.check(&location)?;
+    Ok(match location {
+        Location::Directory(path) => Arc::new(directory::DirectoryStore::new(path)),
+        Location::Bucket(bucket) => {
+            Arc::new(remote::RemoteStore::new(&bucket, options, &remote::Environment::here())?)
         }
-        Some((scheme, _)) => {
-            return Err(Error::new(
-                Kind::Usage,
-                format!(
-                    "{url}: stores of the kind {scheme} are not supported; give file:///folder or a path"
-                ),
-            ));
-        }
-        None => url,
-    };
-    if path.is_empty() {
-        return Err(Error::new(Kind::Usage, "the vault's URL is empty; give file:///folder or a path"));
-    }
-    Ok(Arc::new(directory::DirectoryStore::new(path)))
+    })
 }
 
 #[cfg(test)]
@@ -297,14 +299,5 @@ mod tests {
         ] {
             assert_eq!(kind(errno), expected, "{errno}");
         }
-    }
-
-    #[test]
-    fn an_unknown_scheme_is_one_clear_line() {
-        let error = open("s3://bucket/x").err().expect("not supported yet");
-        assert_eq!(error.kind(), crate::Kind::Usage);
-        assert!(error.line().contains("s3"), "{}", error.line());
-        assert!(open("file://host/x").is_err());
-        assert!(open("file:///tmp/x").is_ok() && open("relative/x").is_ok());
     }
 }

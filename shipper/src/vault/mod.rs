@@ -36,14 +36,14 @@ pub mod publish;
 pub(crate) mod sample;
 
 use crate::edge::{self, Draw};
-use crate::store::{Put, Store, StoreErrorKind};
+use crate::store::{Put, Store, StoreErrorKind, probe};
 use crate::{Error, Kind, Result};
 use descriptor::Descriptor;
 use envelope::Seal;
 use frame::BlockHasher;
 use names::GroupId;
 use std::sync::Arc;
-use towline_tracker::id::{CutId, VaultId};
+use towline_tracker::id::VaultId;
 
 /// An open vault.
 #[derive(Clone)]
@@ -91,13 +91,10 @@ impl Vault {
             let line = format!("{url} is not empty and not a vault; give a new or empty folder");
             return Err(Error::new(Kind::OutputExists, line));
         }
-        let probe = format!("probe-{}", CutId::random());
-        let answers = [store.put_if_absent(&probe, b"1")?, store.put_if_absent(&probe, b"2")?];
-        let kept = store.get(&probe, 16)?;
-        store.delete(&probe)?;
-        if answers != [Put::Created, Put::AlreadyExists] || kept != b"1" {
+        if !probe::keeps_creates(&*store)? {
             let line = format!(
-                "{url} replaces objects that it was asked only to create; a vault needs another store"
+                "{url} replaces objects that it was asked only to create, or lets several who ask at once believe that \
+                they did; two shippers could both publish, so a vault needs another store"
             );
             return Err(Error::new(Kind::Other, line));
         }

@@ -103,6 +103,7 @@ pub fn ship(orders: Orders, stop: Stop) -> Running {
         let options = Options {
             tracker: PathBuf::from("tracker"),
             vault: "sim:".into(),
+            store: Default::default(),
             every: orders.every,
             full: orders.full,
             distrust: orders.distrust,

@@ -1,0 +1,328 @@
+//! Objects behind a network: S3, Azure Blob, Google Cloud Storage.
+//!
+//! ```text
+//! caller's thread ─ block_on ─► [again: tries, pauses, what the server asks] ─► the library ─► [wire: notes] ─► HTTP
+//!                                            ▲─────────────── judge ◄─────────────────────────────┘
+//! ```
+//! The library (`object_store`) knows the protocols, the signatures and where credentials come from; its runtime lives
+//! here and nowhere else. It tries everything once: its own tries would repeat a conditional create whose answer was lost
+//! and tell the caller that somebody else's object is there, and they do not know Retry-After.
+//!
+//! - **Conditional creates.** A store that tries again must know its own object: where an earlier try of the *same call*
+//!   may have been done, "it is there" is read back, and our bytes are ours (F31). What a caller's later call finds is the
+//!   caller's to judge, by lineage (V8): this layer knows bytes only, and a draft that is put again may be sealed anew.
+//! - **Tries** are few and short (some seconds): longer waits are the shipping loop's. A wait that the server asks for is
+//!   kept by all threads.
+//! - **Sizes.** Every object is one request: the largest is a pack ([`PACK_MAX`](crate::vault::limits::PACK_MAX), 262 MiB),
+//!   an index page by page or an entry; all stores take 5 GB and more. So there are no multipart uploads, which know no
+//!   conditions everywhere, and no parts that a crash could leave.
+//! - **Listings** are in the order of bytes at all three; one that is not is an error, not a gap. A server that does not know
+//!   where to begin (Azurite; S3 Express) is read from the prefix's beginning: right, and slower.
+//! - **Integrity.** S3: SHA-256 in the signature and as a checksum. Azure and Google: TLS alone; what is read proves itself.
+
+mod connect;
+mod judge;
+mod profile;
+mod wire;
+
+use super::location::{Bucket, Options};
+use super::{Listed, Put, Store, StoreError, StoreErrorKind, check_name};
+use crate::{Error, Kind};
+pub use connect::Environment;
+use connect::{Client, Connected};
+use judge::{Failure, Trouble, What};
+use object_store::list::PaginatedListOptions;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::time::{sleep, timeout};
+
+/// Threads that move bytes; callers' threads do the rest.
+const WORKERS: usize = 2;
+/// The most tries of a call.
+const TRIES: u32 = 4;
+/// No further try begins later than this.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The pause before the second try, at most; each next one is twice as long.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The longest wait that a server can ask for.
+const ASKED_MAX: Duration = Duration::from_secs(60);
+/// How long an answer may take,
+const ANSWER: Duration = Duration::from_secs(30);
+/// and what is sent or received meanwhile, at least, in bytes a second: a twelfth of a line of a megabit.
+const RATE: u64 = 10_000;
+/// Objects of a listing's page.
+const PAGE: usize = 1000;
+
+/// A part of a bucket.
+pub struct RemoteStore {
+    url: String,
+    /// Empty, or with a slash at its end.
+    root: String,
+    connected: Connected,
+    runtime: Runtime,
+    /// Nothing is asked before: a server asked for it.
+    open_from: Mutex<Instant>,
+}
+
+impl RemoteStore {
+    /// The store of a bucket, with what the options do not say and the credentials from an environment. Nothing is asked of
+    /// it yet.
+    ///
+    /// # Errors
+    /// `Usage` and `Denied` with what is missing.
+    pub fn new(bucket: &Bucket, options: &Options, env: &Environment) -> crate::Result<Self> {
+        let connected = connect::connect(bucket, options, env)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("store")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::caused(Kind::Other, "the store's threads can't be made", error))?;
+        let root = match bucket.prefix.as_str() {
+            "" => String::new(),
+            prefix => format!("{prefix}/"),
+        };
+        Ok(Self { url: bucket.url(), root, connected, runtime, open_from: Mutex::new(Instant::now()) })
+    }
+
+    fn client(&self) -> &dyn Client {
+        &*self.connected.client
+    }
+
+    fn path(&self, name: &str) -> Result<Path, StoreError> {
+        check_name(name)?;
+        Path::parse(format!("{}{name}", self.root))
+            .map_err(|_| StoreError::new(StoreErrorKind::BadName, name))
+    }
+
+    /// Asks until there is an answer, it fails for good, or the tries are used up; and whether a try may have been done
+    /// without an answer.
+    fn again<T>(&self, ask: impl AsyncFn() -> Result<T, Trouble>) -> (Result<T, Failure>, bool) {
+        self.runtime.block_on(async {
+            let (start, mut lost) = (Instant::now(), false);
+            for tried in 1.. {
+                self.wait().await;
+                let (answer, note) = wire::noted(ask()).await;
+                let trouble = match answer {
+                    Ok(answer) => return (Ok(answer), lost),
+                    Err(trouble) => trouble,
+                };
+                let failure = judge::judge(trouble, &note, &self.connected.host);
+                lost |= failure.lost;
+                if let Some(asked) = failure.retry_after {
+                    self.hold(asked.min(ASKED_MAX));
+                }
+                if !failure.again || tried == TRIES || start.elapsed() > PATIENCE {
+                    return (Err(failure), lost);
+                }
+                tracing::debug!(why = failure.text, tried, "the store failed; trying again");
+                sleep(pause(tried)).await;
+            }
+            unreachable!("the tries are counted")
+        })
+    }
+
+    fn hold(&self, wait: Duration) {
+        let mut open_from = self.open_from.lock().expect("no thread panics with the lock");
+        *open_from = (*open_from).max(Instant::now() + wait);
+    }
+
+    async fn wait(&self) {
+        let open_from = *self.open_from.lock().expect("no thread panics with the lock");
+        sleep(open_from.saturating_duration_since(Instant::now())).await;
+    }
+
+    /// What `again` answers, for a caller of the trait.
+    fn ask<T>(&self, name: &str, ask: impl AsyncFn() -> Result<T, Trouble>) -> Result<T, StoreError> {
+        self.again(ask).0.map_err(|failure| error(name, failure))
+    }
+
+    fn write(
+        &self,
+        name: &str,
+        data: &[u8],
+        mode: PutMode,
+    ) -> Result<(Result<(), Failure>, bool), StoreError> {
+        let path = self.path(name)?;
+        let payload = PutPayload::from(data.to_vec());
+        Ok(self.again(async || {
+            let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
+            in_time(data.len() as u64, self.client().put_opts(&path, payload.clone(), options))
+                .await
+                .map(|_| ())
+        }))
+    }
+}
+
+impl Store for RemoteStore {
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    fn put(&self, name: &str, data: &[u8]) -> Result<(), StoreError> {
+        self.write(name, data, PutMode::Overwrite)?.0.map_err(|failure| put_error(name, failure))
+    }
+
+    fn put_if_absent(&self, name: &str, data: &[u8]) -> Result<Put, StoreError> {
+        let (put, lost) = self.write(name, data, PutMode::Create)?;
+        match put {
+            Ok(()) => Ok(Put::Created),
+            // A try of ours may be what is there (F31).
+            Err(failure) if lost => match self.get(name, data.len()) {
+                Ok(found) if found == data => Ok(Put::Created),
+                Ok(_) => Ok(Put::AlreadyExists),
+                Err(error) if error.kind() == StoreErrorKind::TooLarge => Ok(Put::AlreadyExists),
+                // Whose it was can't be told, now.
+                Err(_) if failure.what == What::Exists => {
+                    Err(put_error(name, Failure { what: What::Kind(StoreErrorKind::Transient), ..failure }))
+                }
+                Err(_) => Err(put_error(name, failure)),
+            },
+            Err(Failure { what: What::Exists, .. }) => Ok(Put::AlreadyExists),
+            Err(failure) => Err(put_error(name, failure)),
+        }
+    }
+
+    fn get(&self, name: &str, limit: usize) -> Result<Vec<u8>, StoreError> {
+        let path = self.path(name)?;
+        self.ask(name, async || {
+            let answer = in_time(0, self.client().get_opts(&path, GetOptions::default())).await?;
+            let length = answer.meta.size;
+            if length > limit as u64 {
+                return Err(Trouble::TooLarge);
+            }
+            whole(length, answer).await
+        })
+    }
+
+    fn get_range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
+        let path = self.path(name)?;
+        if length == 0 {
+            return self.len(name).map(|_| Vec::new());
+        }
+        let range = Some(GetRange::Bounded(offset..offset.saturating_add(length as u64)));
+        let (answer, _) = self.again(async || {
+            let options = GetOptions { range: range.clone(), ..GetOptions::default() };
+            let answer = in_time(0, self.client().get_opts(&path, options)).await?;
+            let length = answer.range.end - answer.range.start;
+            whole(length, answer).await
+        });
+        match answer {
+            Err(Failure { what: What::PastEnd, .. }) => Ok(Vec::new()),
+            // Azurite answers with a part of nothing.
+            Err(Failure { whole: Some(whole), .. }) if whole <= offset => Ok(Vec::new()),
+            answer => answer.map_err(|failure| error(name, failure)),
+        }
+    }
+
+    fn len(&self, name: &str) -> Result<u64, StoreError> {
+        let path = self.path(name)?;
+        self.ask(name, async || Ok(in_time(0, self.client().head(&path)).await?.size))
+    }
+
+    fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<Listed>, StoreError> {
+        // Every name that begins with the prefix is smaller.
+        if after > prefix && !after.starts_with(prefix) {
+            return Ok(Vec::new());
+        }
+        let under = format!("{}{prefix}", self.root);
+        let offset = (after >= prefix && !after.is_empty()).then(|| format!("{}{after}", self.root));
+        let (mut listed, mut page_token) = (Vec::<Listed>::new(), None);
+        if self.connected.hides_prefix && after < prefix && check_name(prefix).is_ok() && limit > 0 {
+            match self.len(prefix) {
+                Ok(length) => listed.push(Listed { name: prefix.to_owned(), length }),
+                Err(error) if error.kind() == StoreErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        while listed.len() < limit {
+            let page = self.ask(prefix, async || {
+                let options = PaginatedListOptions {
+                    offset: offset.clone(),
+                    max_keys: Some((limit - listed.len()).min(PAGE)),
+                    page_token: page_token.clone(),
+                    ..PaginatedListOptions::default()
+                };
+                let under = (!under.is_empty()).then_some(under.as_str());
+                in_time(0, self.client().list_paginated(under, options)).await
+            });
+            let page = page.map_err(|error| match error.kind() {
+                StoreErrorKind::NotFound => StoreError { kind: StoreErrorKind::Other, ..error },
+                _ => error,
+            })?;
+            for object in page.result.objects {
+                let Some(name) = object.location.as_ref().strip_prefix(&self.root) else { continue };
+                if name <= after || !name.starts_with(prefix) {
+                    continue;
+                }
+                if listed.last().is_some_and(|last| last.name.as_str() >= name) {
+                    let text =
+                        "the store lists its objects in no order, or one twice; a vault needs another store";
+                    return Err(StoreError::remote(StoreErrorKind::Other, name, text));
+                }
+                listed.push(Listed { name: name.to_owned(), length: object.size });
+            }
+            page_token = page.page_token;
+            if page_token.is_none() {
+                break;
+            }
+        }
+        listed.truncate(limit);
+        Ok(listed)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.path(name)?;
+        match self.ask(name, async || in_time(0, self.client().delete(&path)).await) {
+            Err(error) if error.kind() == StoreErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+}
+
+/// Waits as long as an answer may take that moves so many bytes.
+async fn in_time<T>(bytes: u64, ask: impl Future<Output = object_store::Result<T>>) -> Result<T, Trouble> {
+    match timeout(ANSWER + Duration::from_secs(bytes / RATE), ask).await {
+        Ok(answer) => answer.map_err(Trouble::from),
+        Err(_) => Err(Trouble::Late),
+    }
+}
+
+async fn whole(length: u64, answer: object_store::GetResult) -> Result<Vec<u8>, Trouble> {
+    let bytes = in_time(length, answer.bytes()).await?;
+    match bytes.len() as u64 == length {
+        true => Ok(bytes.into()),
+        false => Err(Trouble::Failed("the answer was cut off".to_owned())),
+    }
+}
+
+/// Anything up to the most, so that those who failed together do not come back together.
+fn pause(tried: u32) -> Duration {
+    let most = PAUSE * (1 << (tried - 1));
+    // The kernel has random numbers, or the pause is the longest.
+    most.mul_f64(getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX)))
+}
+
+fn error(name: &str, failure: Failure) -> StoreError {
+    let kind = match failure.what {
+        What::Kind(kind) => kind,
+        What::Exists | What::PastEnd => StoreErrorKind::Other,
+    };
+    match (kind, failure.text) {
+        (StoreErrorKind::NotFound | StoreErrorKind::TooLarge, _) => StoreError::new(kind, name),
+        (_, text) => StoreError::remote(kind, name, &text),
+    }
+}
+
+/// To put into what is not there is no missing object, but a missing bucket.
+fn put_error(name: &str, failure: Failure) -> StoreError {
+    match failure.what {
+        What::Kind(StoreErrorKind::NotFound) => {
+            error(name, Failure { what: What::Kind(StoreErrorKind::Other), ..failure })
+        }
+        _ => error(name, failure),
+    }
+}
