@@ -42,6 +42,7 @@ test: tools check unit models mutants
 tools:
 	tests/tools/install.sh
 	tests/tools/guest.sh '$(abspath $(OUT))/guest'
+	tests/tools/servers.sh '$(abspath $(OUT))/tools'
 
 check:
 	$(CARGO) fmt --all --check

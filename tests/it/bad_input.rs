@@ -187,7 +187,7 @@ fn without_a_tracker_or_a_vault_the_shipper_says_so() {
     refused(&towline(["points", "--vault", other.to_str().unwrap()]), 3, &[]);
     refused(&towline(["vault", "init", other.to_str().unwrap()]), 7, &[]);
     refused(&towline(["vault", "init", site.vault().to_str().unwrap()]), 7, &[]);
-    refused(&towline(["points", "--vault", "s3://bucket/x"]), 2, &["file:///"]);
+    refused(&towline(["points", "--vault", "ftp://bucket/x"]), 2, &["file:///"]);
     assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
 }
 

@@ -25,6 +25,8 @@ mod prefix;
 mod replays;
 mod shipping;
 mod sim;
+mod store_faults;
+mod stores;
 mod successors;
 mod switches;
 mod sync_errors;

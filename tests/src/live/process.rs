@@ -207,6 +207,8 @@ pub struct Site {
     pub programs: PathBuf,
     /// Environment of the programs.
     pub environment: Vec<(String, String)>,
+    /// The vault's URL, if it is not the folder `vault` here.
+    pub url: Option<String>,
 }
 
 impl Site {
@@ -231,6 +233,7 @@ impl Site {
             arguments: Vec::new(),
             programs: programs().to_owned(),
             environment: Vec::new(),
+            url: None,
         }
     }
 
@@ -281,9 +284,16 @@ impl Site {
         self.path("ctl")
     }
 
-    /// The vault.
+    /// The vault, as an argument.
     pub fn vault(&self) -> PathBuf {
-        self.path("vault")
+        self.url.as_ref().map_or_else(|| self.path("vault"), PathBuf::from)
+    }
+
+    /// Runs `towline` with these arguments, in the site's environment.
+    pub fn towline<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Outcome {
+        let mut command = Command::new(self.programs.join("towline"));
+        command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        run(&mut command)
     }
 
     /// An NBD client's address of an export.
@@ -341,7 +351,7 @@ impl Site {
     /// If that fails.
     #[track_caller]
     pub fn init(&self) {
-        towline([OsStr::new("vault"), OsStr::new("init"), self.vault().as_os_str()]).good();
+        self.towline([OsStr::new("vault"), OsStr::new("init"), self.vault().as_os_str()]).good();
     }
 
     /// The command `towline ship` without starting it.
@@ -386,7 +396,7 @@ impl Site {
     #[track_caller]
     pub fn status(&self) -> Value {
         let (tracker, json) = (OsStr::new("--tracker"), OsStr::new("--json"));
-        towline([OsStr::new("status"), tracker, self.control().as_os_str(), json]).good().json()
+        self.towline([OsStr::new("status"), tracker, self.control().as_os_str(), json]).good().json()
     }
 
     /// The recovery points of the vault's only group, oldest first.
@@ -395,7 +405,7 @@ impl Site {
     /// If there is not exactly one group.
     #[track_caller]
     pub fn points(&self) -> Vec<Value> {
-        let list = towline([
+        let list = self.towline([
             OsStr::new("points"),
             OsStr::new("--json"),
             OsStr::new("--vault"),
@@ -419,7 +429,7 @@ impl Site {
         arguments.extend(["--point", point, "--vault"].map(OsStr::new));
         let vault = self.vault();
         arguments.extend([vault.as_os_str(), OsStr::new("--to"), to.as_os_str()]);
-        towline(arguments).good();
+        self.towline(arguments).good();
         match self.disks.len() {
             1 => vec![to],
             _ => self.disks.iter().map(|name| to.join(name)).collect(),
