@@ -26,7 +26,7 @@ help:
 	@echo 'make powercuts [CUTS=n] [REPLAYS=n]  power cuts of an emulated machine, and of a record of its drives; likewise'
 	@echo 'make fuzz [SECONDS=n] [TARGET=name] [SANITIZER=none] what reads foreign bytes, fed by a fuzzer; adds lines there too'
 	@echo 'make fuzz-coverage                  which regions of the decoders the committed inputs reach: tests/COVERAGE.md'
-	@echo 'make sanitizers                     what is unsafe, under the address sanitizer and partly in Miri'
+	@echo 'make sanitizers [PACKAGE=name] [ONLY=address|thread|miri]  what is unsafe or has threads, under sanitizers and in Miri'
 	@echo 'make figures                        adds up what the campaigns ran, at the end of tests/FAILURES.md'
 	@echo 'make models                         what processes share in memory, in every order of accesses'
 	@echo 'make mutants [ONLY=name]            the tests notice known bugs; writes tests/MUTANTS.md'
@@ -109,7 +109,7 @@ fuzz-coverage:
 	nice -n 5 tests/tools/fuzz-coverage.sh '$(abspath $(OUT))' '$(TARGET)'
 
 sanitizers:
-	nice -n 5 tests/tools/sanitizers.sh '$(abspath $(OUT))' '$(PACKAGE)'
+	nice -n 5 tests/tools/sanitizers.sh '$(abspath $(OUT))' '$(PACKAGE)' '$(ONLY)'
 
 bench: tools
 	$(CARGO) build --release --workspace --bins

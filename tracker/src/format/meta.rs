@@ -199,12 +199,14 @@ mod tests {
     fn every_flipped_bit_and_every_cut_is_found() {
         let file = meta().encode();
         assert_eq!(Meta::decode(&file).unwrap(), meta());
-        for bit in 0..file.len() * 8 {
+        // Miri is slow.
+        let (bits, lengths) = if cfg!(miri) { (101, 17) } else { (1, 1) };
+        for bit in (0..file.len() * 8).step_by(bits) {
             let mut bad = file.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(Meta::decode(&bad).is_err(), "bit {bit}");
         }
-        for length in 0..file.len() {
+        for length in (0..file.len()).step_by(lengths) {
             assert!(Meta::decode(&file[..length]).is_err(), "length {length}");
         }
     }

@@ -214,8 +214,10 @@ mod tests {
             assert_eq!(buffer.as_ptr() as usize % ALIGN, 0);
             buffer.fill(n as u8);
         }
+        // Miri is slow: the first and the last byte of a page, and some.
+        let step = if cfg!(miri) { ALIGN - 1 } else { 1 };
         for (n, buffer) in held.iter().enumerate() {
-            assert!(buffer.iter().all(|&byte| byte == n as u8));
+            assert!(buffer.iter().step_by(step).all(|&byte| byte == n as u8));
         }
         assert_eq!(held.last().map(|buffer| buffer.len()), Some(4 << 20));
         held.into_iter().for_each(|buffer| pool.give(buffer));
