@@ -30,6 +30,7 @@ need binutils strip
 need xz-utils xz
 need qemu-system-x86 qemu-system-x86_64
 need npm npm
+need openssl openssl
 # For Debian's own interpreter: the first python3 on the path may be another.
 /usr/bin/python3 -c 'import nbd' >/dev/null 2>&1 || missing="$missing python3-libnbd"
 /usr/bin/python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
