@@ -41,7 +41,7 @@ impl Shipper {
     /// With a vault in a new folder below `parent`.
     pub(crate) fn new(room: &Room, parent: &Path) -> Result<Self> {
         let vault = tempfile::Builder::new().prefix("vault-").tempdir_in(parent)?;
-        finish(Command::new(&room.shipper).args(["vault", "init"]).arg(vault.path()))?;
+        finish(Command::new(&room.shipper).args(["vault", "init", "--no-encryption"]).arg(vault.path()))?;
         Ok(Self { program: room.shipper.clone(), vault })
     }
 

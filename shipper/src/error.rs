@@ -31,6 +31,8 @@ pub enum Kind {
     Revoked,
     /// The group's log can take no more cycles.
     GroupFull,
+    /// The vault is sealed, and the key given does not open it; or it is not sealed, and a key was given.
+    Locked,
     /// Changes were found that the tracker had not seen.
     Untracked,
     /// The guest overwrites faster than a freeze can be kept exact; given up.

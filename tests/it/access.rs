@@ -85,7 +85,12 @@ fn members_of_the_control_group_may_ask_and_ship_and_others_may_not() {
         fs::create_dir(&theirs).unwrap();
         chown(&theirs, Some(STRANGER), Some(STRANGER)).unwrap();
         let vault = theirs.join("vault");
-        as_stranger(&program, &[number], &[Path::new("vault"), Path::new("init"), &vault]).good();
+        as_stranger(
+            &program,
+            &[number],
+            &[Path::new("vault"), Path::new("init"), Path::new("--no-encryption"), &vault],
+        )
+        .good();
         tracker.client("").unwrap().write(0, &[5; BLOCK]).unwrap();
         let ship = ["ship", "--once", "--tracker"].map(Path::new);
         let ship: Vec<&Path> = ship.into_iter().chain([&*socket, Path::new("--vault"), &vault]).collect();

@@ -185,8 +185,8 @@ fn without_a_tracker_or_a_vault_the_shipper_says_so() {
     fs::write(site.path("other/file"), "something").unwrap();
     let other = site.path("other");
     refused(&towline(["points", "--vault", other.to_str().unwrap()]), 3, &[]);
-    refused(&towline(["vault", "init", other.to_str().unwrap()]), 7, &[]);
-    refused(&towline(["vault", "init", site.vault().to_str().unwrap()]), 7, &[]);
+    refused(&towline(["vault", "init", "--no-encryption", other.to_str().unwrap()]), 7, &[]);
+    refused(&towline(["vault", "init", "--no-encryption", site.vault().to_str().unwrap()]), 7, &[]);
     refused(&towline(["points", "--vault", "ftp://bucket/x"]), 2, &["file:///"]);
     assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
 }

@@ -274,7 +274,7 @@ fn a_plain_user_needs_nothing_of_root() {
     };
     let vault = site.vault();
     let vault = vault.to_str().unwrap();
-    towline(&["vault", "init", vault]);
+    towline(&["vault", "init", "--no-encryption", vault]);
     let tracker = site.start_command(&mut at_home(site.tracker_command(&[])));
     let mut client = tracker.client("").unwrap();
     run(&mut at_home(site.ship_command(&["--once"]))).good();

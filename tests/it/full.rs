@@ -379,7 +379,8 @@ fn a_restore_that_does_not_fit_says_so_and_leaves_nothing() {
 fn vault_in(site: &Site, room: &Room) {
     let vault = room.path().join("vault");
     std::os::unix::fs::symlink(&vault, site.vault()).unwrap();
-    towline_tests::live::process::towline(["vault", "init", vault.to_str().unwrap()]).good();
+    towline_tests::live::process::towline(["vault", "init", "--no-encryption", vault.to_str().unwrap()])
+        .good();
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod mutants;
 mod powercuts;
 mod prefix;
 mod replays;
+mod sealed;
 mod shipping;
 mod sim;
 mod store_faults;

@@ -177,7 +177,12 @@ fn a_store_that_ignores_conditions_is_refused_for_a_vault() {
         let mut site = Site::memory();
         site.url = Some(server.url("vault"));
         site.environment = server.environment_at(proxy.address);
-        let made = site.towline(["vault".as_ref(), "init".as_ref(), site.vault().as_os_str()]);
+        let made = site.towline([
+            "vault".as_ref(),
+            "init".as_ref(),
+            "--no-encryption".as_ref(),
+            site.vault().as_os_str(),
+        ]);
         match header {
             "if-none-match" => {
                 assert_eq!(made.code, Some(1), "{}", made.stderr);

@@ -99,7 +99,12 @@ fn a_disk_is_protected_at(server: &Server) {
     std::fs::File::options().write(true).open(site.first()).unwrap().set_len(SIZE).unwrap();
     site.init();
     let tracker = site.start(&[]);
-    let again = site.towline(["vault".as_ref(), "init".as_ref(), site.vault().as_os_str()]);
+    let again = site.towline([
+        "vault".as_ref(),
+        "init".as_ref(),
+        "--no-encryption".as_ref(),
+        site.vault().as_os_str(),
+    ]);
     assert_eq!(again.code, Some(7), "{}", again.stderr);
     let mut client = tracker.client("").unwrap();
     let mut images = Vec::new();
@@ -138,7 +143,7 @@ fn what_is_missing_to_reach_a_store_is_told_in_one_line() {
     let site = site_at(&server);
     let init = |url: &str, environment: &[(&str, &str)], more: &[&str]| {
         let mut command = Command::new(site.programs.join("towline"));
-        command.args(["vault", "init", url]).args(more);
+        command.args(["vault", "init", "--no-encryption", url]).args(more);
         command.env_clear().env("HOME", site.path("home")).envs(environment.iter().copied());
         // No machine that gives credentials is asked for long.
         command.env("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1");
@@ -181,7 +186,7 @@ fn an_encrypted_server_is_believed_with_its_certificate_alone() {
     let site = site_at(&server);
     let init = |more: &[&str]| {
         let url = server.url("vault");
-        site.towline(["vault", "init", &url].iter().chain(more))
+        site.towline(["vault", "init", "--no-encryption", &url].iter().chain(more))
     };
     let told = init(&[]);
     assert_eq!(told.code, Some(1), "{}", told.stderr);
@@ -202,10 +207,19 @@ fn a_proxy_is_used_and_the_buckets_name_stands_where_it_shall() {
     site.environment[2].1 = "http://store.invalid".to_owned();
     let url = server.url("vault");
     let at = format!("http://{}", proxy.address);
-    site.towline(["vault", "init", &url, "--store-proxy", &at]).good();
+    site.towline(["vault", "init", "--no-encryption", &url, "--store-proxy", &at]).good();
     assert!(proxy.count(|method, target| method == "PUT" && target.starts_with("http://store.invalid/")) > 1);
     assert!(!server.store("vault").list("", "", 10).unwrap().is_empty());
-    let _ = site.towline(["vault", "init", &url, "--store-proxy", &at, "--store-addressing", "virtual"]);
+    let _ = site.towline([
+        "vault",
+        "init",
+        "--no-encryption",
+        &url,
+        "--store-proxy",
+        &at,
+        "--store-addressing",
+        "virtual",
+    ]);
     assert!(proxy.count(|_, target| target.starts_with("http://bucket.store.invalid/vault/")) > 0);
 }
 

@@ -3,8 +3,8 @@
 //! This is the list, made before the checks that catch what is in it. The bugs themselves are in the source, as
 //! `mutant::active("name")`, in builds with the feature `mutants` alone; one is chosen by `TOWLINE_MUTANT`.
 //!
-//! A bug is killed by what data show: a published image, the chain in a vault, or a disk that does not hold what its guest
-//! was told. Whoever runs with a bug says so in a line ([`Death`]); [`kill`] runs him as a child and reads it. A panic of
+//! A bug is killed by what data show: a published image, the chain in a vault, a disk that does not hold what its guest
+//! was told, or two objects that one key seals. Whoever runs with a bug says so in a line ([`Death`]); [`kill`] runs him as a child and reads it. A panic of
 //! the product's, or that nothing goes on, is no kill; then the check goes on with other seeds.
 
 use std::fmt;
@@ -273,6 +273,7 @@ pub const MUTANTS: &[Mutant] = &[
         "a restore over an old file leaves its bytes where the image has zeros",
     )
     .by(By::Test("mutants::a_restore_leaves_nothing_of_what_was_there")),
+    of("V13", "salt-reused", "all objects of one name and kind are sealed with one salt, so with one key"),
 ];
 
 /// Bugs that no check can kill, because something else makes up for what they break: rule, bug, why.
@@ -346,12 +347,7 @@ pub const ALIVE: &[(&str, &str, &str)] = &[(
 )];
 
 /// Rules of parts that are not built yet, and what stands for them in the list until they are.
-pub const LATER: &[(&str, &str)] = &[
-    ("C7", "several targets"),
-    ("V11", "failover"),
-    ("V13", "keys; with them *salt reused*, which nobody can see as long as nothing is secret"),
-    ("V14", "retention"),
-];
+pub const LATER: &[(&str, &str)] = &[("C7", "several targets"), ("V11", "failover"), ("V14", "retention")];
 
 /// The bug that this process runs with, if it has one.
 pub fn chosen() -> Option<String> {
@@ -464,8 +460,8 @@ const TABLE: &str = "# Mutants
 Known bugs, each one changed place in the product at the rule of the design that it breaks (`mutant::active(\"name\")`), in
 one build without debug assertions; `make mutants` runs each until it is killed and writes this table. A kill counts by
 what data show: an *image* (a published point is not the instant of its cut, or can't be restored, or the newest one is not
-the disk), the *lineage* (the chain in the vault is not the tracker's own), or the *disk* (it does not hold what its guest
-was told). Where a life of a campaign killed it, its seed is tried first the next time. `it/guard.rs` compares the names
+the disk), the *lineage* (the chain in the vault is not the tracker's own), the *disk* (it does not hold what its guest
+was told), or *secrecy* (one key seals two objects). Where a life of a campaign killed it, its seed is tried first the next time. `it/guard.rs` compares the names
 here with those in the source.
 
 | rule | mutant | what it does | killed by | shown by |

@@ -66,7 +66,10 @@ address towline --lib source:: ship::stop cli::background
 
 thread towline-tracker '--lib --bins'
 # What has threads: what is in the vault is plain calculation.
-thread towline --lib source:: pipeline:: ship:: store:: restore:: verify:: unfinished:: cli::background
+# One test is left out: it wants more than 30 puts, and how many checkpoints are put depends on how slow the putters are (here
+# 29 or 30 at times). Its threads are those of the others in `pipeline`.
+thread towline --lib source:: pipeline:: ship:: store:: restore:: verify:: unfinished:: cli::background \
+    --skip a_shipper_killed_at_any_put
 
 wanted miri towline-tracker || exit 0
 nightly miri rust-src

@@ -24,6 +24,7 @@
 //! | 19 | a block of the disk can't be read, twice in a row | replace the disk's device; what the guest overwrites may heal it |
 //! | 20 | the group's log can take no more cycles | a new vault, or another `--group` |
 //! | 21 | the audit found changes that the tracker had not seen; the new point has them | find out who writes past the tracker; `towline points` shows the points before |
+//! | 22 | the vault is sealed, and the key given does not open it (or it is not sealed, and a key is given) | `--key-file`, `--passphrase-file` or `--group-key`; `towline vault key list` shows what opens it |
 
 use crate::Kind;
 
@@ -51,6 +52,7 @@ pub fn code(kind: Kind) -> u8 {
         Kind::Unreadable => 19,
         Kind::GroupFull => 20,
         Kind::Untracked => 21,
+        Kind::Locked => 22,
     }
 }
 
@@ -85,6 +87,7 @@ mod tests {
             Kind::Unreadable,
             Kind::GroupFull,
             Kind::Untracked,
+            Kind::Locked,
         ];
         let mut codes: BTreeSet<u8> = kinds.iter().map(|kind| code(*kind)).collect();
         assert_eq!(codes.len(), kinds.len());

@@ -1,9 +1,11 @@
 //! What a person meets: one subcommand a file. A command writes what it was asked for to standard output and
 //! returns its failure, which becomes one line on standard error and an exit code ([`exit`]).
 
+pub mod access;
 mod background;
 pub mod doctor;
 pub mod exit;
+pub mod keys;
 pub mod points;
 pub mod restore;
 pub mod ship;
@@ -11,11 +13,13 @@ pub mod status;
 pub mod store;
 pub mod units;
 pub mod vault;
+pub mod vault_key;
 pub mod verify;
 
 use crate::store::location::FORMS;
 use crate::vault::Vault;
 use crate::{Error, Kind, Result};
+use access::Access;
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -31,7 +35,7 @@ use tracing_subscriber::EnvFilter;
 vault, 5 no such group, 6 no such point, 7 output exists, 8 no space, 9 damage, 10 broken lineage, 11 foreign owner, \
 12 taken over, 13 given up on fuzzy freezes, 14 no tracker, 15 refused by the tracker, 16 permission, 17 store \
 unreachable, 18 stopped by a signal, 19 the disk unreadable, 20 the group is full, \
-21 changes found that were not tracked, 1 anything else."
+21 changes found that were not tracked, 22 the key does not open the vault, 1 anything else."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -40,7 +44,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a vault
+    /// Make a vault, and see to its keys
     Vault(vault::Args),
     /// Ship a tracker's changes into a vault
     Ship(ship::Args),
@@ -79,14 +83,14 @@ impl Cli {
 pub struct ReadArgs {
     #[arg(long, value_name = "URL", help = format!("The vault: {}", FORMS))]
     vault: String,
-    #[command(flatten)]
-    store: store::Args,
     /// Only this group
     #[arg(long)]
     group: Option<String>,
     /// One JSON object for all, for programs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: Access,
 }
 
 impl ReadArgs {
@@ -95,7 +99,9 @@ impl ReadArgs {
     /// # Errors
     /// As [`Vault::open`].
     fn open(&self) -> Result<Vault> {
-        Vault::open(self.store.clone().open(&self.vault)?)
+        let vault = self.access.open(&self.vault)?;
+        self.group.as_ref().map_or(Ok(()), |group| vault.keys.check_open(group))?;
+        Ok(vault)
     }
 }
 

@@ -1,12 +1,12 @@
 //! `towline restore`: a recovery point becomes files again.
 
-use super::{bytes, json, print, store, time};
+use super::access::Access;
+use super::{bytes, json, print, time};
 use crate::Result;
 use crate::points::Wanted;
 use crate::restore::output::is_stream;
 use crate::restore::{Request, Restored, restore};
 use crate::store::location::FORMS;
-use crate::vault::Vault;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -16,8 +16,6 @@ use std::path::PathBuf;
 pub struct Args {
     #[arg(long, value_name = "URL", help = format!("The vault: {}", FORMS))]
     vault: String,
-    #[command(flatten)]
-    store: store::Args,
     /// The group
     #[arg(long)]
     group: String,
@@ -39,6 +37,8 @@ pub struct Args {
     /// One JSON object at the end, for programs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: Access,
 }
 
 #[derive(Serialize)]
@@ -62,7 +62,8 @@ struct DoneDisk {
 /// # Errors
 /// As [`restore`].
 pub fn run(args: Args) -> Result<()> {
-    let vault = Vault::open(args.store.open(&args.vault)?)?;
+    let vault = args.access.open(&args.vault)?;
+    vault.keys.check_open(&args.group)?;
     let request = Request {
         group: args.group,
         disk: args.disk,

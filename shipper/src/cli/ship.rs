@@ -1,6 +1,7 @@
 //! `towline ship`: takes a tracker's changes, generation by generation, into a vault.
 
-use super::{background, exit, store, units};
+use super::access::Access;
+use super::{background, exit, units};
 use crate::pipeline::{MEMORY_MIN, Retry};
 use crate::progress::Progress;
 use crate::ship::{self, Ended, Options, Stop};
@@ -21,8 +22,6 @@ pub struct Args {
     tracker: PathBuf,
     #[arg(long, value_name = "URL", help = format!("The vault: {}", FORMS))]
     vault: String,
-    #[command(flatten)]
-    store: store::Args,
     /// Time from one cut to the next: 500ms, 30s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     every: Duration,
@@ -62,6 +61,8 @@ pub struct Args {
     /// One JSON object per published entry on standard output, for programs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: Access,
 }
 
 /// Runs the command.
@@ -81,8 +82,6 @@ pub fn run(args: Args) -> Result<()> {
     }
     let options = Options {
         tracker: args.tracker,
-        vault: args.vault,
-        store: args.store.options(),
         every: (!args.once).then_some(args.every),
         full: args.full,
         distrust: args.distrust,
@@ -100,7 +99,8 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("towline: stopped; what was under way is given up, the next run goes on from there");
         std::process::exit(code.into());
     })?;
-    match ship::run(&options, &stop, &mut Progress::new(args.json))? {
+    let vault = args.access.open(&args.vault)?;
+    match ship::run(vault, &options, &stop, &mut Progress::new(args.json))? {
         Ended::Once(summary) => {
             // With --json the object was the last line.
             if !args.json {

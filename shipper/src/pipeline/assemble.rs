@@ -170,8 +170,8 @@ impl<'a> Run<'a> {
     ) -> Self {
         let disks = cycle.source.disks();
         let shapes: Vec<_> = disks.iter().map(shape).collect();
-        let (seal, epoch, cut) = (cycle.group.seal, publisher.epoch(), cycle.source.info().cut);
-        let maker = Maker { seal, epoch, cut, draw: cycle.group.draw };
+        let (seal, epoch, cut) = (cycle.group.seal.clone(), publisher.epoch(), cycle.source.info().cut);
+        let maker = Maker { seal, epoch, cut };
         let sizes = Sizes { pack: cycle.plan.pack_size, attached: cycle.plan.attached_max };
         let assembler = Assembler::new(maker, sizes, cycle.base, &shapes);
         let totals =

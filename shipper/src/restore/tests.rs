@@ -4,7 +4,7 @@ use super::*;
 use crate::store::Store;
 use crate::store::scripted::{Mood, Scripted, What};
 use crate::vault::entry::EntryKind;
-use crate::vault::sample::{BLOCK, Change, Cycle, World, disk_id, simple};
+use crate::vault::sample::{BLOCK, Change, Cycle, World, disk_id, secrets, simple};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
@@ -311,7 +311,7 @@ fn what_is_read_for_a_point_is_its_image_and_not_its_history() {
         seen.lock().unwrap().push((call.name.to_owned(), length));
         Mood::Good
     });
-    let vault = Vault::open(store).unwrap();
+    let vault = Vault::open_with(store, &secrets()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("disk");
     let wanted = Request { disk: Some("disk0.raw".into()), jobs: 1, ..request(&to) };

@@ -39,10 +39,6 @@ use std::time::Duration;
 pub struct Options {
     /// The tracker's control socket.
     pub tracker: PathBuf,
-    /// The vault's URL.
-    pub vault: String,
-    /// How its store is reached.
-    pub store: crate::store::location::Options,
     /// The time from one cut to the next; `None`: one point, then the end.
     pub every: Option<Duration>,
     /// The first cut freezes everything and compares it with the vault.

@@ -12,7 +12,7 @@ use crate::vault::attach::{Base, Claimant, Decision, TakeOver};
 use crate::vault::entry::{Content, EntryHeader, EntryKind, EntryRef, Totals};
 use crate::vault::publish::Publisher;
 use crate::vault::{Group, Vault};
-use crate::{Error, Kind, Result, store};
+use crate::{Error, Kind, Result};
 use std::time::{Duration, Instant};
 use towline_tracker::control::message::Attached;
 use towline_tracker::id::{Anchor, CutId, TargetId};
@@ -30,16 +30,15 @@ pub trait Report {
     fn published(&mut self, summary: &Summary);
 }
 
-/// Ships until the one point is published, somebody stops it, or an administrator must act.
+/// Ships into an open vault until the one point is published, somebody stops it, or an administrator must act.
 ///
 /// # Errors
 /// Everything that does not pass by itself; see [`crate::cli::exit`].
-pub fn run(options: &Options, stop: &Stop, report: &mut dyn Report) -> Result<Ended> {
-    let vault = Vault::open(store::open_with(&options.vault, &options.store)?)?;
+pub fn run(vault: Vault, options: &Options, stop: &Stop, report: &mut dyn Report) -> Result<Ended> {
     run_in(&Surroundings::here(), vault, options, stop, report)
 }
 
-/// As [`run`], in other surroundings, and into an open vault.
+/// As [`run`], in other surroundings.
 ///
 /// # Errors
 /// As [`run`].
@@ -159,6 +158,7 @@ impl Shipper<'_> {
         self.mine = tracker.mine();
         let mut attached = attached?;
         self.tell(&mut tracker, &mut attached)?;
+        self.vault.keys.check_open(&attached.group)?;
         let group = self.vault.group(&attached.group);
         let claimant =
             Claimant { host: (self.edge().host)(), target: self.target, time_ns: (self.edge().wall_ns)() };
@@ -177,7 +177,7 @@ impl Shipper<'_> {
             "{}",
             describe(&decision)
         );
-        let publisher = Publisher::new(group.seal, &claimed.claim);
+        let publisher = Publisher::new(group.seal.clone(), &claimed.claim);
         // Where the audits begin is nobody's choice; anything random will do.
         let start = u64::from_le_bytes((self.edge().draw)()[..8].try_into().expect("eight bytes"));
         let mut writer = Writer {

@@ -76,8 +76,6 @@ impl Report for Guest<'_> {
 fn options(fake: &Fake, every: Option<Duration>) -> Options {
     Options {
         tracker: fake.socket(),
-        vault: String::new(),
-        store: Default::default(),
         every,
         full: false,
         distrust: false,

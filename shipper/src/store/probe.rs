@@ -6,6 +6,9 @@ use super::{Put, Store, StoreError};
 use std::sync::Barrier;
 use towline_tracker::id::CutId;
 
+/// How the objects are called with which a store is tried.
+pub const NAME: &str = "probe-";
+
 /// Who race for a name.
 const RACERS: u8 = 8;
 /// How often.
@@ -16,7 +19,7 @@ const ROUNDS: u8 = 4;
 /// # Errors
 /// The store's.
 pub fn keeps_creates(store: &dyn Store) -> Result<bool, StoreError> {
-    let probe = format!("probe-{}", CutId::random());
+    let probe = format!("{NAME}{}", CutId::random());
     let found = (0..=ROUNDS).try_fold(true, |kept, round| {
         let name = format!("{probe}-{round}");
         // The first round is of one who comes twice.

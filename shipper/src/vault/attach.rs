@@ -419,7 +419,7 @@ impl Group {
                 Err(damage) if damage.kind() == Kind::Damage => self.fallen_back(head, take_over, damage)?,
                 decided => decided?,
             };
-            let draft = decision.claim(attached, claimant, CutId((self.draw)()));
+            let draft = decision.claim(attached, claimant, CutId((self.seal.draw)()));
             match self.append(before, 0, &draft)? {
                 super::log::Appended::Ours(header) => return Ok(Claimed { decision, claim: header }),
                 super::log::Appended::Theirs(header) => {

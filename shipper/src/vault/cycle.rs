@@ -9,7 +9,6 @@ use super::index::{IndexBuilder, IndexHead, blocks_of};
 use super::limits::{ATTACHED_MAX, PACK_SIZE_MAX, PACK_SIZE_MIN};
 use super::names;
 use super::pack::{FinishedPack, PackBuilder, PackSummary};
-use crate::edge::{self, Draw};
 use towline_tracker::id::{CutId, DiskId};
 use towline_tracker::mutant;
 
@@ -69,23 +68,14 @@ fn head(image: &DiskImage) -> IndexHead {
 }
 
 /// Who makes objects, and for what.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Maker {
-    /// How they are sealed.
+    /// How they are sealed, and where their names come from.
     pub seal: Seal,
     /// Put by the writer of this epoch.
     pub epoch: u64,
     /// For this cut.
     pub cut: CutId,
-    /// Draws their names.
-    pub draw: Draw,
-}
-
-impl Maker {
-    /// With names from the kernel.
-    pub fn of(seal: Seal, epoch: u64, cut: CutId) -> Self {
-        Self { seal, epoch, cut, draw: edge::kernel }
-    }
 }
 
 /// When a pack is closed, and what rides inside an entry.

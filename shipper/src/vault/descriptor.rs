@@ -1,6 +1,7 @@
 //! The `vault` object: what must be known before anything else is read.
 
 use super::envelope::{self, ObjectKind, POSITION_TABLE, Seal, Suite};
+use super::keys::Masters;
 use super::layout::{self, array, descriptor as at};
 use super::names::{self, GroupId};
 use crate::{Error, Result};
@@ -29,12 +30,18 @@ pub struct Descriptor {
 }
 
 /// The descriptor is read before the vault id is known, so it is not bound to it.
-const SEAL: Seal = Seal { suite: Suite::Unkeyed, vault: VaultId([0; 16]), group: GroupId::NONE };
+const SEAL: Seal = Seal::unkeyed(VaultId([0; 16]), GroupId::NONE);
 
 impl Descriptor {
     /// A new vault's.
     pub fn new(vault: VaultId, created_ns: u64) -> Self {
         Self { vault, suite: Suite::Unkeyed, required: 0, optional: 0, created_ns, commitment: [0; 32] }
+    }
+
+    /// A new vault's that is sealed with these keys.
+    pub fn sealed(vault: VaultId, created_ns: u64, masters: &Masters) -> Self {
+        let commitment = masters.commitment(vault);
+        Self { suite: Suite::Aes256Gcm, commitment, ..Self::new(vault, created_ns) }
     }
 
     /// The object's bytes.
@@ -78,10 +85,8 @@ impl Descriptor {
         let Some(suite) = Suite::from_number(suite) else {
             return Err(envelope::newer("this vault", format_args!("suite {suite}")));
         };
-        if layout::get(body, at::SLOTS) != 0
-            || body.len() != at::LENGTH
-            || !layout::is_zero(body, at::RESERVED)
-        {
+        let reserved = layout::is_zero(body, at::RESERVED) && layout::is_zero(body, at::RESERVED2);
+        if body.len() != at::LENGTH || !reserved {
             return Err(Error::damage(name, "it has parts that a vault of this format has not"));
         }
         Ok(Self {

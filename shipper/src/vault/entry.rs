@@ -7,7 +7,7 @@ pub use content::{Consistency, Content, Covered, DiskImage, IndexRef, Totals};
 use super::envelope::{HEADER, ObjectKind, Seal, TAG};
 use super::layout::{self, array, entry as at, object};
 use super::limits::{ATTACHED_MAX, PAYLOAD_MAX};
-use super::names::{self, GroupId};
+use super::names;
 use crate::{Error, Result};
 use bincode::{Decode, Encode};
 use towline_tracker::codec;
@@ -360,7 +360,7 @@ pub fn decode_payload(seal: &Seal, header: &EntryHeader, section: &[u8]) -> Resu
         EntryKind::Claim => {
             let claim: Claim = codec::decode::<_, PAYLOAD_MAX>(body).map_err(bad)?;
             if claim.base.map_or(0, |base| base.seq) != header.base
-                || GroupId::of(seal.vault, &claim.group) != seal.group
+                || seal.group_of(&claim.group) != seal.group
             {
                 return Err(Error::damage(&name, "its payload contradicts its place"));
             }

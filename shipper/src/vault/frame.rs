@@ -6,6 +6,7 @@
 #[cfg(test)]
 pub(crate) mod builder;
 
+use super::keys::GroupKeys;
 use super::layout::{self, frame as at};
 use super::limits::{FRAME_BLOCKS_MAX, FRAME_DATA, FRAME_DATA_MAX};
 use crate::{Error, Result};
@@ -21,15 +22,20 @@ const ZSTD: u64 = 1;
 const LEVEL: i32 = 1;
 
 /// Hashes blocks: every decision that drops data rests on this, because the guest chooses the data (V7).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct BlockHasher {
     key: [u8; 32],
 }
 
 impl BlockHasher {
-    /// The hasher of a vault. In the unkeyed suite its key comes from the vault id.
-    pub fn new(vault: VaultId) -> Self {
+    /// The hasher of a vault that is not sealed: its key comes from the vault id.
+    pub fn unkeyed(vault: VaultId) -> Self {
         Self { key: blake3::derive_key("towline 2026-11 block hash", &vault.0) }
+    }
+
+    /// The hasher of a group with keys.
+    pub fn keyed(keys: &GroupKeys) -> Self {
+        Self { key: *keys.hash_key().bytes() }
     }
 
     /// The hash of a block, a disk's last one padded with zeros.
@@ -188,7 +194,7 @@ mod tests {
 
     #[test]
     fn frames_read_back_compressed_or_not() {
-        let mut builder = FrameBuilder::new(BlockHasher::new(VaultId([1; 16])), 12).unwrap();
+        let mut builder = FrameBuilder::new(BlockHasher::unkeyed(VaultId([1; 16])), 12).unwrap();
         let mut frames = Vec::new();
         let mut expected = Vec::new();
         for block in 0..40u64 {
@@ -223,7 +229,7 @@ mod tests {
 
     #[test]
     fn foreign_bodies_are_refused_without_panic() {
-        let mut builder = FrameBuilder::new(BlockHasher::new(VaultId([1; 16])), 12).unwrap();
+        let mut builder = FrameBuilder::new(BlockHasher::unkeyed(VaultId([1; 16])), 12).unwrap();
         builder.push(1, &[1; 4096]);
         let frame = builder.finish().unwrap();
         for (bytes, blocks) in

@@ -60,17 +60,17 @@ structures! {
         SALT 16 32
         TAG 48 16
     }
-    /// The body of `vault`, before its key slots.
+    /// The body of `vault`.
     descriptor "descriptor" 96 {
         FORMAT 0 4
         SUITE 4 2
-        SLOTS 6 2
+        RESERVED 6 2
         REQUIRED 8 8
         OPTIONAL 16 8
         VAULT 24 16
         CREATED 40 8
         COMMITMENT 48 32
-        RESERVED 80 16
+        RESERVED2 80 16
     }
     /// The first section of an entry.
     entry "entry header" 144 {

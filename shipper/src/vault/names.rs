@@ -12,12 +12,25 @@ pub const DESCRIPTOR: &str = "vault";
 /// Where groups are.
 pub const GROUPS: &str = "groups/";
 
-/// A group of a vault: BLAKE3 of vault id and name. The name itself is in every claim, sealed.
+/// Where a sealed vault's keys are, wrapped.
+pub const KEYS: &str = "keys/";
+
+/// A slot: a master key, wrapped. Of a generation, and its own random name.
+pub fn slot(generation: u16, name: ObjectName) -> String {
+    format!("{KEYS}{generation:05}-{name}.slot")
+}
+
+/// The master keys before this generation's.
+pub fn ring(generation: u16) -> String {
+    format!("{KEYS}{generation:05}.ring")
+}
+
+/// A group of a vault: BLAKE3 of vault id and name, or of a key and the name. The name itself is in every claim, sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub [u8; 16]);
 
 impl GroupId {
-    /// The id of the group of this name.
+    /// The id of the group of this name in a vault that is not sealed.
     pub fn of(vault: VaultId, name: &str) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("towline 2026-11 group id");
         hasher.update(&vault.0).update(name.as_bytes());
@@ -106,6 +119,18 @@ fn data(group: GroupId, epoch: u64, cut: CutId, name: ObjectName, extension: &st
 pub enum Parsed {
     /// `vault`.
     Descriptor,
+    /// A slot of a generation.
+    Slot {
+        /// The generation.
+        generation: u16,
+        /// Its own name.
+        name: ObjectName,
+    },
+    /// The ring of a generation: with it that generation is in force.
+    Ring {
+        /// The generation.
+        generation: u16,
+    },
     /// An entry.
     Entry {
         /// Of this group.
@@ -132,6 +157,16 @@ pub enum Parsed {
 pub fn parse(name: &str) -> Option<Parsed> {
     if name == DESCRIPTOR {
         return Some(Parsed::Descriptor);
+    }
+    if let Some(name) = name.strip_prefix(KEYS) {
+        let generation = |text: &str| {
+            (text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+        };
+        if let Some(of) = name.strip_suffix(".ring") {
+            return Some(Parsed::Ring { generation: generation(of)? });
+        }
+        let (of, name) = name.strip_suffix(".slot")?.split_once('-')?;
+        return Some(Parsed::Slot { generation: generation(of)?, name: ObjectName(hex(name)?) });
     }
     let mut parts = name.strip_prefix(GROUPS)?.split('/');
     let group = GroupId(hex(parts.next()?)?);

@@ -74,8 +74,9 @@ impl PackBuilder {
     /// An empty pack for blocks of `disk`. It is built in `buffer`, whose
     /// contents go: one of an earlier pack spares the kernel handing out its pages again.
     pub fn new(maker: &Maker, disk: DiskId, block_shift: u8, buffer: Vec<u8>) -> Self {
-        let Maker { seal, epoch, cut, draw } = *maker;
-        let name = ObjectName::draw(draw);
+        let Maker { seal, epoch, cut } = maker;
+        let (epoch, cut) = (*epoch, *cut);
+        let name = ObjectName::draw(seal.draw);
         let object = names::pack(seal.group, epoch, cut, name);
         let sealer = seal.sealer(ObjectKind::Pack, &object);
         let summary =
@@ -326,7 +327,6 @@ const _: () = assert!(envelope::HEADER == 64 && TRAILER == 48);
 
 #[cfg(test)]
 mod tests {
-    use super::super::envelope::Suite;
     use super::super::frame::BlockHasher;
     use super::super::frame::builder::FrameBuilder;
     use super::super::names::GroupId;
@@ -334,10 +334,14 @@ mod tests {
     use towline_tracker::id::VaultId;
 
     fn pack() -> (Seal, FinishedPack) {
-        let seal = Seal { suite: Suite::Unkeyed, vault: VaultId([1; 16]), group: GroupId([2; 16]) };
-        let mut builder =
-            PackBuilder::new(&Maker::of(seal, 5, CutId([3; 16])), DiskId([4; 16]), 12, vec![9; 3]);
-        let mut frames = FrameBuilder::new(BlockHasher::new(seal.vault), 12).unwrap();
+        let seal = Seal::unkeyed(VaultId([1; 16]), GroupId([2; 16]));
+        let mut builder = PackBuilder::new(
+            &Maker { seal: seal.clone(), epoch: 5, cut: CutId([3; 16]) },
+            DiskId([4; 16]),
+            12,
+            vec![9; 3],
+        );
+        let mut frames = FrameBuilder::new(BlockHasher::unkeyed(seal.vault), 12).unwrap();
         for block in [1u64, 2, 3, 9, 10, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 40] {
             frames.push(block, &[block as u8; 4096]).into_iter().for_each(|frame| builder.push(frame));
         }

@@ -180,7 +180,7 @@ mod tests {
         let content = world.base.clone().unwrap().content;
         world.claim(false).unwrap();
         let claim = world.group.entry_header(world.epoch).unwrap().unwrap();
-        let publisher = Publisher::new(world.group.seal, &claim);
+        let publisher = Publisher::new(world.group.seal.clone(), &claim);
         let (attached, payload) = (Vec::new(), Payload::Content(content));
         let draft =
             Draft { kind: EntryKind::Point, cut: CutId([9; 16]), time_ns: 1, base: 0, attached, payload };

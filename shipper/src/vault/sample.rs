@@ -7,6 +7,7 @@ use super::entry::{Consistency, Content, Draft, EntryHeader, EntryKind, EntryRef
 use super::frame::builder::FrameBuilder;
 use super::limits::ATTACHED_MAX;
 use super::log::Appended;
+use super::slots::{Making, Secrets};
 use super::{Group, Vault};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
@@ -61,6 +62,11 @@ pub(crate) struct World {
     time_ns: u64,
 }
 
+/// What opens the worlds' vaults.
+pub(crate) fn secrets() -> Secrets {
+    Secrets { key_file: Some(zeroize::Zeroizing::new(b"a key for tests".to_vec())), ..Secrets::default() }
+}
+
 pub(crate) fn disk_id(n: u8) -> DiskId {
     DiskId([0xd0 + n; 16])
 }
@@ -68,7 +74,11 @@ pub(crate) fn disk_id(n: u8) -> DiskId {
 impl World {
     pub(crate) fn new() -> Self {
         let store = MemoryStore::new();
-        let vault = Vault::init(Arc::new(store.clone()), 1).unwrap();
+        let vault = Vault::init_sealed(
+            Arc::new(store.clone()),
+            &Making { secrets: &secrets(), label: "", created_ns: 1, draw: crate::edge::kernel },
+        )
+        .unwrap();
         let group = vault.group("db");
         let disk = |n: u8| DiskInfo {
             id: disk_id(n),
@@ -105,7 +115,7 @@ impl World {
     /// The same tracker in front of another store.
     pub(crate) fn switch(&mut self, store: &MemoryStore) {
         self.store = store.clone();
-        self.vault = Vault::open(Arc::new(store.clone())).unwrap();
+        self.vault = Vault::open_with(Arc::new(store.clone()), &secrets()).unwrap();
         self.group = self.vault.group("db");
     }
 
@@ -166,7 +176,7 @@ impl World {
             })
             .collect();
         let base = self.base.as_ref().map(|base| &base.content);
-        let maker = Maker::of(self.group.seal, self.epoch, cut);
+        let maker = Maker { seal: self.group.seal.clone(), epoch: self.epoch, cut };
         let sizes = Sizes { pack: self.pack_size, attached: ATTACHED_MAX };
         let mut assembler = Assembler::new(maker, sizes, base, &shapes);
         for (n, (size, changes)) in cycle.iter().enumerate() {

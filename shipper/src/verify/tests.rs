@@ -4,7 +4,7 @@ use super::*;
 use crate::restore::{Request, restore};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
-use crate::vault::sample::{Change, World, simple};
+use crate::vault::sample::{Change, World, secrets, simple};
 
 /// A pack and an index of their own, things attached, a checkpoint, zeros, in as few bytes as possible.
 fn small() -> World {
@@ -27,9 +27,9 @@ fn objects(store: &MemoryStore) -> Vec<(String, Vec<u8>)> {
 
 /// The verdict as `towline verify` has it: opening the vault is part of it.
 fn is_sound(store: &MemoryStore) -> bool {
-    Vault::open(Arc::new(store.clone())).and_then(|vault| verify(&vault, None)).is_ok_and(|report| {
-        report.is_sound() && report.groups.len() == 1 && report.groups[0].points.len() == 2
-    })
+    Vault::open_with(Arc::new(store.clone()), &secrets()).and_then(|vault| verify(&vault, None)).is_ok_and(
+        |report| report.is_sound() && report.groups.len() == 1 && report.groups[0].points.len() == 2,
+    )
 }
 
 #[test]

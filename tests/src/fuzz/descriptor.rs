@@ -2,7 +2,7 @@
 
 use super::{sealed, told};
 use towline::vault::descriptor::Descriptor;
-use towline::vault::envelope::{ObjectKind, POSITION_TABLE, Seal, Suite};
+use towline::vault::envelope::{ObjectKind, POSITION_TABLE, Seal};
 use towline::vault::names::{DESCRIPTOR, GroupId};
 use towline_tracker::id::VaultId;
 
@@ -10,7 +10,7 @@ use towline_tracker::id::VaultId;
 pub fn run(data: &[u8]) {
     told(Descriptor::decode(data));
     // It is read before the vault is known, so it is sealed for none.
-    let seal = Seal { suite: Suite::Unkeyed, vault: VaultId([0; 16]), group: GroupId::NONE };
+    let seal = Seal::unkeyed(VaultId([0; 16]), GroupId::NONE);
     let bytes = sealed(&seal, ObjectKind::Descriptor, DESCRIPTOR, &[(POSITION_TABLE, data)]);
     if let Some(descriptor) = told(Descriptor::decode(&bytes)) {
         assert_eq!(descriptor.encode(), bytes, "{descriptor:?}");

@@ -160,7 +160,7 @@ fn ours(input: &mut Input<'_>, seal: &Seal, base: u64, items: usize) -> Made {
         });
     }
     zeros.into_iter().for_each(|(first, count)| builder.add_zeros(first, count));
-    Made { index: builder.finish(&Maker::of(*seal, 5, CUT)), size, shift, model }
+    Made { index: builder.finish(&Maker { seal: seal.clone(), epoch: 5, cut: CUT }), size, shift, model }
 }
 
 /// The index with its bodies, those of `pages` too, changed and sealed again.
@@ -218,7 +218,7 @@ fn open(
         }
     }
     .expect("memory");
-    let group = Group { store: Arc::new(store), seal: *seal, name: "g".into(), draw: towline::edge::kernel };
+    let group = Group { store: Arc::new(store), seal: seal.clone(), name: "g".into() };
     let disk = DiskImage { id: DISK, name: "d".into(), size, block_shift, indexes: vec![reference] };
     Image::open(Arc::new(Reader::new(group, CACHE)), &disk)
 }

@@ -24,7 +24,7 @@ pub mod packs;
 
 use input::Input;
 use std::error::Error;
-use towline::vault::envelope::{ObjectKind, Seal, Suite};
+use towline::vault::envelope::{ObjectKind, Seal};
 use towline::vault::names::GroupId;
 use towline_tracker::id::VaultId;
 
@@ -59,7 +59,7 @@ const VAULT: VaultId = VaultId([1; 16]);
 
 /// The group whose objects are made up.
 fn seal() -> Seal {
-    Seal { suite: Suite::Unkeyed, vault: VAULT, group: GroupId::of(VAULT, "g") }
+    Seal::unkeyed(VAULT, GroupId::of(VAULT, "g"))
 }
 
 /// People are told why something is refused: in one line.

@@ -20,6 +20,8 @@ pub fn run(data: &[u8]) {
     if let Some(parsed) = names::parse(text) {
         let name = match parsed {
             Parsed::Descriptor => names::DESCRIPTOR.to_owned(),
+            Parsed::Slot { generation, name } => names::slot(generation, name),
+            Parsed::Ring { generation } => names::ring(generation),
             Parsed::Entry { group, seq } => names::entry(group, seq),
             Parsed::Data { group, epoch, cut, name, index: true } => names::index(group, epoch, cut, name),
             Parsed::Data { group, epoch, cut, name, index: false } => names::pack(group, epoch, cut, name),

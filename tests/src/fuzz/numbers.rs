@@ -52,8 +52,7 @@ pub fn run(data: &[u8]) {
         }
         if reachable { Mood::Good } else { Mood::Fail(StoreErrorKind::Transient) }
     };
-    let group =
-        Group { store: Scripted::new(store, script), seal, name: "g".into(), draw: towline::edge::kernel };
+    let group = Group { store: Scripted::new(store, script), seal, name: "g".into() };
     let Some(numbers) = told(group.numbers()) else {
         return assert!(!reachable, "a listing is no damage");
     };

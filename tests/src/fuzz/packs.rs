@@ -64,8 +64,8 @@ fn encode(blocks: &[u64], hashes: &[BlockHash], data: &[u8]) -> EncodedFrame {
 }
 
 fn ours(input: &mut Input<'_>) {
-    let (seal, hasher) = (seal(), BlockHasher::new(VAULT));
-    let mut pack = PackBuilder::new(&Maker::of(seal, 5, CUT), DISK, 12, Vec::new());
+    let (seal, hasher) = (seal(), BlockHasher::unkeyed(VAULT));
+    let mut pack = PackBuilder::new(&Maker { seal: seal.clone(), epoch: 5, cut: CUT }, DISK, 12, Vec::new());
     let (mut expected, mut next) = (Vec::new(), input.number() >> 12);
     for _ in 0..input.u8() % 4 {
         let count = few(input);

@@ -112,7 +112,7 @@ pub(super) fn run(plan: Plan, tally: &mut Tally) {
     if plan.fault.is_of_the_store() {
         let vault = room.path().join("vault");
         std::os::unix::fs::symlink(&vault, site.vault()).expect("a link");
-        towline(["vault", "init", vault.to_str().expect("a plain path")]).good();
+        towline(["vault", "init", "--no-encryption", vault.to_str().expect("a plain path")]).good();
     } else {
         site.init();
         let place = room.path().to_str().expect("a plain path");

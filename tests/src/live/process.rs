@@ -351,7 +351,13 @@ impl Site {
     /// If that fails.
     #[track_caller]
     pub fn init(&self) {
-        self.towline([OsStr::new("vault"), OsStr::new("init"), self.vault().as_os_str()]).good();
+        self.towline(
+            ["vault", "init", "--no-encryption"]
+                .map(OsStr::new)
+                .into_iter()
+                .chain([self.vault().as_os_str()]),
+        )
+        .good();
     }
 
     /// The command `towline ship` without starting it.

@@ -9,6 +9,8 @@ pub enum Oracle {
     Lineage,
     /// A disk does not hold what its guest was told.
     Disk,
+    /// One key seals two things: who reads the store learns of both.
+    Secrecy,
     /// Something happened that must not, whatever comes of it.
     Conduct,
     /// Replication does not catch up.
@@ -20,7 +22,7 @@ pub enum Oracle {
 impl Oracle {
     /// Whether data show it: what a mutant's death counts by.
     pub fn sees_data(self) -> bool {
-        matches!(self, Self::Image | Self::Lineage | Self::Disk)
+        matches!(self, Self::Image | Self::Lineage | Self::Disk | Self::Secrecy)
     }
 }
 

@@ -15,7 +15,6 @@ use towline::pipeline::{Begun, Counters, Crew, Plan, Retry, Turn, Turns};
 use towline::ship::{Answered, Control, Ended, Options, Report, Stop, Summary, Surroundings, run_in};
 use towline::source::{Opened, OpenedDisk, OpenedFreeze};
 use towline::store::{Listed, Put, Store, StoreError};
-use towline::vault::Vault;
 use towline_tracker::control::client::ClientError;
 use towline_tracker::control::message::{Answer, Attached, Status};
 use towline_tracker::group::Question;
@@ -102,8 +101,6 @@ pub fn ship(orders: Orders, stop: Stop) -> Running {
     Process::new(move || {
         let options = Options {
             tracker: PathBuf::from("tracker"),
-            vault: "sim:".into(),
-            store: Default::default(),
             every: orders.every,
             full: orders.full,
             distrust: orders.distrust,
@@ -117,7 +114,7 @@ pub fn ship(orders: Orders, stop: Stop) -> Running {
         };
         let surroundings =
             Surroundings { edge: EDGE, connect, crew: Crew::InLine(&Dice), plan: Some(orders.plan) };
-        let vault = Vault::open(Arc::new(Door))?;
+        let vault = super::target::open(Arc::new(Door))?;
         run_in(&surroundings, vault, &options, &stop, &mut Nobody)
     })
 }

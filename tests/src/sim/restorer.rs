@@ -10,7 +10,7 @@ use towline::vault::access::Reader;
 use towline::vault::entry::{Content, DiskImage, EntryHeader, IndexRef};
 use towline::vault::image::Image;
 use towline::vault::names::ObjectName;
-use towline::vault::{Group, Vault, pack};
+use towline::vault::{Group, pack};
 use towline::{Error, Result};
 use towline_tracker::id::DiskId;
 
@@ -66,7 +66,7 @@ impl Restorer {
     /// # Errors
     /// There is no vault.
     pub fn group(store: &SimStore, name: &str) -> Result<Group> {
-        Ok(Vault::open(Arc::new(store.objects.clone()))?.group(name))
+        Ok(super::target::open(Arc::new(store.objects.clone()))?.group(name))
     }
 
     /// The images of an entry.

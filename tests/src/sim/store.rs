@@ -7,6 +7,8 @@ use super::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use towline::store::memory::MemoryStore;
 use towline::store::{Listed, Put, Store, StoreError, StoreErrorKind};
+use towline::vault::envelope::HEADER;
+use towline::vault::layout::{self, object};
 use towline::vault::names;
 
 /// What it is asked.
@@ -139,6 +141,10 @@ pub struct SimStore {
     pub created: Vec<String>,
     /// Objects that somebody damaged.
     pub damaged: BTreeSet<String>,
+    /// By name and salt, what each object key sealed: an attacker saw it, whatever became of the request.
+    sealed: BTreeMap<(String, [u8; 32]), u64>,
+    /// An object key that sealed two things (T6).
+    pub reused: Option<String>,
 }
 
 impl SimStore {
@@ -155,6 +161,8 @@ impl SimStore {
             late: Vec::new(),
             created: Vec::new(),
             damaged: BTreeSet::new(),
+            sealed: BTreeMap::new(),
+            reused: None,
         }
     }
 
@@ -194,6 +202,18 @@ impl SimStore {
         Put::Created
     }
 
+    /// Looks at what is asked to be put, as who reads the store's traffic does. A repeated request has the same bytes.
+    fn saw(&mut self, put: &Flying) {
+        let Some(header) = put.bytes.get(..HEADER).filter(|header| header[object::SALT] != [0; 32]) else {
+            return;
+        };
+        let key = (put.name.clone(), layout::array(header, object::SALT));
+        let what = xxhash_rust::xxh3::xxh3_64(&put.bytes);
+        if *self.sealed.entry(key).or_insert(what) != what {
+            self.reused = Some(format!("one key seals two objects of the name {}", put.name));
+        }
+    }
+
     /// Does what is asked, in its mood.
     ///
     /// # Errors
@@ -201,6 +221,9 @@ impl SimStore {
     pub fn ask(&mut self, request: &Request, rng: &mut Rng, counts: &mut Counts) -> Result<Done, StoreError> {
         let failed = |kind| StoreError::new(kind, request.object());
         let moods = self.moods;
+        if let Request::Put(put) = request {
+            self.saw(put);
+        }
         if self.down || rng.chance(moods.fails) {
             counts.add(if self.down { "store: down" } else { "store: failed" });
             // Of what failed some is done all the same.

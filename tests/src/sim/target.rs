@@ -9,7 +9,10 @@ use std::sync::Arc;
 use towline::store::Store;
 use towline::vault::descriptor::Descriptor;
 use towline::vault::entry::{Entry, EntryKind};
+use towline::vault::envelope::Suite;
+use towline::vault::keys::{Masters, Secret};
 use towline::vault::names::{self, Parsed};
+use towline::vault::slots::{self, Making, Secrets};
 use towline::vault::{Group, Vault};
 use towline::{Kind, points};
 use towline_tracker::id::{CutId, VaultId};
@@ -82,6 +85,22 @@ pub struct Target {
     other: Option<Box<Place>>,
 }
 
+/// What opens the vaults that are sealed.
+fn secrets() -> Secrets {
+    Secrets { key_file: Some(b"the simulator's key".to_vec().into()), ..Secrets::default() }
+}
+
+/// The vault in a store, sealed or not.
+///
+/// # Errors
+/// As [`Vault::open_with`].
+pub fn open(store: Arc<dyn Store>) -> Result<Vault, towline::Error> {
+    match Vault::describe(&*store)?.suite {
+        Suite::Unkeyed => Vault::open(store),
+        Suite::Aes256Gcm => Vault::open_with(store, &secrets()),
+    }
+}
+
 /// A vault that shippers can be sent to.
 struct Place {
     store: SimStore,
@@ -92,9 +111,18 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let store = SimStore::new();
-        let descriptor = Descriptor::new(VaultId(name()), 1);
+        let vault = VaultId(name());
+        // Every other one is sealed.
+        let descriptor = if vault.0[0].is_multiple_of(2) {
+            let masters = Masters::new(vec![Secret::draw(name)]);
+            let slot = Making { secrets: &secrets(), label: "", created_ns: 1, draw: name };
+            slots::put(&store.objects, vault, &masters, &slot).expect("a store in memory");
+            Descriptor::sealed(vault, 1, &masters)
+        } else {
+            Descriptor::new(vault, 1)
+        };
         store.objects.put(names::DESCRIPTOR, &descriptor.encode()).expect("a store in memory");
-        let group = Vault::open(Arc::new(store.objects.clone())).expect("it was just made").group(GROUP);
+        let group = open(Arc::new(store.objects.clone())).expect("it was just made").group(GROUP);
         Self { store, group, points: Vec::new() }
     }
 }
@@ -188,7 +216,7 @@ impl Target {
 
     /// The newest point of the lineage, as who restores finds it.
     pub fn latest(&self) -> Option<points::Point> {
-        let vault = Vault::open(Arc::new(self.store.objects.clone())).ok()?;
+        let vault = open(Arc::new(self.store.objects.clone())).ok()?;
         points::find(&vault, &self.group, &points::Wanted::Latest).ok()
     }
 

@@ -129,7 +129,7 @@ pub(super) fn after_claim(
     run: Run,
     rng: &mut Rng,
 ) -> Result<()> {
-    let mut publisher = Publisher::new(group.seal, &claimed.claim);
+    let mut publisher = Publisher::new(group.seal.clone(), &claimed.claim);
     let mut base = claimed.decision.base().cloned();
     let mut whole = plan::needs_whole(&claimed.decision);
     let anchor =

@@ -92,8 +92,9 @@ impl IndexBuilder {
     /// # Panics
     /// If a block was added twice or lies outside the disk: the caller's mistake.
     pub fn finish(mut self, maker: &Maker) -> FinishedIndex {
-        let Maker { seal, epoch, cut, draw } = *maker;
-        let name = ObjectName::draw(draw);
+        let Maker { seal, epoch, cut } = maker;
+        let (epoch, cut) = (*epoch, *cut);
+        let name = ObjectName::draw(seal.draw);
         let object = names::index(seal.group, epoch, cut, name);
         self.runs.sort_unstable_by_key(|run| run.block);
         let end = blocks_of(self.head.size, self.head.block_shift);

@@ -1,7 +1,7 @@
 //! Indexes as they are built and as somebody may make them up.
 
 use super::super::cycle::Maker;
-use super::super::envelope::{ObjectKind, Seal, Suite, TAG};
+use super::super::envelope::{ObjectKind, Seal, TAG};
 use super::super::frame::BlockHasher;
 use super::super::frame::builder::FrameBuilder;
 use super::super::names::GroupId;
@@ -10,19 +10,19 @@ use super::*;
 use proptest::prelude::*;
 use towline_tracker::id::VaultId;
 
-const SEAL: Seal = Seal { suite: Suite::Unkeyed, vault: VaultId([1; 16]), group: GroupId([2; 16]) };
+const SEAL: Seal = Seal::unkeyed(VaultId([1; 16]), GroupId([2; 16]));
 const CUT: CutId = CutId([3; 16]);
 const DISK: DiskId = DiskId([4; 16]);
 
 fn index(blocks: impl Iterator<Item = u64>, size: u64) -> FinishedIndex {
-    let mut pack = PackBuilder::new(&Maker::of(SEAL, 5, CUT), DISK, 12, Vec::new());
-    let mut frames = FrameBuilder::new(BlockHasher::new(SEAL.vault), 12).unwrap();
+    let mut pack = PackBuilder::new(&Maker { seal: SEAL, epoch: 5, cut: CUT }, DISK, 12, Vec::new());
+    let mut frames = FrameBuilder::new(BlockHasher::unkeyed(SEAL.vault), 12).unwrap();
     blocks.for_each(|block| frames.push(block, &[7; 4096]).into_iter().for_each(|frame| pack.push(frame)));
     frames.finish().into_iter().for_each(|frame| pack.push(frame));
     let mut builder = IndexBuilder::new(IndexHead { disk: DISK, size, block_shift: 12, level: 0 });
     builder.add_pack(pack.finish().summary);
     builder.add_zeros((size >> 12) - 10, 7);
-    builder.finish(&Maker::of(SEAL, 5, CUT))
+    builder.finish(&Maker { seal: SEAL, epoch: 5, cut: CUT })
 }
 
 fn open(index: &FinishedIndex) -> (Opener, Directory) {

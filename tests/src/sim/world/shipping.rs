@@ -99,6 +99,10 @@ impl World {
 
     /// What was put is looked at.
     pub(super) fn look(&mut self) {
+        let reused = self.target.borrow_mut().store.reused.take();
+        if let Some(what) = reused {
+            self.is_wrong(Oracle::Secrecy, what);
+        }
         let looked = self.target.borrow_mut().look(&mut self.counts);
         if let Err(what) = looked {
             self.is_wrong(Oracle::Image, what);
