@@ -218,12 +218,12 @@ impl Seal {
         hasher.update(salt).update(name.as_bytes());
         let mut keys = Zeroizing::new([0; 64]);
         hasher.finalize_xof().fill(&mut *keys);
-        let (first, second) = (array(&*keys, 0..32), Zeroizing::new(array(&*keys, 32..64)));
+        let (first, second) = keys.split_at(32);
         match self.keys {
-            None => (Cipher::Unkeyed(first), Zeroizing::new(first)),
+            None => (Cipher::Unkeyed(array(first, 0..32)), Zeroizing::new(array(first, 0..32))),
             Some(_) => {
-                let key = UnboundKey::new(&AES_256_GCM, &first).expect("a key of 256 bits");
-                (Cipher::Aes(Box::new(LessSafeKey::new(key))), second)
+                let key = UnboundKey::new(&AES_256_GCM, first).expect("a key of 256 bits");
+                (Cipher::Aes(Box::new(LessSafeKey::new(key))), Zeroizing::new(array(second, 0..32)))
             }
         }
     }
