@@ -12,15 +12,18 @@ LEGS ?= 54
 HOLD ?= 30
 CUTS ?= 200
 REPLAYS ?= 2000
+LIVES ?= 8
+SECOND ?= 20
 ONLY ?=
 
-.PHONY: help demo test tools check unit models bench mutants sim kills isolation powercuts fuzz figures fuzz-coverage sanitizers
+.PHONY: help demo test tools check unit models bench mutants sim crashpoints kills isolation powercuts fuzz figures fuzz-coverage sanitizers
 
 help:
 	@echo 'make demo [DISK=path] [VAULT=url]   a disk under load, replicated and restored, in a minute'
 	@echo 'make test                           everything that must hold'
 	@echo 'make check                          format, lints, documentation'
 	@echo 'make sim [SEEDS=n] [SEED=s]         the simulator: seed s, n from s on, or n more and a line to tests/CAMPAIGNS.md'
+	@echo 'make crashpoints [LIVES=n] [SECOND=n] a crash at each step of small lives, and of one in n another in the recovery'
 	@echo 'make kills [KILLS=n] [SEED=s]       kill -9 under verified load; adds a line to tests/CAMPAIGNS.md'
 	@echo 'make isolation [LEGS=n] [HOLD=s]    sidecar or store full, stalled, gone under verified load; adds a line there too'
 	@echo 'make powercuts [CUTS=n] [REPLAYS=n]  power cuts of an emulated machine, and of a record of its drives; likewise'
@@ -74,6 +77,12 @@ sim:
 	TOWLINE_SEEDS='$(SEEDS)' TOWLINE_SEED='$(SEED)' $(if $(SEED),,TOWLINE_CAMPAIGNS='$(CURDIR)/tests/CAMPAIGNS.md') \
 		$(CARGO) test --profile sim -p towline-tests --test it -- --nocapture --exact sim::random_seeds_break_no_promise
 	$(if $(SEED),,$(MAKE) figures)
+
+# Eight lives of each workload are of one disk and of two, direct and buffered, exact and fuzzy.
+crashpoints:
+	TOWLINE_LIVES='$(LIVES)' TOWLINE_SECOND='$(SECOND)' TOWLINE_SEED='$(SEED)' TOWLINE_CAMPAIGNS='$(CURDIR)/tests/CAMPAIGNS.md' \
+		$(CARGO) test --profile sim -p towline-tests --test it -- --nocapture --exact crashpoints::a_crash_at_every_step_breaks_no_promise
+	$(MAKE) figures
 
 kills: tools
 	$(CARGO) build --workspace --bins

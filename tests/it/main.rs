@@ -6,6 +6,7 @@ mod bad_input;
 mod campaigns;
 mod clients;
 mod crash;
+mod crashpoints;
 mod cycle;
 mod demo;
 mod devices;

@@ -6,6 +6,7 @@ use crate::sync_errors::Host;
 use std::collections::BTreeSet;
 use towline_tests::sim::fault::Faults;
 use towline_tests::sim::folder::SimFolder;
+use towline_tests::sim::leaves::{Fate, Leaves};
 use towline_tests::sim::rng::Rng;
 use towline_tracker::control::message::Answer;
 use towline_tracker::format::changes::{self, Encoder, Header, Seal};
@@ -272,7 +273,7 @@ fn sealing(
 fn after_the_hosts_death(folder: &SimFolder) -> Option<BTreeSet<u64>> {
     // What was deleted is gone for good.
     Folder::sync(folder).unwrap();
-    folder.host_crash(&mut Rng::new(1));
+    folder.host_crash(&mut Fate::new(Leaves::Some(1)));
     let meta = Meta::decode(&folder.peek("disk.meta").unwrap()).unwrap();
     let mut found = BTreeSet::new();
     let logs = read_logs(folder, DISK, Generation(6), &meta.logs, |blocks| found.extend(blocks)).unwrap();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use towline_tests::sim::disk::{Disk, Facts};
 use towline_tests::sim::fault::Faults;
 use towline_tests::sim::folder::{SimFile, SimFolder};
+use towline_tests::sim::leaves::Leaves;
 use towline_tests::sim::maps::SimMaps;
 use towline_tests::sim::rng::Rng;
 use towline_tracker::control::message::{Answer, Attached, Frozen};
@@ -454,7 +455,7 @@ fn an_error_that_only_a_header_knows_outlives_a_start_that_replaces_it() {
         header.set_latched(0, true);
         header.set_doubtful(0);
         let others = [&other];
-        host.sidecar_faults.arm(Some(host.sidecar_faults.steps() + step));
+        host.sidecar_faults.arm(Some((host.sidecar_faults.steps() + step, Leaves::Some(1))));
         let came_up = catch_unwind(AssertUnwindSafe(|| drop(host.start_with(&others)))).is_ok();
         host.sidecar_faults.arm(None);
         assert_eq!(host.start_with(&others).flush(2), EIO, "the start died at step {step}");
@@ -551,7 +552,7 @@ fn told_behind_a_start_that_died(step: u64, grows: bool, leaves: bool) -> Option
     drop(host.start());
     host.maps.wipe();
     host.faults.set_errors(1000);
-    host.sidecar_faults.arm(Some(host.sidecar_faults.steps() + step));
+    host.sidecar_faults.arm(Some((host.sidecar_faults.steps() + step, Leaves::Some(1))));
     let others: Vec<_> = leaves.then_some(&other).into_iter().collect();
     let start = || drop(host.start_with(&others));
     let came_up = catch_unwind(AssertUnwindSafe(start)).is_ok();

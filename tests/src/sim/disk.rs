@@ -3,6 +3,7 @@
 use super::counts::Happened;
 use super::fault::Faults;
 use super::flat::SectorSet;
+use super::leaves::Fate;
 use super::powercut::{Piece, PowerCut};
 use super::rng::Rng;
 use std::cell::RefCell;
@@ -310,13 +311,13 @@ impl Disk {
     }
 
     /// The process died: what is in flight lands wholly, partly or not, before the lock is free. The cache lives.
-    pub fn process_crash(&mut self, rng: &mut Rng) -> Happened {
+    pub fn process_crash(&mut self, fate: &mut Fate) -> Happened {
         let mut happened = Happened::new();
         for (name, write) in std::mem::take(&mut self.flying) {
             let (all, count) = (write.all.clone(), write.all.len());
-            let share = *[0, 1000, 500].get(rng.index(3)).expect("below 3");
+            let share = fate.share();
             for sector in write.rest {
-                if rng.chance(share) {
+                if fate.lands(share) {
                     self.land(name, sector, write.value, false);
                 }
             }
@@ -329,13 +330,13 @@ impl Disk {
     }
 
     /// The host died: of what is not durable any subset survives, sector by sector.
-    pub fn host_crash(&mut self, rng: &mut Rng) -> Happened {
-        let mut happened = self.process_crash(rng);
+    pub fn host_crash(&mut self, fate: &mut Fate) -> Happened {
+        let mut happened = self.process_crash(fate);
         let (mut cut, mut doomed) = (PowerCut::default(), false);
         self.pages.clear();
         for index in std::mem::take(&mut self.dirty).iter() {
             let sector = &mut self.sectors[index];
-            let choice = rng.index(sector.unsynced.len() + 1);
+            let choice = fate.first(sector.unsynced.len());
             let before = sector.durable;
             if choice > 0 {
                 sector.durable = sector.unsynced[choice - 1].value;
@@ -353,7 +354,7 @@ impl Disk {
             sector.durable_seq = self.seq;
             sector.unsynced.clear();
         }
-        if rng.chance(500) {
+        if !fate.lands(500) {
             (self.times, self.mark) = (self.times_durable, self.mark_durable);
         }
         (self.times_durable, self.mark_durable) = (self.times, self.mark);

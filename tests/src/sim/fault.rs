@@ -1,5 +1,6 @@
 //! Where a crash or an error strikes: every step of the simulation is counted here.
 
+use super::leaves::{Fate, Leaves};
 use super::rng::Rng;
 use std::cell::RefCell;
 use std::io;
@@ -12,7 +13,7 @@ pub struct Crashed;
 #[derive(Debug)]
 struct State {
     steps: u64,
-    crash_at: Option<u64>,
+    crash_at: Option<(u64, Leaves)>,
     errors: u64,
     /// Of the device, and of space.
     injected: [u64; 2],
@@ -44,9 +45,9 @@ impl Faults {
         self.0.borrow().injected
     }
 
-    /// Arms a crash at a step; `None` disarms.
-    pub fn arm(&self, step: Option<u64>) {
-        self.0.borrow_mut().crash_at = step;
+    /// Arms a crash at a step, and says what it leaves of the call that it strikes; `None` disarms.
+    pub fn arm(&self, crash: Option<(u64, Leaves)>) {
+        self.0.borrow_mut().crash_at = crash;
     }
 
     /// How many calls in a thousand fail.
@@ -56,13 +57,15 @@ impl Faults {
 
     /// Counts a step. True: the crash strikes here.
     pub fn step(&self) -> bool {
+        self.strike().is_some()
+    }
+
+    /// Counts a step: what the crash leaves that strikes here.
+    fn strike(&self) -> Option<Leaves> {
         let mut state = self.0.borrow_mut();
         state.steps += 1;
-        if state.crash_at == Some(state.steps) {
-            state.crash_at = None;
-            return true;
-        }
-        false
+        let steps = state.steps;
+        state.crash_at.take_if(|(step, _)| *step == steps).map(|(_, leaves)| leaves)
     }
 
     /// Counts a step of a call into the file system; the crash unwinds from here, after `torn` was told how much of the
@@ -71,9 +74,8 @@ impl Faults {
     /// # Errors
     /// An injected error.
     pub fn call(&self, torn: impl FnOnce(u64)) -> io::Result<()> {
-        if self.step() {
-            let part = self.0.borrow_mut().rng.below(1001);
-            torn(part);
+        if let Some(leaves) = self.strike() {
+            torn(Fate::new(leaves).first(1000) as u64);
             std::panic::resume_unwind(Box::new(Crashed));
         }
         let mut state = self.0.borrow_mut();

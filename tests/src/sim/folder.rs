@@ -3,6 +3,7 @@
 use super::counts::Happened;
 use super::fault::Faults;
 use super::flat::SectorMap;
+use super::leaves::Fate;
 use super::powercut::{Piece, PowerCut};
 use super::rng::Rng;
 use std::cell::RefCell;
@@ -46,12 +47,12 @@ fn put_some(
     offset: usize,
     bytes: &[u8],
     share: u64,
-    rng: &mut Rng,
+    fate: &mut Fate,
 ) -> Vec<(Range<usize>, bool)> {
     let (mut at, mut parts) = (0, Vec::new());
     while at < bytes.len() {
         let stop = (((offset + at) / SECTOR + 1) * SECTOR - offset).min(bytes.len());
-        let lands = rng.chance(share);
+        let lands = fate.lands(share);
         if lands {
             put(data, offset + at, &bytes[at..stop]);
         }
@@ -205,30 +206,30 @@ impl SimFolder {
 
     /// One of a dead session's writes lands, wholly or partly, or never. It matters if a start finds the file, and other
     /// bytes in it.
-    pub fn land_orphan(&self, rng: &mut Rng) -> Happened {
+    pub fn land_orphan(&self, fate: &mut Fate) -> Happened {
         let mut tree = self.tree.borrow_mut();
         if tree.orphans.is_empty() {
             return Happened::new();
         }
-        let at = rng.index(tree.orphans.len());
+        let at = fate.dice().index(tree.orphans.len());
         let (number, offset, bytes) = tree.orphans.swap_remove(at);
-        let share = *[0, 1000, 500].get(rng.index(3)).expect("below 3");
+        let share = fate.share();
         let found = tree.found().contains(&number);
         let inode = &mut tree.inodes[number];
         let stop = offset + bytes.len();
         let part = |data: &Vec<u8>| data.get(offset..stop.min(data.len())).map(<[u8]>::to_vec);
         let before = (inode.data.len(), part(&inode.data));
-        put_some(&mut inode.data, offset, &bytes, share, rng);
+        put_some(&mut inode.data, offset, &bytes, share, fate);
         let changed = before != (inode.data.len(), part(&inode.data));
         inode.unsynced.push(Unsynced { offset, bytes, doomed: false });
         vec![("orphaned sidecar writes", found && changed)]
     }
 
     /// The host died. What it lost matters in files that a start finds, before or after.
-    pub fn host_crash(&self, rng: &mut Rng) -> Happened {
+    pub fn host_crash(&self, fate: &mut Fate) -> Happened {
         let mut happened = Happened::new();
         while self.has_orphans() {
-            happened.append(&mut self.land_orphan(rng));
+            happened.append(&mut self.land_orphan(fate));
         }
         let mut tree = self.tree.borrow_mut();
         let mut cut = PowerCut::default();
@@ -239,7 +240,7 @@ impl SimFolder {
             let before = if unsynced.is_empty() { Vec::new() } else { inode.durable.clone() };
             let mut parts = Vec::new();
             for write in &unsynced {
-                parts.push(put_some(&mut inode.durable, write.offset, &write.bytes, 500, rng));
+                parts.push(put_some(&mut inode.durable, write.offset, &write.bytes, 500, fate));
             }
             for (write, parts) in unsynced.iter().zip(parts) {
                 order += 1;
@@ -265,9 +266,9 @@ impl SimFolder {
         let before = std::mem::take(&mut tree.names);
         let journal = std::mem::take(&mut tree.journal);
         let mut kept = Vec::new();
-        if rng.chance(750) {
+        if fate.dice().chance(750) {
             // An ordered journal: a prefix.
-            let count = rng.index(journal.len() + 1);
+            let count = fate.first(journal.len());
             journal[..count].iter().for_each(|op| apply(&mut tree.durable, op));
             kept = (0..journal.len()).map(|at| at < count).collect();
         } else {
@@ -278,7 +279,7 @@ impl SimFolder {
                     NameOp::Set(name, _) | NameOp::Remove(name) => vec![name],
                     NameOp::Rename(from, to) => vec![from, to],
                 };
-                let lose = touched.iter().any(|name| lost.contains(*name)) || rng.chance(300);
+                let lose = touched.iter().any(|name| lost.contains(*name)) || !fate.lands(700);
                 kept.push(!lose);
                 if lose {
                     lost.extend(touched.into_iter().cloned());
@@ -334,7 +335,7 @@ impl SimFile {
     pub fn persist_some(&self, offset: u64, bytes: &[u8], rng: &mut Rng) {
         let inode = &mut self.tree.borrow_mut().inodes[self.inode];
         let mut landed = inode.data.clone();
-        put_some(&mut landed, offset as usize, bytes, 500, rng);
+        put_some(&mut landed, offset as usize, bytes, 500, &mut Fate::draw(rng));
         if landed.len() > offset as usize {
             let stop = landed.len().min(offset as usize + bytes.len());
             let part = landed[offset as usize..stop].to_vec();

@@ -20,6 +20,7 @@ pub mod disk;
 pub mod fault;
 pub mod flat;
 pub mod folder;
+pub mod leaves;
 pub mod maps;
 mod name;
 pub mod oracle;
@@ -34,5 +35,6 @@ pub mod target;
 pub mod world;
 
 pub use counts::Counts;
+pub use leaves::Leaves;
 pub use oracle::Oracle;
-pub use world::{CrashKind, Failure, Plan, World, run};
+pub use world::{CrashKind, Failure, Plan, Strike, Workload, World, run};

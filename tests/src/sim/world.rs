@@ -11,16 +11,19 @@ mod stand;
 mod start;
 mod successor;
 mod twin;
+mod workload;
 
 use self::harsh::Harsh;
 use self::settings::Settings;
 use self::successor::Unjudged;
+pub use self::workload::Workload;
 use super::coroutine;
 use super::counts::Counts;
 use super::disk::{Disk, Facts, SECTOR, SyncPromise};
 use super::fault::{Crashed, Faults};
 use super::flat::SectorMap;
 use super::folder::{SimFile, SimFolder};
+use super::leaves::{Fate, Leaves};
 use super::maps::SimMaps;
 use super::name::{self, cut_name, disk_name, start_name};
 use super::oracle::{Oracle, Wrong};
@@ -58,6 +61,17 @@ pub enum CrashKind {
     Shipper,
 }
 
+/// A crash at exactly one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// Which.
+    pub step: u64,
+    /// What dies.
+    pub kind: CrashKind,
+    /// What is left of what was under way.
+    pub leaves: Leaves,
+}
+
 /// What a seed is made of.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -67,8 +81,10 @@ pub struct Plan {
     pub events: u64,
     /// Random crashes, clean stops and other people's mischief.
     pub mischief: bool,
-    /// One crash at exactly this step.
-    pub crash_at: Option<(u64, CrashKind)>,
+    /// Not a random life, but a small one of this.
+    pub workload: Option<Workload>,
+    /// Crashes, one after the other.
+    pub strikes: Vec<Strike>,
     /// Keep a trace.
     pub trace: bool,
     /// Misconduct that no image shows is a failure too. Not for mutants: they die by what comes of it.
@@ -83,7 +99,8 @@ impl Plan {
             seed,
             events: 800 + rng.below(2800),
             mischief: true,
-            crash_at: None,
+            workload: None,
+            strikes: Vec::new(),
             trace: false,
             conduct: true,
         }
@@ -114,6 +131,12 @@ pub struct Report {
     pub events: u64,
     /// Those at which a shipper can die.
     pub shipper_steps: Vec<u64>,
+    /// Those of the workload.
+    pub workload: Range<u64>,
+    /// Those from the last crash until the tracker had recovered.
+    pub recovery: Range<u64>,
+    /// Of the plan's crashes, those that have struck.
+    pub strikes: usize,
     /// What happened.
     pub counts: Counts,
 }
@@ -123,7 +146,7 @@ enum Operation {
     Write { id: OpId, disk: usize, name: u64, range: Range<usize>, durable: bool },
     Sync { id: OpId, disk: usize, promise: SyncPromise },
     Preserve { id: OpId, disk: usize, store: SimFile, range: Range<usize>, read: Option<Vec<u64>> },
-    Persist { id: OpId, file: SimFile, offset: u64, bytes: Vec<u8> },
+    Persist { id: OpId, of: SidecarFile, file: SimFile, offset: u64, bytes: Vec<u8> },
     Failed { id: OpId, errno: i32 },
 }
 
@@ -183,8 +206,18 @@ pub struct World {
     boots: u64,
     boot_ns: i128,
     tracker: Option<Tracker>,
-    armed: Option<CrashKind>,
+    armed: Option<Strike>,
     struck: bool,
+    /// Of the plan's crashes, those that have struck.
+    strikes: usize,
+    /// As in the report.
+    workload: Range<u64>,
+    recovery: Range<u64>,
+    /// Guests ask for something now and then, and somebody supervises a shipper.
+    guests: bool,
+    ships: bool,
+    /// Shippers make checkpoints as often as they can.
+    checkpoints: bool,
     requests: BTreeMap<u64, GuestRequest>,
     flushes: BTreeMap<u64, GuestFlush>,
     acked: Vec<SectorMap>,
@@ -264,8 +297,9 @@ pub fn run(plan: Plan) -> Result<Report, Failure> {
     let (oracle, what) = match catch_unwind(AssertUnwindSafe(|| world.live())) {
         Ok(Ok(())) => {
             let digest = world.final_digest();
-            let World { counts, shipper_steps, faults, events, .. } = world;
-            return Ok(Report { digest, steps: faults.steps(), events, shipper_steps, counts });
+            let World { counts, shipper_steps, faults, events, workload, recovery, strikes, .. } = world;
+            let steps = faults.steps();
+            return Ok(Report { digest, steps, events, shipper_steps, workload, recovery, strikes, counts });
         }
         Ok(Err(wrong)) => wrong,
         Err(panic) => {
@@ -284,6 +318,7 @@ impl World {
         let faults = Faults::new(Rng::new(plan.seed ^ 0xfa17));
         let wall = 1_700_000_000_000_000_000;
         let count = if rng.chance(300) { 2 } else { 1 };
+        let count = if plan.workload.is_some() { 1 + plan.seed % 2 } else { count };
         let block_shift = if rng.chance(200) { 13 } else { 12 };
         let (mut geometry, mut disks) = (Vec::new(), Vec::new());
         for _ in 0..count {
@@ -294,7 +329,10 @@ impl World {
             geometry.push(Geometry { size: sectors * SECTOR, block_shift, region_shift: 15 });
             disks.push(Rc::new(RefCell::new(Disk::new(sectors as usize, wall, &mut rng))));
         }
-        let settings = Settings::draw(&plan, &mut rng);
+        let mut settings = Settings::draw(&plan, &mut rng);
+        if let Some(workload) = plan.workload {
+            settings.suit(workload, plan.seed);
+        }
         let folders: Vec<_> = disks.iter().map(|_| SimFolder::new(faults.clone())).collect();
         let dice = Rc::new(RefCell::new(Rng::new(plan.seed ^ 0xd15c)));
         let facts = disks
@@ -302,11 +340,7 @@ impl World {
             .map(|disk| Facts { disk: disk.clone(), faults: faults.clone(), rng: dice.clone() })
             .collect();
         target.borrow_mut().store.moods = settings.moods;
-        let armed = plan.crash_at.map(|(step, kind)| {
-            faults.arm(Some(step));
-            kind
-        });
-        Self {
+        let mut world = Self {
             acked: vec![SectorMap::default(); disks.len()],
             known: vec![SectorMap::default(); disks.len()],
             doubted: vec![BTreeSet::new(); disks.len()],
@@ -325,8 +359,14 @@ impl World {
             boots: 1,
             boot_ns: wall - 1_000_000_000,
             tracker: None,
-            armed,
+            armed: None,
             struck: false,
+            strikes: 0,
+            workload: 0..0,
+            recovery: 0..0,
+            guests: true,
+            ships: true,
+            checkpoints: false,
             requests: BTreeMap::new(),
             flushes: BTreeMap::new(),
             next_token: 1,
@@ -360,6 +400,20 @@ impl World {
             other_maps: SimMaps::new(faults.clone()),
             other_host: None,
             plan,
+        };
+        world.arm_next();
+        world
+    }
+
+    fn arm(&mut self, strike: Strike) {
+        self.faults.arm(Some((strike.step, strike.leaves)));
+        self.armed = Some(strike);
+    }
+
+    /// The plan's next crash.
+    fn arm_next(&mut self) {
+        if let Some(strike) = self.plan.strikes.get(self.strikes) {
+            self.arm(*strike);
         }
     }
 
@@ -395,6 +449,10 @@ impl World {
 
     /// The whole life: faults, then quiet, then the comparison.
     fn live(&mut self) -> Result<(), Wrong> {
+        if let Some(workload) = self.plan.workload {
+            self.perform(workload)?;
+            return self.finish();
+        }
         self.start_tracker();
         self.begin_shipper();
         self.faults.set_errors(self.settings.call_errors);
@@ -420,14 +478,21 @@ impl World {
         }
         if self.struck {
             self.struck = false;
-            let kind = self.armed.take().unwrap_or(CrashKind::Process);
+            let Strike { kind, leaves, .. } = self.armed.take().expect("what was armed struck");
+            let mut fate = Fate::new(leaves);
+            self.recovery.start = self.faults.steps() + 1;
             match kind {
-                CrashKind::Shipper => self.strike_shipper(),
+                CrashKind::Shipper => self.strike_shipper(&mut fate),
                 // What others did before the host went down is not told from what the tracker did (S3).
-                CrashKind::Host if self.touched => self.crash(CrashKind::Process),
-                kind => self.crash(kind),
+                CrashKind::Host if self.touched => self.crash(CrashKind::Process, &mut fate),
+                kind => self.crash(kind, &mut fate),
             }
             self.look_again();
+            self.strikes += 1;
+            self.arm_next();
+        }
+        if self.recovery.end <= self.recovery.start && self.is_settled() {
+            self.recovery.end = self.faults.steps() + 1;
         }
         match self.wrong.take() {
             Some(wrong) => Err(wrong),
@@ -493,7 +558,7 @@ impl World {
         }
         let calm = !self.finishing && !stopping;
         let mischief = self.plan.mischief && calm;
-        let room = calm && self.requests.len() + self.flushes.len() < self.settings.depth;
+        let room = calm && self.guests && self.requests.len() + self.flushes.len() < self.settings.depth;
         let steppers = self.steppers();
         let late = !self.target.borrow().store.late.is_empty();
         let ghosts = self.disks.iter().any(|disk| disk.borrow().has_ghosts());
@@ -509,7 +574,7 @@ impl World {
             2 * u64::from(ghosts) + 2 * u64::from(orphans),
             if mischief { 2 } else { 0 },
             if room { 2 } else { 0 },
-            if self.shippers.is_empty() { 6 } else { 0 },
+            if self.shippers.is_empty() && (self.ships || self.finishing) { 6 } else { 0 },
             u64::from(late),
         ];
         match self.rng.weighted(&weights) {

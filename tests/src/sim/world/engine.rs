@@ -127,7 +127,9 @@ impl World {
                 });
                 let handle = self.tracker.as_ref().and_then(|one| one.handles[disk.index()].get(&file));
                 match handle.cloned() {
-                    Some(file) => self.begin(Operation::Persist { id, file, offset, bytes }),
+                    Some(handle) => {
+                        self.begin(Operation::Persist { id, of: file, file: handle, offset, bytes })
+                    }
                     None => self.begin(Operation::Failed { id, errno: libc_errno::EBADF }),
                 }
             }
@@ -231,13 +233,16 @@ impl World {
                 self.note(22, || format!("preserved {range:?}"));
                 (id, Ok(()), &[])
             }
-            Operation::Persist { id, file, offset, bytes } => {
+            Operation::Persist { id, of, file, offset, bytes } => {
                 if self.rng.chance(self.settings.persist_errors) {
                     file.persist_some(offset, &bytes, &mut self.rng);
                     self.note(23, || "a persist fails".into());
                     return (id, eio, &["failed persists"]);
                 }
                 file.persist(offset, &bytes);
+                if let SidecarFile::Changes(_) = of {
+                    self.counts.add("regions evicted");
+                }
                 self.note(24, || "persisted".into());
                 (id, Ok(()), &[])
             }

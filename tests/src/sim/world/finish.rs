@@ -7,7 +7,8 @@ impl World {
     pub(super) fn finish(&mut self) -> Result<(), Wrong> {
         self.note(1, || "--- the faults stop".into());
         self.finishing = true;
-        if self.plan.crash_at.is_none() {
+        // A life of one workload may be to end once more while it recovers.
+        if self.plan.workload.is_none() {
             self.faults.arm(None);
             self.armed = None;
         }
@@ -33,9 +34,7 @@ impl World {
             tracker.stopping = true;
         }
         if self.heal {
-            while !self.shippers.is_empty() {
-                self.kill_shipper(0);
-            }
+            self.kill_shippers();
         }
         self.check_known();
         let mut quiet_from = None;

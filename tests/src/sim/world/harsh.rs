@@ -33,8 +33,8 @@ impl World {
         let kind = if host { CrashKind::Host } else { CrashKind::Process };
         let steps = 1 + harsh.rng.below(steps);
         if self.armed.is_none() {
-            self.faults.arm(Some(self.faults.steps() + steps));
-            self.armed = Some(kind);
+            let leaves = Leaves::Some(harsh.rng.draw());
+            self.arm(Strike { step: self.faults.steps() + steps, kind, leaves });
         }
     }
 

@@ -5,7 +5,7 @@ use super::*;
 impl World {
     pub(super) fn land_orphan(&mut self) {
         for folder in &self.folders {
-            self.counts.faults(folder.land_orphan(&mut self.rng));
+            self.counts.faults(folder.land_orphan(&mut Fate::draw(&mut self.rng)));
         }
     }
 
@@ -41,7 +41,10 @@ impl World {
                 self.note(4, || format!("the sidecar of disk {disk} is deleted"));
             }
             // What others did before the host went down is not told from what the tracker did (S3).
-            3 if !self.touched => self.host_crash(),
+            3 if !self.touched => {
+                let mut fate = Fate::draw(&mut self.rng);
+                self.host_crash(&mut fate);
+            }
             4 | 5 if !self.touched => self.travel(),
             6 | 7 => self.damage_a_log(),
             // What the maps say of a sync that has just failed is the other's to tell, too.
@@ -57,7 +60,7 @@ impl World {
     }
 
     /// A disk becomes larger or smaller. As what others write: later than the last sign of life.
-    fn resize(&mut self) {
+    pub(super) fn resize(&mut self) {
         self.pass(3_500_000_000);
         self.touched = true;
         let disk = self.rng.index(self.disks.len());
@@ -94,15 +97,16 @@ impl World {
 
     /// The disk and its sidecar move to another host, and later back to the first, whose maps are of old then.
     pub(super) fn travel(&mut self) {
+        let mut fate = Fate::draw(&mut self.rng);
         match self.other_host.take() {
             None => {
                 let (boot, boot_ns, mono, wall) = (self.boot, self.boot_ns, self.mono, self.wall);
                 let (maps, sessions) = (self.maps.copy(), self.sessions);
                 self.other_host = Some(OtherHost { maps, boot, boot_ns, mono, wall, sessions });
-                self.host_crash();
+                self.host_crash(&mut fate);
             }
             Some(host) if host.sessions < self.sessions => {
-                self.host_crash();
+                self.host_crash(&mut fate);
                 self.mishap("returns to a host with old maps");
                 self.note(37, || "the disk is back on an earlier host".into());
                 self.maps.replace(&host.maps);
@@ -134,7 +138,8 @@ impl World {
             }
             8 | 9 if !self.shippers.is_empty() => {
                 let chosen = self.rng.index(self.shippers.len());
-                self.kill_shipper(chosen);
+                let mut fate = Fate::draw(&mut self.rng);
+                self.kill_shipper(chosen, &mut fate);
                 self.look_again();
             }
             10 if !self.shippers.is_empty() => self.disturb_shipper(),
@@ -207,11 +212,11 @@ impl World {
     }
 
     /// The crash struck when a shipper was to do something.
-    pub(super) fn strike_shipper(&mut self) {
+    pub(super) fn strike_shipper(&mut self, fate: &mut Fate) {
         match self.shippers.iter().position(|shipper| shipper.number == self.striking) {
-            Some(chosen) => self.kill_shipper(chosen),
+            Some(chosen) => self.kill_shipper(chosen, fate),
             // Inside a job or the start no shipper dies alone.
-            None => self.crash(CrashKind::Process),
+            None => self.crash(CrashKind::Process, fate),
         }
         self.striking = 0;
     }
@@ -225,9 +230,7 @@ impl World {
             return;
         }
         if self.rng.chance(if away { 700 } else { 300 }) && self.settings.twin.is_none() {
-            while !self.shippers.is_empty() {
-                self.kill_shipper(0);
-            }
+            self.kill_shippers();
             self.target.borrow_mut().switch();
             self.backup = None;
             self.counts.add("vaults changed");
@@ -235,9 +238,7 @@ impl World {
             return;
         }
         if let Some(backup) = self.backup.take_if(|_| self.rng.chance(500)) {
-            while !self.shippers.is_empty() {
-                self.kill_shipper(0);
-            }
+            self.kill_shippers();
             let mut target = self.target.borrow_mut();
             target.store.put_back(&backup);
             target.forget_points();
@@ -270,8 +271,8 @@ impl World {
     fn crash_within(&mut self, steps: u64, kind: CrashKind) {
         if self.armed.is_none() {
             let at = self.faults.steps() + 1 + self.rng.below(steps);
-            self.faults.arm(Some(at));
-            self.armed = Some(kind);
+            let leaves = Leaves::Some(self.rng.draw());
+            self.arm(Strike { step: at, kind, leaves });
         }
     }
 
@@ -282,7 +283,7 @@ impl World {
         }
     }
 
-    pub(super) fn crash(&mut self, kind: CrashKind) {
+    pub(super) fn crash(&mut self, kind: CrashKind, fate: &mut Fate) {
         if let Some(state) = self.state().filter(|_| self.tracker.is_some()) {
             self.crashed(kind, state);
         }
@@ -292,19 +293,19 @@ impl World {
         for operation in operations {
             match operation {
                 Operation::Persist { file, offset, bytes, .. } => file.orphan(offset, bytes),
-                Operation::Preserve { store, range, read: Some(read), .. } if self.rng.chance(500) => {
+                Operation::Preserve { store, range, read: Some(read), .. } if fate.lands(500) => {
                     store.preserve(range.start, &read);
                 }
                 _ => {}
             }
         }
         for disk in &self.disks {
-            self.counts.faults(disk.borrow_mut().process_crash(&mut self.rng));
+            self.counts.faults(disk.borrow_mut().process_crash(fate));
         }
         self.doubted.iter_mut().for_each(BTreeSet::clear);
         self.lose_connections();
         if kind == CrashKind::Host {
-            self.host_crash();
+            self.host_crash(fate);
         }
     }
 
@@ -315,19 +316,19 @@ impl World {
         self.shippers.iter_mut().for_each(Shipper::disconnect);
     }
 
-    pub(super) fn host_crash(&mut self) {
+    pub(super) fn host_crash(&mut self, fate: &mut Fate) {
         self.counts.add("host restarts");
         self.note(32, || "the host restarts".into());
         while !self.shippers.is_empty() {
-            self.kill_shipper(0);
+            self.kill_shipper(0, fate);
         }
         self.opened.clear();
         self.maps.wipe();
         self.other_maps.wipe();
         self.maps_are_gone();
         for (disk, folder) in self.disks.iter().zip(&self.folders) {
-            self.counts.faults(disk.borrow_mut().host_crash(&mut self.rng));
-            self.counts.faults(folder.host_crash(&mut self.rng));
+            self.counts.faults(disk.borrow_mut().host_crash(fate));
+            self.counts.faults(folder.host_crash(fate));
         }
         self.acked.iter_mut().for_each(SectorMap::clear);
         self.known.iter_mut().for_each(SectorMap::clear);

@@ -42,6 +42,23 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// What this workload needs. Its seeds have in turns one disk and two, direct and buffered ones, exact freezes and,
+    /// where that is another way to go, such that soon are fuzzy.
+    pub(super) fn suit(&mut self, workload: Workload, seed: u64) {
+        self.depth = self.depth.min(6);
+        self.direct = (seed >> 1).is_multiple_of(2);
+        use Workload as W;
+        let of_freezes = matches!(
+            workload,
+            W::Cut | W::Seal | W::Release | W::Undo | W::Publish | W::Claim | W::Recovery(..)
+        );
+        self.preserve_limit = (!(seed >> 2).is_multiple_of(2) && of_freezes).then_some(0);
+        if workload == Workload::Evict {
+            self.hot = 160;
+            (self.bounds.write_max, self.bounds.regions_cap) = (32 << 10, BUDGET / 2);
+        }
+    }
+
     /// Those of a plan; a life without mischief has no faults.
     pub(super) fn draw(plan: &Plan, rng: &mut Rng) -> Self {
         // Bounds that are met soon: large requests among few regions, logs that soon are too long.

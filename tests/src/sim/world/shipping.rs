@@ -42,6 +42,10 @@ impl World {
         let every = Some(Duration::from_millis(pick(&[0, 50, 400])));
         let every = if !plain && rng.chance(100) { None } else { every };
         let full = !plain && rng.chance(70);
+        let (plan, checkpoint_every) = match self.checkpoints {
+            true => (Sizes { job_bytes: 16 << 10, batch_bytes: 16 << 10, ..plan }, 4 << 10),
+            false => (plan, checkpoint_every),
+        };
         let orders = Orders {
             every,
             full: full || self.heal,
@@ -61,7 +65,7 @@ impl World {
     }
 
     /// A shipper dies. What it had asked the store for may be done all the same, at once, later, or never.
-    pub(super) fn kill_shipper(&mut self, chosen: usize) {
+    pub(super) fn kill_shipper(&mut self, chosen: usize, fate: &mut Fate) {
         let shipper = self.shippers.remove(chosen);
         let number = shipper.number;
         self.tickets.retain(|_, of| *of != number);
@@ -69,13 +73,21 @@ impl World {
         self.note(8, || format!("shipper {number} is killed; {}", shipper.state()));
         for put in shipper.under_way() {
             let mut target = self.target.borrow_mut();
-            match self.rng.below(3) {
-                0 => drop(target.store.land(&put)),
-                1 => target.store.late.push(put),
-                _ => {}
+            match () {
+                () if fate.lands(333) => drop(target.store.land(&put)),
+                () if fate.lands(500) => target.store.late.push(put),
+                () => {}
             }
         }
         self.look();
+    }
+
+    /// All of them die.
+    pub(super) fn kill_shippers(&mut self) {
+        let mut fate = Fate::draw(&mut self.rng);
+        while !self.shippers.is_empty() {
+            self.kill_shipper(0, &mut fate);
+        }
     }
 
     /// A put of a dead shipper arrives.

@@ -53,9 +53,10 @@ impl World {
                 };
                 twin.facts = twin.disks.iter().map(facts).collect();
                 // What was copied is what a power cut would have left.
+                let mut fate = Fate::draw(&mut twin.rng);
                 for (disk, folder) in twin.disks.iter().zip(&twin.folders) {
-                    disk.borrow_mut().host_crash(&mut twin.rng);
-                    folder.host_crash(&mut twin.rng);
+                    disk.borrow_mut().host_crash(&mut fate);
+                    folder.host_crash(&mut fate);
                 }
                 (twin.boots, twin.boot, twin.boot_ns) = (1 << 20, 1 << 20, twin.wall);
                 (self.estranged, twin.estranged) = (true, true);
@@ -71,9 +72,7 @@ impl World {
     /// The other host goes, for good.
     pub(super) fn part_with(&mut self, twin: Option<Box<Self>>) {
         let Some(mut twin) = twin else { return };
-        while !twin.shippers.is_empty() {
-            twin.kill_shipper(0);
-        }
+        twin.kill_shippers();
         self.wrong = self.wrong.take().or(twin.wrong.take());
         self.counts.join(&twin.counts);
         self.digest ^= twin.digest;
