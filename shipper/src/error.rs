@@ -33,6 +33,8 @@ pub enum Kind {
     GroupFull,
     /// The vault is sealed, and the key given does not open it; or it is not sealed, and a key was given.
     Locked,
+    /// The vault does not have an entry that it had.
+    RolledBack,
     /// Changes were found that the tracker had not seen.
     Untracked,
     /// The guest overwrites faster than a freeze can be kept exact; given up.

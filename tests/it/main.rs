@@ -15,6 +15,7 @@ mod freeze;
 mod full;
 mod fuzz;
 mod guard;
+mod heads;
 mod in_process;
 mod isolation;
 mod kills;

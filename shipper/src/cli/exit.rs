@@ -25,6 +25,7 @@
 //! | 20 | the group's log can take no more cycles | a new vault, or another `--group` |
 //! | 21 | the audit found changes that the tracker had not seen; the new point has them | find out who writes past the tracker; `towline points` shows the points before |
 //! | 22 | the vault is sealed, and the key given does not open it (or it is not sealed, and a key is given) | `--key-file`, `--passphrase-file` or `--group-key`; `towline vault key list` shows what opens it |
+//! | 23 | the vault is older than it was, or has another history | find the newer copy of it, or who has replaced it; the line says how to accept it |
 
 use crate::Kind;
 
@@ -53,6 +54,7 @@ pub fn code(kind: Kind) -> u8 {
         Kind::GroupFull => 20,
         Kind::Untracked => 21,
         Kind::Locked => 22,
+        Kind::RolledBack => 23,
     }
 }
 
@@ -88,6 +90,7 @@ mod tests {
             Kind::GroupFull,
             Kind::Untracked,
             Kind::Locked,
+            Kind::RolledBack,
         ];
         let mut codes: BTreeSet<u8> = kinds.iter().map(|kind| code(*kind)).collect();
         assert_eq!(codes.len(), kinds.len());

@@ -5,6 +5,7 @@ pub mod access;
 mod background;
 pub mod doctor;
 pub mod exit;
+pub mod heads;
 pub mod keys;
 pub mod points;
 pub mod restore;
@@ -35,7 +36,8 @@ use tracing_subscriber::EnvFilter;
 vault, 5 no such group, 6 no such point, 7 output exists, 8 no space, 9 damage, 10 broken lineage, 11 foreign owner, \
 12 taken over, 13 given up on fuzzy freezes, 14 no tracker, 15 refused by the tracker, 16 permission, 17 store \
 unreachable, 18 stopped by a signal, 19 the disk unreadable, 20 the group is full, \
-21 changes found that were not tracked, 22 the key does not open the vault, 1 anything else."
+21 changes found that were not tracked, 22 the key does not open the vault, \
+23 the vault is older than it was, 1 anything else."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -90,6 +92,8 @@ pub struct ReadArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    heads: heads::Args,
+    #[command(flatten)]
     access: Access,
 }
 
@@ -99,6 +103,7 @@ impl ReadArgs {
     /// # Errors
     /// As [`Vault::open`].
     fn open(&self) -> Result<Vault> {
+        self.heads.check_usage(self.group.as_deref())?;
         let vault = self.access.open(&self.vault)?;
         self.group.as_ref().map_or(Ok(()), |group| vault.keys.check_open(group))?;
         Ok(vault)

@@ -17,6 +17,8 @@ struct List {
 #[derive(Serialize)]
 struct GroupList {
     group: String,
+    /// The last entry of its log: what `--expect-head` takes.
+    head: Option<String>,
     points: Vec<PointLine>,
 }
 
@@ -44,7 +46,7 @@ struct DiskLine {
 /// Runs the command.
 ///
 /// # Errors
-/// `GroupNotFound`; `Damage` after listing all that can be read; the store's.
+/// `GroupNotFound`; `RolledBack`; `Damage` after listing all that can be read; the store's.
 pub fn run(args: ReadArgs) -> Result<()> {
     let vault = args.open()?;
     let groups: Vec<Group> = match &args.group {
@@ -56,7 +58,10 @@ pub fn run(args: ReadArgs) -> Result<()> {
     for group in groups {
         let mut history = history(&vault, &group)?;
         damage.append(&mut history.damage);
-        list.groups.push(GroupList { group: group.name, points: lines(&history) });
+        // What is damaged has no head that could be believed.
+        let head = if damage.is_empty() { args.heads.check(&vault, &group)? } else { None };
+        let head = head.map(|head| head.to_string());
+        list.groups.push(GroupList { group: group.name, head, points: lines(&history) });
     }
     print(&if args.json { json(&list)? } else { table(&list)? })?;
     match damage.first() {
@@ -113,6 +118,9 @@ fn table(list: &List) -> Result<String> {
                 if point.abandoned { "  abandoned" } else { "" },
             )
             .map_err(failed)?;
+        }
+        if let Some(head) = &group.head {
+            writeln!(text, "  head {head}").map_err(failed)?;
         }
         if group.points.is_empty() {
             text.push_str("  no recovery points yet\n");

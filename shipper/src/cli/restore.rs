@@ -1,7 +1,7 @@
 //! `towline restore`: a recovery point becomes files again.
 
 use super::access::Access;
-use super::{bytes, json, print, time};
+use super::{bytes, heads, json, print, time};
 use crate::Result;
 use crate::points::Wanted;
 use crate::restore::output::is_stream;
@@ -38,6 +38,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    heads: heads::Args,
+    #[command(flatten)]
     access: Access,
 }
 
@@ -64,6 +66,7 @@ struct DoneDisk {
 pub fn run(args: Args) -> Result<()> {
     let vault = args.access.open(&args.vault)?;
     vault.keys.check_open(&args.group)?;
+    args.heads.check(&vault, &vault.group(&args.group))?;
     let request = Request {
         group: args.group,
         disk: args.disk,

@@ -36,14 +36,15 @@ struct Affected {
 /// Runs the command.
 ///
 /// # Errors
-/// `Damage` after telling all of it; as [`verify`].
+/// `Damage`, or `RolledBack` if nothing is damaged, after telling all of it; as [`verify`].
 pub fn run(args: ReadArgs) -> Result<()> {
     let vault = args.open()?;
     let report = verify(&vault, args.group.as_deref())?;
     let verdict = verdict(&vault, &report);
     print(&if args.json { json(&verdict)? } else { text(&verdict) })?;
     if report.is_sound() {
-        return Ok(());
+        let mut groups = report.groups.iter().map(|report| vault.group(&report.group));
+        return groups.try_for_each(|group| args.heads.check(&vault, &group).map(drop));
     }
     let affected: usize = verdict.groups.iter().map(|group| group.affected.len()).sum();
     let line = format!(

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use towline_tests::live::history::{History, Time};
-use towline_tests::live::process::{Outcome, Running, programs, run, until};
+use towline_tests::live::process::{NO_MEMORY, Outcome, Running, programs, run, until};
 use towline_tests::live::stamp::BLOCK;
 use towline_tests::live::writer::{Clock, Load, Writers, first_content};
 use towline_tracker::frontend::nbd::client::Client;
@@ -148,7 +148,7 @@ fn demo() -> Result<bool> {
         let id = point.summary["id"].as_str().ok_or("a point without id")?;
         let image = folder.path().join("image");
         let _ = std::fs::remove_file(&image);
-        let mut restore = Command::new(programs().join("towline"));
+        let mut restore = towline();
         restore.arg("restore").arg("--vault").arg(&vault).args(["--group", &group, "--point", id, "--to"]);
         good(run(restore.arg(&image)))?;
         let verdict = match &history {
@@ -164,11 +164,7 @@ fn demo() -> Result<bool> {
             verdict.map_or_else(|error| format!("BAD: {error}"), str::to_owned)
         );
     }
-    let verified = run(Command::new(programs().join("towline"))
-        .arg("verify")
-        .arg("--vault")
-        .arg(&vault)
-        .args(["--group", &group]));
+    let verified = run(towline().arg("verify").arg("--vault").arg(&vault).args(["--group", &group]));
     println!("\nvault: {}", verified.stdout.lines().last().unwrap_or("verify said nothing"));
     all_good &= verified.code == Some(0);
     if arguments.vault.is_some() {
@@ -185,7 +181,7 @@ fn take_points(
     wall: u64,
     wanted: usize,
 ) -> Result<Vec<Point>> {
-    let mut command = Command::new(programs().join("towline"));
+    let mut command = towline();
     command.arg("ship").arg("--tracker").arg(control).arg("--vault").arg(vault);
     command
         .args(["--every", "1s", "--json"])
@@ -222,9 +218,15 @@ fn take_points(
     Ok(points)
 }
 
+/// The shipper's program; nothing of a demonstration is remembered.
+fn towline() -> Command {
+    let mut command = Command::new(programs().join("towline"));
+    command.env(NO_MEMORY.0, NO_MEMORY.1);
+    command
+}
+
 /// Makes the vault unless there is one.
 fn vault_is_there(vault: &OsString) -> Result<()> {
-    let towline = || Command::new(programs().join("towline"));
     if run(towline().arg("points").arg("--vault").arg(vault)).code != Some(0) {
         good(run(towline().args(["vault", "init", "--no-encryption"]).arg(vault)))?;
     }

@@ -99,8 +99,11 @@ pub fn run(command: &mut Command) -> Outcome {
 
 /// Runs `towline` with these arguments.
 pub fn towline<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Outcome {
-    run(Command::new(programs().join("towline")).args(arguments))
+    run(Command::new(programs().join("towline")).args(arguments).env(NO_MEMORY.0, NO_MEMORY.1))
 }
+
+/// Of what `towline` reads in a test nothing is remembered on this host.
+pub const NO_MEMORY: (&str, &str) = ("TOWLINE_STATE_DIR", "");
 
 /// A process that is killed when its owner forgets it.
 #[derive(Debug)]
@@ -232,7 +235,7 @@ impl Site {
             disks: vec!["disk.raw".into()],
             arguments: Vec::new(),
             programs: programs().to_owned(),
-            environment: Vec::new(),
+            environment: vec![(NO_MEMORY.0.into(), NO_MEMORY.1.into())],
             url: None,
         }
     }
