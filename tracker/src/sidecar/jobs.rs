@@ -1,7 +1,7 @@
 //! How each job of the machine is done, over any folder and any maps: the worker's thread and the simulator run this.
 
 use super::files::{
-    append_map, create_intents, create_log, log_name, parse_log_name, store_meta, store_name,
+    META, append_map, create_intents, create_log, log_name, parse_log_name, store_meta, store_name,
 };
 use super::folder::{Folder, FolderFile};
 use super::maps::Maps;
@@ -178,6 +178,9 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
             }
             Job::RenewIntents { disk, name, regions, capacity } => {
                 let home = &self.homes[disk.index()];
+                if let Err(error) = remove_older_intents(&home.folder, &name) {
+                    tracing::warn!(%error, "intents that nobody needs can't be deleted");
+                }
                 let kept: Vec<u32> = regions.iter().copied().collect();
                 let logs = Default::default();
                 let made = create_intents(&home.folder, &name, home.id, self.session, logs, &kept, capacity);
@@ -411,6 +414,15 @@ impl<F: Folder, D: DiskFacts, M: Maps> Jobs<F, D, M> {
     }
 }
 
+/// Promise 5: tracking may fail and heal (S4) as often as it likes, and leaves no more than one file of intents behind. All go but
+/// the one that the meta in force names, once that meta's own name is durable, and the one that is about to be made.
+fn remove_older_intents(folder: &impl Folder, new: &str) -> io::Result<()> {
+    let named = Meta::decode(&folder.read(META)?).map_err(io::Error::other)?.intents;
+    folder.sync()?;
+    let older = |name: &String| name.ends_with(".intents") && *name != named && name != new;
+    folder.names()?.iter().filter(|name| older(name)).try_for_each(|name| folder.remove(name))
+}
+
 /// The log to append to. A dead one (F6) is left as it is: all goes to a fresh inode, which [`replace_log`] puts in its
 /// place when it is durable.
 fn open_log<F: Folder>(
@@ -456,7 +468,7 @@ fn index(disk: usize) -> DiskIndex {
 
 #[cfg(test)]
 mod tests {
-    use super::super::files::{META, read_logs};
+    use super::super::files::{intents_name, read_logs, renewed_intents_name};
     use super::super::folder::Directory;
     use super::*;
     use crate::disk::Disk;
@@ -584,6 +596,32 @@ mod tests {
             let disk = StopDisk { open, unsealed, header, encoder, end, dead, blocks, marked, meta };
             let done = self.run(Job::Stop { disks: vec![disk], keep_maps: false });
             assert!(matches!(done, JobDone::Stopped { result: Ok(()), .. }), "{done:?}");
+        }
+    }
+
+    /// Promise 5, S4. Schedule: 1. tracking fails; 2. fresh intents are made; 3. a meta names them, or can't be stored; again and
+    /// again, within one session.
+    #[test]
+    fn healing_again_and_again_leaves_one_file_of_intents_and_the_one_that_counts() {
+        let mut site = site(Vec::new());
+        site.folder.create(&intents_name(SESSION)).unwrap();
+        site.meta.intents = intents_name(SESSION);
+        store_meta(&site.folder, &site.meta).unwrap();
+        for generation in 7..40 {
+            let name = renewed_intents_name(SESSION, Generation(generation));
+            let (disk, regions) = (DiskIndex(0), std::collections::BTreeSet::new());
+            let job = Job::RenewIntents { disk, name: name.clone(), regions, capacity: 8 };
+            let JobDone::IntentsRenewed { result: Ok(_), .. } = site.run(job) else {
+                panic!("they are made")
+            };
+            let mut names = site.folder.names().unwrap();
+            names.retain(|name| name.ends_with(".intents"));
+            assert!(names.contains(&name) && names.contains(&site.meta.intents), "{names:?}");
+            assert!(names.len() <= 2, "{names:?}");
+            if generation % 3 > 0 {
+                site.meta.intents = name;
+                store_meta(&site.folder, &site.meta).unwrap();
+            }
         }
     }
 

@@ -9,7 +9,7 @@
 
 use super::files::{META, create_intents, create_log, intents_name, store_meta, store_name};
 use super::folder::Folder;
-use super::jobs::{DiskFacts, Home, Jobs, map_name, remove_logs};
+use super::jobs::{DiskFacts, Home, Jobs, map_name, preserved_name, remove_logs};
 use super::look::{Identity, Look, look, open_maps, read_identity, rebuild, sealed_log_is_there};
 use super::maps::Maps;
 use crate::disk::geometry::Geometry;
@@ -483,6 +483,7 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
         Some(header) => {
             header.settle(now.start);
             note(&header, &known);
+            forget_maps(maps, disks.len(), header.state());
             header
         }
         None => {
@@ -509,6 +510,19 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
     let start =
         Start { config, header, disks, target, anchor, vouched, first_pending, fill, now: now.monotonic };
     Ok(Started { start, opened, homes, session })
+}
+
+/// Promise 5: deletes the maps that this state of the freeze does not need. A process that dies between the end of a freeze and the
+/// job that deletes its maps leaves them, and so it does with spares. Who still reads keeps the inodes (C3).
+fn forget_maps<M: Maps>(maps: &M, disks: usize, state: State) {
+    let mut needed = vec![HEADER.to_string()];
+    let frozen = (state.road != Road::None).then(|| Generation(state.open.0 - 1));
+    for disk in 0..disks {
+        needed.push(map_name(state.open, disk));
+        needed.extend(frozen.map(|frozen| map_name(frozen, disk)));
+        needed.extend(frozen.map(|frozen| preserved_name(frozen, disk)));
+    }
+    maps.names().iter().filter(|name| !needed.contains(name)).for_each(|name| maps.remove(name));
 }
 
 /// The meta that says what the group has released last: any of its disks' may be behind, if a host died while a release was
