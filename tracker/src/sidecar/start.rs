@@ -491,6 +491,8 @@ pub fn start<F: Folder, D: DiskFacts, M: Maps>(
             make_header(&|words| {
                 let header = GroupHeader::create(words, now.boot, of, open_generation, &sizes, &known);
                 header.set_attach(crate::id::AttachNumber(session.0 << 32));
+                // Before it has its name: who finds it without a sign of life takes all since the boot for others' doing (S3).
+                header.beat(now.since_boot);
                 header
             })?
         }
