@@ -143,12 +143,17 @@ fn random_seeds_break_no_promise() {
     let counts = &tally.counts;
     println!("{counts}");
     println!("digest {:016x}", tally.digest);
+    let judged: Vec<&str> = [FAULTS, MET, SELDOM].concat();
+    let unjudged: Vec<_> = counts.0.keys().filter(|name| !judged.contains(&name.as_str())).collect();
+    assert!(unjudged.is_empty(), "counted, and nobody asks whether it happens: {unjudged:?}");
     if one || tally.seeds < 2000 {
         return;
     }
     let [events, cuts, crashes] = tally.medians();
     assert!(events >= 300 && cuts >= 3 && crashes >= 1, "too little happens in a seed: {tally}");
-    let missing: Vec<_> = MET.iter().chain(FAULTS).filter(|name| counts.get(name) == 0).collect();
+    let seldom = if tally.seeds < 20_000 { &[] } else { SELDOM };
+    let expected = MET.iter().chain(FAULTS).chain(seldom);
+    let missing: Vec<_> = expected.filter(|name| counts.get(name) == 0).collect();
     let idle: Vec<_> = FAULTS.iter().filter(|name| counts.mattered(name) == 0).collect();
     assert!(
         missing.is_empty() && idle.is_empty(),
@@ -173,6 +178,8 @@ const FAULTS: &[&str] = &[
     "power cut: a disk's writes reordered",
     "abandoned requests",
     "requests sent again",
+    "requests replayed",
+    "an error of a disk that stays",
     // Sidecars.
     "failed persists",
     "failed copies",
@@ -181,6 +188,7 @@ const FAULTS: &[&str] = &[
     "a sidecar that hangs",
     "a copy that hangs",
     "an error that stays",
+    "jobs that hang",
     "space runs low",
     "orphaned sidecar writes",
     "power cut: a sidecar's writes lost",
@@ -198,9 +206,32 @@ const FAULTS: &[&str] = &[
     "sidecars wiped",
     "disks of another group",
     "logs damaged",
+    "intents damaged",
     "clock jumps",
     "returns to a host with old maps",
     "starts with other maps",
+    "clones",
+    "strangers with our group's name",
+    "vaults put back",
+    "vaults changed",
+    "objects damaged",
+    // Shippers.
+    "shippers killed",
+    "shippers paused",
+    "shippers disconnected",
+    "second shippers",
+    "failed reads of shippers",
+    "late entries of the dead",
+    // The store.
+    "store: down",
+    "store: failed",
+    "store: no space",
+    "store: an object's answer lost",
+    "store: an entry's answer lost",
+    "store: an entry that failed and was done",
+    "store: an entry that was done twice",
+    "store: not listed",
+    "store: short pages",
     // Rows of the start-up table.
     "start: no meta, no mark",
     "start: no meta",
@@ -212,6 +243,7 @@ const FAULTS: &[&str] = &[
     "start: a bad log",
     "start: new in the group",
     "start: tracking off",
+    "start: too many failed writes",
     "start: clean, maps good",
     "start: killed, maps good",
     "start: clean, maps not good",
@@ -272,37 +304,50 @@ const MET: &[&str] = &[
     "points restored again",
     "bytes audited",
     // What the tracker's faults came to.
+    "requests",
     "requests that failed",
     "flushes that failed",
     "marks",
     "heals",
     "grown logs compacted",
+    "regions evicted",
     "clean stops",
+    "clean stop: none",
+    "clean stop: sealed",
     "stops that are not clean",
+    "stops that came to no end",
+    "starts",
     "starts that failed",
+    "deaths of a process that cost nothing",
+    "deaths of the host within the budget",
+    "blocks read again for the host's death",
+    "Process crashes",
+    "Host crashes",
+    "host restarts",
     // Shippers.
-    "shippers killed",
-    "shippers disconnected",
-    "second shippers",
+    "shippers told to stop",
     "paused shippers whose place was taken",
-    "failed reads of shippers",
+    "answers that came too late",
     "shippers ended: once",
     "shippers ended: stopped",
+    "shippers ended: Stopped",
     "shippers ended: Revoked",
     "shippers ended: Unreadable",
+    "shippers ended: Unreachable",
+    "shippers ended: NoSpace",
+    "shippers ended: TrackerNotRunning",
+    "shippers ended: TrackerRefused",
     "shippers ended: BrokenLineage",
     "shippers ended: ForeignOwner",
     "shippers ended: Damage",
-    // The store.
-    "store: down",
-    "store: failed and done",
-    "store: an entry's answer lost",
-    "store: an entry that was done twice",
-    "store: no space",
-    "store: not listed",
-    "store: short pages",
+    "the word to take over, after BrokenLineage",
+    "the word to take over, after ForeignOwner",
+    "the word to take over, after Damage",
+    "refused for good",
+    // The store. An object is put again as it was: that it was there changes nothing.
+    "store: an object that failed and was done",
+    "store: an object that was done twice",
     "late objects of the dead",
-    "late entries of the dead that came to be",
     "points spoiled by damage",
     // Decisions by the attach table.
     "claim: initial, no entries",
@@ -310,8 +355,10 @@ const MET: &[&str] = &[
     "claim: adopt",
     "claim: delta over the anchor",
     "claim: delta over a vouched cut",
+    "claim: delta over a vouched cut from the beginning",
     "claim: delta, what nobody vouches for is void",
     "claim: continue",
+    "claim: continue from the beginning",
     "claim: resync: an earlier resynchronization was cut short",
     "claim: resync: the vault is older than what this tracker released last",
     "claim: resync: the tracker last replicated to another vault",
@@ -319,6 +366,16 @@ const MET: &[&str] = &[
     "claim: resync: the group was taken over from other disks",
     "claim: resync: the group was taken over from another lineage",
     "claim: resync: the damaged log was taken over",
+];
+
+/// What long campaigns must have met, of 20,000 seeds and more.
+const SELDOM: &[&str] = &[
+    // Of the few that are to make one point: the guest spoils every freeze of theirs.
+    "shippers ended: FuzzyGiveUp",
+    // Behind a vault that was put back under a put.
+    "gaps that somebody closed",
+    // The release is over, but its job is not.
+    "clean stop: releasing",
 ];
 
 /// The same seed, the same life.

@@ -54,6 +54,15 @@ pub struct SyncPromise {
     inode: Option<(i128, Option<Mark>)>,
 }
 
+/// How a disk is sick, until it is well again.
+#[derive(Clone, Copy, Debug)]
+pub struct Sick {
+    /// The error of every write.
+    pub writes: Option<i32>,
+    /// Every sync fails.
+    pub syncs: bool,
+}
+
 /// The disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -73,6 +82,8 @@ pub struct Disk {
     pub failed: bool,
     /// A later one was good all the same, over what that one lost.
     lied: bool,
+    /// Errors that stay.
+    pub sick: Option<Sick>,
     /// Pages that buffered readers have met beside a direct writer (W7): nobody drops them.
     pages: BTreeMap<usize, u64>,
 }
@@ -100,6 +111,7 @@ impl Disk {
             mark_durable: None,
             failed: false,
             lied: false,
+            sick: None,
             pages: BTreeMap::new(),
         }
     }
@@ -179,10 +191,14 @@ impl Disk {
         if ghost && write.rest.is_empty() {
             self.flying.remove(&name);
         }
-        let mut changed = false;
+        let (mut changed, times) = (false, self.times);
         for sector in landing {
             changed |= self.read(sector) != value;
             self.land(name, sector, value, !ghost);
+        }
+        // The file system knows of no ghost.
+        if ghost {
+            self.times = times;
         }
         changed
     }
@@ -228,7 +244,7 @@ impl Disk {
         self.flying.iter().filter(|(_, write)| write.ghost).map(|(name, _)| *name).collect()
     }
 
-    /// The session ends well: nothing of it may land any more.
+    /// Nothing of what failed may land any more.
     pub fn drop_ghosts(&mut self) {
         self.flying.retain(|_, write| !write.ghost);
     }
@@ -410,7 +426,9 @@ impl DiskFacts for Facts {
 
     fn fsync(&self) -> io::Result<()> {
         let promise = self.disk.borrow().sync_begins(true);
-        let called = self.faults.call(|_| ());
+        let sick = self.disk.borrow().sick.is_some_and(|sick| sick.syncs);
+        let eio = || io::Error::from_raw_os_error(5);
+        let called = self.faults.call(|_| ()).and_then(|()| if sick { Err(eio()) } else { Ok(()) });
         self.disk.borrow_mut().sync_ends(promise, called.is_ok(), &mut self.rng.borrow_mut());
         called
     }
@@ -418,6 +436,10 @@ impl DiskFacts for Facts {
     fn drop_cache(&self) -> io::Result<()> {
         self.disk.borrow_mut().drop_cache();
         Ok(())
+    }
+
+    fn wall_ns(&self) -> i128 {
+        self.disk.borrow().wall
     }
 
     fn mark(&self) -> io::Result<Option<Mark>> {

@@ -158,6 +158,16 @@ impl SimFolder {
         self.tree.borrow().names.keys().cloned().collect()
     }
 
+    /// Of each file: name, bytes, preserved sectors.
+    pub fn sizes(&self) -> Vec<(String, u64, u64)> {
+        let tree = self.tree.borrow();
+        let of = |inode: usize| {
+            (tree.inodes[inode].data.len() as u64, tree.inodes[inode].preserved.iter().count() as u64)
+        };
+        let names = tree.names.iter().map(|(name, inode)| (name.clone(), of(*inode)));
+        names.map(|(name, (bytes, preserved))| (name, bytes, preserved)).collect()
+    }
+
     /// Opens without a fault.
     pub fn file(&self, name: &str) -> Option<SimFile> {
         let inode = *self.tree.borrow().names.get(name)?;
@@ -189,6 +199,19 @@ impl SimFolder {
         }
         tree.journal.clear();
         tree.durable = tree.names.clone();
+    }
+
+    /// A byte of a file is another from now on.
+    pub fn flip(&self, name: &str, at: usize, bits: u8) {
+        let mut tree = self.tree.borrow_mut();
+        let Some(inode) = tree.names.get(name).copied() else { return };
+        let Inode { data, durable, unsynced, .. } = &mut tree.inodes[inode];
+        for write in std::mem::take(unsynced) {
+            put(durable, write.offset, &write.bytes);
+        }
+        for bytes in [data, durable] {
+            bytes.get_mut(at).into_iter().for_each(|byte| *byte ^= bits);
+        }
     }
 
     /// Somebody writes a file anew, durably.

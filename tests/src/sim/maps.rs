@@ -73,6 +73,16 @@ impl SimMaps {
         self.files.borrow().get(name).cloned()
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.files.borrow().len()
+    }
+
+    /// Their names.
+    pub fn listing(&self) -> Vec<String> {
+        self.files.borrow().keys().cloned().collect()
+    }
+
     /// Whether it has all its memory.
     pub fn is_reserved(&self, name: &str) -> bool {
         self.reserved.borrow().contains(name)

@@ -13,6 +13,8 @@ pub enum Oracle {
     Secrecy,
     /// Something happened that must not, whatever comes of it.
     Conduct,
+    /// A crash or an outage costs more than it may.
+    Cost,
     /// Replication does not catch up.
     Liveness,
     /// A panic.

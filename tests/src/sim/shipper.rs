@@ -6,7 +6,7 @@ use towline::ship::Stop;
 use towline_tracker::control::client::ClientError;
 use towline_tracker::control::message::{Attached, Refusal};
 use towline_tracker::control::sys::ChannelError;
-use towline_tracker::id::AttachNumber;
+use towline_tracker::id::{AttachNumber, Generation};
 
 /// What a shipper waits for.
 #[derive(Debug)]
@@ -32,6 +32,15 @@ pub struct Connection {
     pub revoked: Option<AttachNumber>,
 }
 
+/// What a paused shipper relies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stood {
+    /// Sessions so far.
+    pub session: u64,
+    /// The newest attach and the open generation, if a tracker runs.
+    pub of: Option<(AttachNumber, Generation)>,
+}
+
 /// A shipper.
 pub struct Shipper {
     /// Its number.
@@ -54,6 +63,10 @@ pub struct Shipper {
     pub releasing: bool,
     /// It does not run before this event (SIGSTOP).
     pub paused: u64,
+    /// How things stood when it was paused, until it goes on.
+    pub left: Option<Stood>,
+    /// Faults that it met and has not coped with yet, each with what it would ask for then.
+    pub met: Vec<(&'static str, String)>,
     /// What it asked for last, for a trace.
     pub last: String,
 }
@@ -78,6 +91,8 @@ impl Shipper {
             flying: Vec::new(),
             releasing: false,
             paused: 0,
+            left: None,
+            met: Vec::new(),
             last: String::new(),
         }
     }
@@ -100,11 +115,11 @@ impl Shipper {
         }
     }
 
-    /// A newer shipper has attached (V9).
-    pub fn revoke(&mut self, newest: AttachNumber) {
-        let Some(connection) = &mut self.connection else { return };
+    /// A newer shipper has attached (V9). Whether this one has lost its place by that.
+    pub fn revoke(&mut self, newest: AttachNumber) -> bool {
+        let Some(connection) = &mut self.connection else { return false };
         if connection.attach.is_none_or(|attach| attach >= newest) {
-            return;
+            return false;
         }
         connection.revoked = Some(newest);
         if let Waits::Answer(..) = self.waits {
@@ -112,6 +127,7 @@ impl Shipper {
             self.waits = Waits::Ready(Reply::Answer(Err(refused)));
             self.connection = None;
         }
+        true
     }
 
     /// What it asked the store to keep and is not known to be kept: it may come to be, whatever becomes of the process.

@@ -59,7 +59,8 @@ impl Request {
         Self::Put(Flying { name: name.into(), bytes: data.to_vec(), entry: true })
     }
 
-    fn object(&self) -> &str {
+    /// The object, or the beginning of their names.
+    pub fn object(&self) -> &str {
         match self {
             Self::Put(Flying { name, .. })
             | Self::Get { name, .. }
@@ -119,6 +120,24 @@ pub struct Moods {
     /// A page is shorter than asked for.
     pub short: u64,
 }
+
+/// It answers nothing well for a while. This and [`FAILED`], [`NO_SPACE`], [`OBJECT_LOST`] matter if whoever met it asks again, or
+/// gives up by it.
+pub const DOWN: &str = "store: down";
+/// It fails once.
+pub const FAILED: &str = "store: failed";
+/// It has no space for a while.
+pub const NO_SPACE: &str = "store: no space";
+/// An object came to be, and its writer was not told.
+pub const OBJECT_LOST: &str = "store: an object's answer lost";
+/// The same of an entry. This and [`FAILED_AND_DONE`] matter if its writer then finds it there (V8).
+pub const ENTRY_LOST: &str = "store: an entry's answer lost";
+/// An entry came to be, and its writer was told that it failed.
+pub const FAILED_AND_DONE: &str = "store: an entry that failed and was done";
+/// A listing does not show what is there: it matters if whoever read it asks for that all the same (V3).
+pub const NOT_LISTED: &str = "store: not listed";
+/// A page is shorter than it could be: it matters if whoever read it asks for more.
+pub const SHORT_PAGE: &str = "store: short pages";
 
 /// The store.
 pub struct SimStore {
@@ -214,43 +233,57 @@ impl SimStore {
         }
     }
 
-    /// Does what is asked, in its mood.
+    /// Does what is asked, in its mood. Faults that its asker meets are told to `met`, each with the object that it must ask
+    /// for again, or can find all the same, if it is to matter.
     ///
     /// # Errors
     /// As a store's.
-    pub fn ask(&mut self, request: &Request, rng: &mut Rng, counts: &mut Counts) -> Result<Done, StoreError> {
+    pub fn ask(
+        &mut self,
+        request: &Request,
+        rng: &mut Rng,
+        counts: &mut Counts,
+        met: &mut Vec<(&'static str, String)>,
+    ) -> Result<Done, StoreError> {
         let failed = |kind| StoreError::new(kind, request.object());
         let moods = self.moods;
+        let mut meets = |fault: &'static str, object: &str| met.push((fault, object.to_owned()));
         if let Request::Put(put) = request {
             self.saw(put);
         }
         if self.down || rng.chance(moods.fails) {
-            counts.add(if self.down { "store: down" } else { "store: failed" });
+            meets(if self.down { DOWN } else { FAILED }, request.object());
             // Of what failed some is done all the same.
             if let Request::Put(put) = request
                 && rng.chance(200)
             {
-                counts.add("store: failed and done");
-                self.land(put);
+                let entry = self.land(put) == Put::Created && put.entry;
+                if entry {
+                    meets(FAILED_AND_DONE, &put.name);
+                } else {
+                    counts.add("store: an object that failed and was done");
+                }
             }
             return Err(failed(StoreErrorKind::Transient));
         }
         match request {
             Request::Put(_) if self.full => {
-                counts.add("store: no space");
+                meets(NO_SPACE, request.object());
                 Err(failed(StoreErrorKind::NoSpace))
             }
             Request::Put(put) => {
                 let mut answer = self.land(put);
                 if rng.chance(moods.loses) {
-                    counts.add("store: done, and its answer lost");
-                    counts.more("store: an entry's answer lost", u64::from(put.entry));
+                    meets(if put.entry { ENTRY_LOST } else { OBJECT_LOST }, &put.name);
                     return Err(failed(StoreErrorKind::Transient));
                 }
                 if rng.chance(moods.doubles) {
-                    counts.add("store: done twice");
-                    answer = self.land(put);
-                    counts.more("store: an entry that was done twice", u64::from(put.entry));
+                    let first = std::mem::replace(&mut answer, self.land(put));
+                    match put.entry {
+                        // It is told that somebody was there before.
+                        true => counts.fault("store: an entry that was done twice", first != answer),
+                        false => counts.add("store: an object that was done twice"),
+                    }
                 }
                 Ok(Done::Put(answer))
             }
@@ -262,16 +295,20 @@ impl SimStore {
             Request::List { prefix, after, limit } => {
                 let mut page = self.objects.list(prefix, after, *limit)?;
                 if rng.chance(moods.stale) {
-                    let before = page.len();
-                    page.retain(|object| !self.fresh.contains(&object.name) || rng.chance(500));
-                    counts.more("store: not listed", (before - page.len()) as u64);
+                    page.retain(|object| {
+                        let shown = !self.fresh.contains(&object.name) || rng.chance(500);
+                        if !shown {
+                            meets(NOT_LISTED, &object.name);
+                        }
+                        shown
+                    });
                     // A page of nothing but what is not shown would be the end.
                 } else {
                     self.fresh.clear();
                 }
                 if page.len() > 1 && rng.chance(moods.short) {
                     page.truncate(1 + rng.index(page.len() - 1));
-                    counts.add("store: short pages");
+                    meets(SHORT_PAGE, prefix);
                 }
                 Ok(Done::Listed(page))
             }

@@ -80,6 +80,8 @@ pub struct Target {
     pub taken_over: bool,
     /// Entries that were put, in order: for whoever counts them.
     pub entries: Vec<Entry>,
+    /// What somebody did to it, or came with, and nobody has noticed yet.
+    pub unmet: Vec<&'static str>,
     group: Group,
     restorer: Restorer,
     other: Option<Box<Place>>,
@@ -133,7 +135,8 @@ impl Target {
         let Place { store, group, points } = Place::new();
         let (cuts, restorer) = (BTreeMap::new(), Restorer::default());
         let (put_back, taken_over, entries, other) = (false, false, Vec::new(), None);
-        Self { store, cuts, points, put_back, taken_over, entries, group, restorer, other }
+        let unmet = Vec::new();
+        Self { store, cuts, points, put_back, taken_over, entries, unmet, group, restorer, other }
     }
 
     /// Looks at the entries that were put since it last looked: a point must be the instant of its cut.

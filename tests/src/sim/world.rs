@@ -1,8 +1,12 @@
 //! The world of one seed: host, tracker, guest, shippers, and the order of what happens.
 
+mod client;
+mod coping;
+mod cost;
 mod engine;
 mod finish;
 mod guest;
+mod hang;
 mod harsh;
 mod mischief;
 mod settings;
@@ -13,6 +17,10 @@ mod successor;
 mod twin;
 mod workload;
 
+use self::client::Again;
+use self::coping::Unmet;
+use self::cost::{Cost, Ended};
+use self::hang::Hang;
 use self::harsh::Harsh;
 use self::settings::Settings;
 use self::successor::Unjudged;
@@ -195,6 +203,7 @@ pub struct World {
     faults: Faults,
     settings: Settings,
     harsh: Option<Harsh>,
+    hang: Option<Hang>,
     geometry: Vec<Geometry>,
     disks: Vec<Rc<RefCell<Disk>>>,
     facts: Vec<Facts>,
@@ -202,6 +211,8 @@ pub struct World {
     maps: SimMaps,
     mono: u64,
     wall: i128,
+    /// Time that has passed, whatever the clocks say.
+    elapsed: u64,
     boot: u64,
     boots: u64,
     boot_ns: i128,
@@ -220,6 +231,8 @@ pub struct World {
     checkpoints: bool,
     requests: BTreeMap<u64, GuestRequest>,
     flushes: BTreeMap<u64, GuestFlush>,
+    /// What clients send again, in its order.
+    again: VecDeque<Again>,
     acked: Vec<SectorMap>,
     /// What a guest knows of the content of its disk: by sector, what it wrote last and was told of.
     known: Vec<SectorMap>,
@@ -256,6 +269,9 @@ pub struct World {
     counts: Counts,
     /// Faults that no start has coped with yet.
     unjudged: Unjudged,
+    /// Faults of shippers that nobody has coped with yet.
+    unmet: Unmet,
+    cost: Cost,
     /// A sync has failed, and no flush was told (W6).
     untold: bool,
     digest: u64,
@@ -264,6 +280,8 @@ pub struct World {
     wrong: Option<Wrong>,
     /// Others laid hands on what a start must look at, and no start has seen it yet.
     touched: bool,
+    /// The clean stop began.
+    stop_since: u64,
     starts_failed: u64,
     /// Sessions that began.
     sessions: u64,
@@ -281,7 +299,7 @@ struct OtherHost {
     boot: u64,
     boot_ns: i128,
     mono: u64,
-    wall: i128,
+    elapsed: u64,
     sessions: u64,
 }
 
@@ -348,6 +366,7 @@ impl World {
             faults: faults.clone(),
             settings,
             harsh: Harsh::draw(&plan),
+            hang: None,
             geometry,
             disks,
             facts,
@@ -355,6 +374,7 @@ impl World {
             maps: SimMaps::new(faults.clone()),
             mono: 1_000_000_000,
             wall,
+            elapsed: 0,
             boot: 1,
             boots: 1,
             boot_ns: wall - 1_000_000_000,
@@ -369,6 +389,7 @@ impl World {
             checkpoints: false,
             requests: BTreeMap::new(),
             flushes: BTreeMap::new(),
+            again: VecDeque::new(),
             next_token: 1,
             next_ticket: 1,
             tickets: BTreeMap::new(),
@@ -389,12 +410,15 @@ impl World {
             finishing: false,
             counts: Counts::default(),
             unjudged: Unjudged::default(),
+            unmet: Unmet::default(),
+            cost: Cost::default(),
             untold: false,
             digest: plan.seed,
             events: 0,
             trace: Vec::new(),
             wrong: None,
             touched: false,
+            stop_since: 0,
             starts_failed: 0,
             sessions: 0,
             other_maps: SimMaps::new(faults.clone()),
@@ -441,6 +465,7 @@ impl World {
 
     fn pass(&mut self, nanos: u64) {
         self.mono += nanos;
+        self.elapsed += nanos;
         self.wall += i128::from(nanos);
         for disk in &self.disks {
             disk.borrow_mut().wall = self.wall;
@@ -469,6 +494,10 @@ impl World {
         self.events += 1;
         self.calm_store();
         self.be_harsh();
+        self.hang();
+        if self.events.is_multiple_of(16) {
+            self.check_space();
+        }
         let step = 1_000 + self.rng.below(300_000);
         self.pass(step);
         if self.tracker.is_none() {
@@ -508,7 +537,7 @@ impl World {
 
     fn is_wrong(&mut self, oracle: Oracle, what: String) {
         self.note(40, || format!("{oracle:?}: {what}"));
-        if self.plan.conduct || oracle != Oracle::Conduct {
+        if self.plan.conduct || !matches!(oracle, Oracle::Conduct | Oracle::Cost) {
             self.wrong.get_or_insert((oracle, what));
         }
     }
@@ -545,20 +574,25 @@ impl World {
         if stopping && self.requests.is_empty() && self.flushes.is_empty() && !tracker.stop_begun {
             self.tracker.as_mut().expect("it runs").stop_begun = true;
             self.note(5, || "stop".into());
-            for disk in &self.disks {
-                disk.borrow_mut().drop_ghosts();
-            }
+            self.stop_since = self.mono;
             return self.drive(|group, now, actions| group.stop(now, actions));
         }
         if tracker.stop_begun && tracker.group.stopped() && tracker.operations.is_empty() {
             return self.stopped();
         }
+        if tracker.stop_begun && self.stops_in_vain() {
+            self.counts.add("stops that came to no end");
+            let mut fate = Fate::draw(&mut self.rng);
+            return self.crash(CrashKind::Process, &mut fate);
+        }
+        let [hangs, _] = self.hangs();
         if tracker.group.wake_at().is_some_and(|at| at <= self.now()) && self.rng.chance(900) {
             return self.drive(|group, now, actions| group.tick(now, actions));
         }
         let calm = !self.finishing && !stopping;
         let mischief = self.plan.mischief && calm;
         let room = calm && self.guests && self.requests.len() + self.flushes.len() < self.settings.depth;
+        let again = self.next_again().filter(|_| !stopping);
         let steppers = self.steppers();
         let late = !self.target.borrow().store.late.is_empty();
         let ghosts = self.disks.iter().any(|disk| disk.borrow().has_ghosts());
@@ -566,7 +600,7 @@ impl World {
         let weights = [
             if room { 30 } else { 0 },
             (operations * 12).min(60),
-            if queue > 0 { 12 } else { 0 },
+            if queue > 0 && !hangs { 12 } else { 0 },
             if marks > 0 { 6 } else { 0 },
             if reports > 0 { 14 } else { 0 },
             if steppers.is_empty() { 0 } else { 40 },
@@ -576,6 +610,7 @@ impl World {
             if room { 2 } else { 0 },
             if self.shippers.is_empty() && (self.ships || self.finishing) { 6 } else { 0 },
             u64::from(late),
+            if again.is_some() { 30 } else { 0 },
         ];
         match self.rng.weighted(&weights) {
             Some(0) => self.guest_asks(),
@@ -588,16 +623,7 @@ impl World {
                 self.ship(chosen);
             }
             Some(7) => {
-                for disk in &self.disks {
-                    let ghosts = disk.borrow().ghosts();
-                    for name in ghosts {
-                        if self.settings.lazy_ghosts > 0 && self.rng.chance(self.settings.lazy_ghosts) {
-                            continue;
-                        }
-                        let changed = disk.borrow_mut().land_some(name, &mut self.rng);
-                        self.counts.fault("ghost writes", changed);
-                    }
-                }
+                self.land_ghosts();
                 if orphans {
                     self.land_orphan();
                 }
@@ -606,9 +632,12 @@ impl World {
             Some(9) => self.abandon(),
             Some(10) => self.begin_shipper(),
             Some(11) => self.land_late(),
+            Some(12) => self.send_again(again.expect("weighed")),
             _ => {
                 let jump = match self.rng.below(1000) {
                     draw if draw < self.settings.jumps && calm => 1_200_000_000,
+                    // Longer than anybody waits.
+                    draw if hangs && draw < 250 => 31_000_000_000,
                     draw if draw < 500 => 20_000_000,
                     draw if draw < 520 => 61_000_000_000,
                     _ => 400_000_000,
@@ -622,6 +651,20 @@ impl World {
         }
     }
 
+    /// Writes that failed land, wholly, partly or not yet.
+    fn land_ghosts(&mut self) {
+        for disk in &self.disks {
+            let ghosts = disk.borrow().ghosts();
+            for name in ghosts {
+                if self.settings.lazy_ghosts > 0 && self.rng.chance(self.settings.lazy_ghosts) {
+                    continue;
+                }
+                let changed = disk.borrow_mut().land_some(name, &mut self.rng);
+                self.counts.fault("ghost writes", changed);
+            }
+        }
+    }
+
     fn stopped(&mut self) {
         self.note(33, || "stopped".into());
         let state = self.state().map_or("none", |state| state.road.name());
@@ -630,11 +673,18 @@ impl World {
         let clean = self.tracker.as_ref().is_some_and(|tracker| tracker.group.stop_failure().is_none());
         self.counts.add(if clean { "clean stops" } else { "stops that are not clean" });
         let off = self.tracker.as_ref().is_some_and(|tracker| tracker.off);
+        self.session_ends(if clean { Ended::Clean } else { Ended::Process });
         if clean && !off && self.faults.injected() == 0 && self.is_marked() {
             let what = "a clean stop leaves a mark that says that writes went untracked";
             self.is_wrong(Oracle::Conduct, what.into());
         }
         self.tracker = None;
+        // What failed may land as long as the disk is locked (S2). Storage that applies it later is outside (DESIGN 1), and so a
+        // clean stop leaves nothing in flight that a start would have to expect.
+        self.land_ghosts();
+        for disk in &self.disks {
+            disk.borrow_mut().drop_ghosts();
+        }
         self.lose_connections();
         if clean && self.plan.mischief && !self.finishing && self.rng.chance(250) {
             self.travel();

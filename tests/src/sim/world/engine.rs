@@ -3,7 +3,7 @@
 use super::*;
 
 /// A write that a file system refuses.
-const NO_SPACE: &str = "failed writes (no space)";
+pub(super) const NO_SPACE: &str = "failed writes (no space)";
 
 impl World {
     // ---- the engine ----
@@ -48,6 +48,8 @@ impl World {
             self.cut_at(record.time_ns);
         }
         self.counts.add("cuts");
+        self.cost_of_cut(state.open);
+        self.nothing_is_left();
         if record.internal {
             self.counts.add("cuts that nobody asked for");
         }
@@ -71,7 +73,10 @@ impl World {
         if others.iter().any(|other| !other.is_empty()) {
             self.counts.add("cuts with writes in flight");
         }
-        let quiet = self.finishing && self.requests.is_empty() && others.iter().all(BTreeMap::is_empty);
+        let quiet = self.finishing
+            && self.requests.is_empty()
+            && self.again.is_empty()
+            && others.iter().all(BTreeMap::is_empty);
         let newest = self.disks.iter().map(|disk| {
             let disk = disk.borrow();
             (0..disk.sectors()).map(|sector| disk.newest(sector)).collect()
@@ -136,6 +141,9 @@ impl World {
             Action::Reply { token, result } => self.reply(token.0, result),
             Action::Job(job) => {
                 let job = *job;
+                if let Job::Mark { .. } = job {
+                    self.cost_of_mark();
+                }
                 let tracker = self.tracker.as_mut().expect("it runs");
                 match job {
                     Job::Mark { .. } | Job::Unmark { .. } => tracker.marks.push_back(job),
@@ -161,9 +169,11 @@ impl World {
             self.struck = true;
             return;
         }
+        let [_, hangs] = self.hangs();
         let operations = &mut self.tracker.as_mut().expect("it runs").operations;
         let at = self.rng.index(operations.len());
         match &mut operations[at] {
+            Operation::Persist { .. } if hangs => return,
             Operation::Sync { .. } if !self.finishing && self.rng.chance(self.settings.lazy_syncs) => return,
             Operation::Write { disk, name, .. } if self.rng.chance(300) => {
                 self.disks[*disk].borrow_mut().land_some(*name, &mut self.rng);
@@ -198,13 +208,16 @@ impl World {
         match operation {
             Operation::Write { id, disk, name, range, durable } => {
                 let mut cache = self.disks[disk].borrow_mut();
-                if self.rng.chance(self.settings.write_errors) {
+                let stays = cache.sick.and_then(|sick| sick.writes);
+                if stays.is_some() || self.rng.chance(self.settings.write_errors) {
                     // A file system that refuses has nothing that could land later.
-                    let errno = if self.rng.chance(300) { libc_errno::ENOSPC } else { libc_errno::EIO };
+                    let once = if self.rng.chance(300) { libc_errno::ENOSPC } else { libc_errno::EIO };
+                    let errno = stays.unwrap_or(once);
                     let ghost = errno == libc_errno::EIO && self.rng.chance(600);
                     cache.fail(name, ghost, &mut self.rng);
                     drop(cache);
                     self.note(19, || format!("write of {range:?} fails"));
+                    self.cost_of_failure(disk, &range, durable);
                     let full = errno == libc_errno::ENOSPC;
                     let fault = if full { &[NO_SPACE] } else { &["failed writes"] };
                     return (id, Err(Errno(errno)), fault);
@@ -219,7 +232,8 @@ impl World {
                 (id, Ok(()), &[])
             }
             Operation::Sync { id, disk, promise } => {
-                let good = !self.rng.chance(self.settings.sync_errors);
+                let stays = self.disks[disk].borrow().sick.is_some_and(|sick| sick.syncs);
+                let good = !stays && !self.rng.chance(self.settings.sync_errors);
                 self.disks[disk].borrow_mut().sync_ends(promise, good, &mut self.rng);
                 self.note(21, || format!("sync of disk {disk}: {good}"));
                 if good { (id, Ok(()), &[]) } else { (id, eio, &["failed syncs"]) }
@@ -290,6 +304,16 @@ impl World {
         let text = self.plan.trace.then(|| format!("{done:?}").chars().take(60).collect::<String>());
         self.note(27, || format!("report {}", text.unwrap_or_default()));
         match &done {
+            JobDone::Sealed { result: Ok(()), .. } => {
+                self.cost_of_seal();
+                self.tempt(30);
+            }
+            JobDone::Released { result, .. } => {
+                if result.is_ok() {
+                    self.cost_of_release();
+                }
+                self.tempt(30);
+            }
             JobDone::Marked { .. } => {
                 self.counts.add("marks");
                 self.tempt(50);
@@ -298,7 +322,7 @@ impl World {
                 self.counts.add("heals");
                 self.tempt(100);
             }
-            JobDone::Released { .. } | JobDone::Sealed { .. } | JobDone::Forgotten { .. } => self.tempt(30),
+            JobDone::Sealed { .. } | JobDone::Forgotten { .. } => self.tempt(30),
             _ => {}
         }
         let faults: &[_] = if let JobDone::Watched { low: true } = done { &["space runs low"] } else { &[] };

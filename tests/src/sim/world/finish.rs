@@ -15,6 +15,7 @@ impl World {
         self.faults.set_errors(0);
         self.folders.iter().for_each(|folder| folder.set_low(false));
         self.settings.write_errors = 0;
+        self.disks.iter().for_each(|disk| disk.borrow_mut().sick = None);
         self.settings.lazy_ghosts = 0;
         self.settings.sync_errors = 0;
         self.settings.persist_errors = 0;
@@ -40,7 +41,8 @@ impl World {
         let mut quiet_from = None;
         for _ in 0..6_000 {
             self.event()?;
-            let busy = !self.requests.is_empty() || !self.flushes.is_empty() || self.tracker.is_none();
+            let waits = !self.requests.is_empty() || !self.flushes.is_empty() || !self.again.is_empty();
+            let busy = waits || self.tracker.is_none();
             if busy {
                 quiet_from = None;
                 continue;

@@ -1,13 +1,17 @@
 //! Lives that are harsher than others, one in some: what random mischief meets too seldom is sought there, by dice of its own, so
 //! that all other lives are as they would be without.
 
+use super::engine::NO_SPACE;
 use super::*;
+use crate::sim::disk::Sick;
 
 /// Dice, and what they have begun.
 pub(super) struct Harsh {
     rng: Rng,
     /// Until this event the sidecars take nothing; what they took before; and what had mattered when that began.
     sick: Option<(u64, [u64; 2], u64)>,
+    /// Until this event a disk is sick; and what had mattered when that began.
+    disk: Option<(u64, u64)>,
 }
 
 /// Of a thousand lives.
@@ -17,7 +21,7 @@ impl Harsh {
     /// Those of a plan, if its life is one of them.
     pub(super) fn draw(plan: &Plan) -> Option<Self> {
         let mut rng = Rng::new(plan.seed ^ 0x4a85);
-        (plan.mischief && rng.chance(SHARE)).then_some(Self { rng, sick: None })
+        (plan.mischief && rng.chance(SHARE)).then_some(Self { rng, sick: None, disk: None })
     }
 }
 
@@ -48,6 +52,7 @@ impl World {
             self.crash_soon(6);
         }
         self.sicken();
+        self.sicken_a_disk();
     }
 
     /// Before a start.
@@ -62,7 +67,10 @@ impl World {
 
     /// Of what the sidecars' calls and writes have come to so far, how much mattered.
     fn felt(&self) -> u64 {
-        let names = ["calls that fail (EIO)", "calls that fail (no space)", "failed persists"];
+        self.mattered(&["calls that fail (EIO)", "calls that fail (no space)", "failed persists"])
+    }
+
+    fn mattered(&self, names: &[&str]) -> u64 {
         names.iter().map(|name| self.counts.mattered(name)).sum()
     }
 
@@ -83,6 +91,33 @@ impl World {
                 (self.settings.call_errors, self.settings.persist_errors) = (calls, persists);
                 self.faults.set_errors(calls);
                 self.counts.fault("an error that stays", felt > before);
+            }
+            _ => {}
+        }
+    }
+
+    /// An error of a disk that stays: for a while every write of it fails, or every sync, or both. It matters if one did.
+    fn sicken_a_disk(&mut self) {
+        let begins = self.chance(6);
+        let felt = self.mattered(&["failed writes", NO_SPACE, "failed syncs"]);
+        let Some(harsh) = &mut self.harsh else { return };
+        match harsh.disk {
+            None if begins => {
+                harsh.disk = Some((self.events + 50 + harsh.rng.below(600), felt));
+                let disk = &self.disks[harsh.rng.index(self.disks.len())];
+                let errno = if harsh.rng.chance(800) { libc_errno::EIO } else { libc_errno::ENOSPC };
+                let which = harsh.rng.below(4);
+                disk.borrow_mut().sick =
+                    Some(Sick { writes: (which > 0).then_some(errno), syncs: which < 2 });
+            }
+            Some((until, before)) if until <= self.events && !self.finishing => {
+                harsh.disk = None;
+                self.disks.iter().for_each(|disk| disk.borrow_mut().sick = None);
+                self.counts.fault("an error of a disk that stays", felt > before);
+                // So many failures are more than a successor is told of (W5).
+                if self.chance(700) {
+                    self.crash_soon(6);
+                }
             }
             _ => {}
         }

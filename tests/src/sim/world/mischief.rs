@@ -1,6 +1,10 @@
 //! What goes wrong: crashes, foreign hands on files and disks, disks that travel to other hosts.
 
 use super::*;
+use towline_tracker::format::intents;
+
+/// Nanoseconds.
+const HOUR: i128 = 3_600_000_000_000;
 
 impl World {
     pub(super) fn land_orphan(&mut self) {
@@ -47,6 +51,7 @@ impl World {
             }
             4 | 5 if !self.touched => self.travel(),
             6 | 7 => self.damage_a_log(),
+            15 | 16 if self.rng.chance(400) => self.damage_intents(),
             // What the maps say of a sync that has just failed is the other's to tell, too.
             8..12 if !self.touched && !self.a_sync_failed() => {
                 self.maps.swap(&self.other_maps);
@@ -95,14 +100,25 @@ impl World {
         self.note(38, || format!("{name} of disk {disk} is cut off at {length:?}"));
     }
 
+    /// A bit of the intents flips: rot (I2).
+    fn damage_intents(&mut self) {
+        let disk = self.rng.index(self.disks.len());
+        let Some(name) = self.metas().swap_remove(disk).map(|meta| meta.intents) else { return };
+        let slot = if self.rng.chance(500) { 0 } else { intents::slot_stride(1) };
+        let at = slot + self.rng.index(intents::SECTOR);
+        self.folders[disk].flip(&name, at, 1 << self.rng.below(8));
+        self.mishap("intents damaged");
+        self.note(55, || format!("byte {at} of {name} of disk {disk} is another"));
+    }
+
     /// The disk and its sidecar move to another host, and later back to the first, whose maps are of old then.
     pub(super) fn travel(&mut self) {
         let mut fate = Fate::draw(&mut self.rng);
         match self.other_host.take() {
             None => {
-                let (boot, boot_ns, mono, wall) = (self.boot, self.boot_ns, self.mono, self.wall);
+                let (boot, boot_ns, mono, elapsed) = (self.boot, self.boot_ns, self.mono, self.elapsed);
                 let (maps, sessions) = (self.maps.copy(), self.sessions);
-                self.other_host = Some(OtherHost { maps, boot, boot_ns, mono, wall, sessions });
+                self.other_host = Some(OtherHost { maps, boot, boot_ns, mono, elapsed, sessions });
                 self.host_crash(&mut fate);
             }
             Some(host) if host.sessions < self.sessions => {
@@ -111,8 +127,7 @@ impl World {
                 self.note(37, || "the disk is back on an earlier host".into());
                 self.maps.replace(&host.maps);
                 (self.boot, self.boot_ns) = (host.boot, host.boot_ns);
-                // Its clock may have been set back since.
-                self.mono = host.mono + (self.wall - host.wall).max(0) as u64;
+                self.mono = host.mono + (self.elapsed - host.elapsed);
                 // What a host that is up did is not told from what others did (S3).
                 self.touched = true;
             }
@@ -132,9 +147,7 @@ impl World {
                 self.note(7, || "a clean stop is asked for".into());
             }
             7 if self.shippers.len() == 1 => {
-                self.begin_shipper();
-                self.rivals = true;
-                self.counts.add("second shippers");
+                self.second_shipper();
             }
             8 | 9 if !self.shippers.is_empty() => {
                 let chosen = self.rng.index(self.shippers.len());
@@ -148,10 +161,10 @@ impl World {
                 self.folders.iter().for_each(|folder| folder.set_low(low));
             }
             12 | 13 => self.disturb_store(),
-            14 if self.settings.vault_hands > 0 => self.lay_hands_on_the_vault(),
+            14 | 17 | 18 if self.settings.vault_hands > 0 => self.lay_hands_on_the_vault(),
             15 if self.settings.clock => {
-                let hours = self.rng.below(48) as i128 - 24;
-                self.wall += hours * 3_600_000_000_000;
+                let hours = self.hours();
+                self.wall += hours * HOUR;
                 self.pass(0);
                 // What hides among the tracker's own writes moves with the clock (S3).
                 self.touched = true;
@@ -162,29 +175,39 @@ impl World {
         }
     }
 
+    /// By how much the clock jumps: hours, or years, as one does whose battery is empty or that is set by hand.
+    fn hours(&mut self) -> i128 {
+        const YEAR: i128 = 8766;
+        if self.rng.chance(700) {
+            return self.rng.below(48) as i128 - 24;
+        }
+        // A clock of nanoseconds in 64 bits ends in 2554; the tracker starts with none before 1970.
+        let year = 1971 + self.rng.below(579) as i128;
+        (year - 1970) * YEAR - self.wall / HOUR
+    }
+
     /// A shipper is paused, told to stop, or loses its connection.
     fn disturb_shipper(&mut self) {
         let chosen = self.rng.index(self.shippers.len());
         let until = self.events + 20 + self.rng.below(400);
-        let shipper = &mut self.shippers[chosen];
+        let number = self.shippers[chosen].number;
         let what = match self.rng.below(3) {
             0 => {
-                shipper.paused = until;
+                self.pause(chosen, until);
                 "paused"
             }
             1 => {
-                shipper.stop.ask();
+                self.shippers[chosen].stop.ask();
+                self.counts.add("shippers told to stop");
                 "told to stop"
             }
             _ => {
-                let number = shipper.number;
                 self.tickets.retain(|_, of| *of != number);
-                shipper.disconnect();
+                self.shippers[chosen].disconnect();
+                self.met(number, vec![("shippers disconnected", String::new())]);
                 "disconnected"
             }
         };
-        let number = self.shippers[chosen].number;
-        self.counts.add(&format!("shippers {what}"));
         self.note(46, || format!("shipper {number} is {what}"));
     }
 
@@ -233,7 +256,7 @@ impl World {
             self.kill_shippers();
             self.target.borrow_mut().switch();
             self.backup = None;
-            self.counts.add("vaults changed");
+            self.vault_meets("vaults changed");
             self.note(52, || "another vault".into());
             return;
         }
@@ -246,7 +269,7 @@ impl World {
             self.backup = Some(backup);
             // The group may be of nobody again: a stranger who was refused so far may come first now.
             self.estranged |= self.counts.get("strangers with our group's name") > 0;
-            self.counts.add("vaults put back");
+            self.vault_meets("vaults put back");
             self.note(48, || "the vault is put back to an old copy".into());
             return;
         }
@@ -259,7 +282,7 @@ impl World {
             let name = log.first().copied().unwrap_or(&names[self.rng.index(names.len())]);
             target.store.damage(name, &mut self.rng);
             drop(target);
-            self.counts.add("objects damaged");
+            self.vault_meets("objects damaged");
             self.note(49, || format!("{name} is damaged"));
             self.look_again();
         }
@@ -268,7 +291,7 @@ impl World {
     // ---- crashes and starts ----
 
     /// A crash is to strike within so many steps.
-    fn crash_within(&mut self, steps: u64, kind: CrashKind) {
+    pub(super) fn crash_within(&mut self, steps: u64, kind: CrashKind) {
         if self.armed.is_none() {
             let at = self.faults.steps() + 1 + self.rng.below(steps);
             let leaves = Leaves::Some(self.rng.draw());
@@ -289,6 +312,7 @@ impl World {
         }
         self.note(31, || format!("CRASH {kind:?}"));
         self.counts.add(&format!("{kind:?} crashes"));
+        self.dies_in_it();
         let operations = self.tracker.take().map(|tracker| tracker.operations).unwrap_or_default();
         for operation in operations {
             match operation {
@@ -303,6 +327,9 @@ impl World {
             self.counts.faults(disk.borrow_mut().process_crash(fate));
         }
         self.doubted.iter_mut().for_each(BTreeSet::clear);
+        if self.plan.mischief && kind == CrashKind::Process && self.rng.chance(700) {
+            self.clients_wait();
+        }
         self.lose_connections();
         if kind == CrashKind::Host {
             self.host_crash(fate);
@@ -322,10 +349,13 @@ impl World {
         while !self.shippers.is_empty() {
             self.kill_shipper(0, fate);
         }
+        self.nothing_is_left();
+        self.again.clear();
         self.opened.clear();
         self.maps.wipe();
         self.other_maps.wipe();
         self.maps_are_gone();
+        self.cost_of_host();
         for (disk, folder) in self.disks.iter().zip(&self.folders) {
             self.counts.faults(disk.borrow_mut().host_crash(fate));
             self.counts.faults(folder.host_crash(fate));

@@ -22,6 +22,8 @@ pub(super) struct Settings {
     pub(super) jumps: u64,
     pub(super) hot: u64,
     pub(super) read_errors: u64,
+    /// The worker hangs.
+    pub(super) hangs: u64,
     pub(super) moods: Moods,
     /// Zeros are holes, where they can be.
     pub(super) holes: bool,
@@ -92,6 +94,7 @@ impl Settings {
             hot: 4 + rng.below(24),
             lazy_syncs: *[0, 0, 800, 950].get(rng.index(4)).expect("below 4"),
             lazy_ghosts: *[0, 0, 980].get(sizes.index(3)).expect("below 3"),
+            hangs: *[0, 0, 0, 6].get(sizes.index(4)).filter(|_| mischief).unwrap_or(&0),
             mark_errors: if mischief && rng.chance(150) { 400 } else { 0 },
             read_errors: if mischief && rng.chance(120) { 25 } else { 0 },
             moods: match mischief && rng.chance(500) {

@@ -40,8 +40,9 @@ impl World {
         };
         let checkpoint_every = pick(&[32 << 10, 128 << 10, u64::MAX, u64::MAX]);
         let every = Some(Duration::from_millis(pick(&[0, 50, 400])));
-        let every = if !plain && rng.chance(100) { None } else { every };
-        let full = !plain && rng.chance(70);
+        let once = if self.settings.preserve_limit.is_some() { 400 } else { 100 };
+        let every = if !plain && rng.chance(once) { None } else { every };
+        let full = !plain && rng.chance(140);
         let (plan, checkpoint_every) = match self.checkpoints {
             true => (Sizes { job_bytes: 16 << 10, batch_bytes: 16 << 10, ..plan }, 4 << 10),
             false => (plan, checkpoint_every),
@@ -69,7 +70,7 @@ impl World {
         let shipper = self.shippers.remove(chosen);
         let number = shipper.number;
         self.tickets.retain(|_, of| *of != number);
-        self.counts.add("shippers killed");
+        self.killed(shipper.attached.is_some());
         self.note(8, || format!("shipper {number} is killed; {}", shipper.state()));
         for put in shipper.under_way() {
             let mut target = self.target.borrow_mut();
@@ -97,11 +98,12 @@ impl World {
             let at = self.rng.index(target.store.late.len());
             let put = target.store.late.swap_remove(at);
             let landed = target.store.land(&put);
-            self.counts.add(match (put.entry, landed) {
-                (false, _) => "late objects of the dead",
-                (true, Put::Created) => "late entries of the dead that came to be",
-                (true, Put::AlreadyExists) => "late entries of the dead that were too late",
-            });
+            match put.entry {
+                // Nobody needs it: an entry was put behind all that it needs, or not at all (V1).
+                false => self.counts.add("late objects of the dead"),
+                // The log that the next shipper finds is another.
+                true => self.counts.fault("late entries of the dead", landed == Put::Created),
+            }
             put
         };
         self.note(41, || format!("{} arrives late", put.name));
@@ -152,7 +154,11 @@ impl World {
 
     /// What may have spoiled a point has happened.
     pub(super) fn look_again(&mut self) {
+        let spoiled = self.counts.get("points spoiled by damage");
         let looked = self.target.borrow_mut().look_again(&mut self.counts);
+        if self.counts.get("points spoiled by damage") > spoiled {
+            self.vault_noticed(&["objects damaged"]);
+        }
         if let Err(what) = looked {
             self.is_wrong(Oracle::Image, what);
         }
@@ -182,6 +188,7 @@ impl World {
             self.striking = self.shippers[chosen].number;
             return;
         }
+        self.goes_on(chosen);
         let number = self.shippers[chosen].number;
         let waits = std::mem::replace(&mut self.shippers[chosen].waits, Waits::Begin);
         let reply = match waits {
@@ -191,6 +198,7 @@ impl World {
             Waits::Answer(ticket, _) => {
                 self.tickets.remove(&ticket);
                 self.counts.add("answers that came too late");
+                self.hang_matters();
                 self.shippers[chosen].connection = None;
                 Some(Reply::Answer(Err(ClientError::Deadline)))
             }
@@ -230,6 +238,7 @@ impl World {
                 let serves = self.tracker.as_ref().is_some_and(|tracker| !tracker.stop_begun);
                 self.shippers[chosen].connection = serves.then(Connection::default);
                 let refused = || ClientError::Connect(std::io::ErrorKind::ConnectionRefused.into());
+                self.connects(number);
                 Reply::Heard(if serves { Ok(()) } else { Err(refused()) })
             }
             Ask::Idle => Reply::Heard(match &self.shippers[chosen].connection {
@@ -244,7 +253,7 @@ impl World {
             Ask::Tracker(question) => return self.question(chosen, question),
             Ask::Disk { disk, sectors, stale } => {
                 if !self.finishing && self.rng.chance(self.settings.read_errors) {
-                    self.counts.add("failed reads of shippers");
+                    self.met(number, vec![("failed reads of shippers", String::new())]);
                     return Some(Reply::Sectors(Err(std::io::Error::from_raw_os_error(libc_errno::EIO))));
                 }
                 let mut from = self.disks[disk].borrow_mut();
@@ -261,7 +270,11 @@ impl World {
                 Reply::Sectors(Ok(sectors.map(|sector| self.opened[file].preserved(sector)).collect()))
             }
             Ask::Store(request) => {
-                let answer = self.target.borrow_mut().store.ask(&request, &mut self.rng, &mut self.counts);
+                let mut met = Vec::new();
+                let answer =
+                    self.target.borrow_mut().store.ask(&request, &mut self.rng, &mut self.counts, &mut met);
+                self.asked_store(number, &request, &answer);
+                self.met(number, met);
                 let told = answer.as_ref().err().map(ToString::to_string);
                 if let Some(told) = told {
                     self.note(43, || format!("the store to shipper {number}: {told}"));
@@ -317,6 +330,14 @@ impl World {
         if let Some(what) = what {
             self.counts.add(what);
         }
+        match &question {
+            Question::Reopen { .. } | Question::Release { .. } => self.taken_up(),
+            Question::Undo { .. } => {
+                self.taken_up();
+                self.gives_up_freeze(self.shippers[chosen].number);
+            }
+            _ => {}
+        }
         self.shippers[chosen].releasing = matches!(question, Question::Release { .. });
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -351,7 +372,9 @@ impl World {
                 }
                 shipper.attached = Some(attached.clone());
                 shipper.waits = Waits::Ready(Reply::Answer(Ok(Box::new((answer, opened)))));
-                return self.shippers.iter_mut().for_each(|other| other.revoke(newest));
+                let revoked = self.shippers.iter_mut().map(|other| other.revoke(newest));
+                let revoked = revoked.filter(|revoked| *revoked).count();
+                return self.attached(revoked);
             }
             Answer::Refused(Refusal::Revoked { .. }) => shipper.connection = None,
             _ => {}
@@ -431,6 +454,9 @@ impl World {
 
     /// A shipper has ended: with this exit kind it may, or not.
     fn shipper_ended(&mut self, number: u64, ended: towline::Result<Ended>) {
+        if let Err(error) = &ended {
+            self.ends_by(number, error.kind());
+        }
         let at = self.shippers.iter().position(|shipper| shipper.number == number).expect("it has just run");
         let shipper = self.shippers.remove(at);
         self.tickets.retain(|_, of| *of != number);
@@ -482,8 +508,9 @@ impl World {
             _ => self.estranged || target.taken_over,
         };
         drop(target);
+        self.refused(kind);
         if self.obstinate {
-            self.counts.add(&format!("{kind:?} for good"));
+            self.counts.add("refused for good");
             return due;
         }
         self.counts.add(&format!("the word to take over, after {kind:?}"));
@@ -518,6 +545,7 @@ impl World {
         };
         let row: String =
             row.split("; ").next().unwrap_or_default().split(": groups/").next().unwrap_or_default().into();
+        self.claimed(&row);
         self.counts.add(&format!("claim: {row}"));
     }
 }

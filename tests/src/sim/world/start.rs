@@ -1,33 +1,12 @@
-//! A tracker starts, or fails to, and what its start may cost.
+//! A tracker starts, or fails to.
 
-use super::successor::Found;
 use super::*;
 
 impl World {
     /// Whether somebody damaged the sidecars, or something failed.
     pub(super) fn is_hurt(&self) -> bool {
-        self.hurt || self.faults.injected() > 0 || self.counts.get("logs damaged") > 0
-    }
-
-    /// Promise 4: no crash makes the sidecar look damaged, if nobody damaged it and nothing failed.
-    fn check_cost(&mut self, before: &Found) {
-        if self.is_hurt() {
-            return;
-        }
-        // Why each disk is to be compared as a whole, if it is.
-        let whole = |meta: &Option<Meta>| {
-            let recheck = meta.as_ref().and_then(|meta| meta.recheck.clone());
-            recheck.filter(|recheck| recheck.whole).map(|recheck| recheck.reason)
-        };
-        for (disk, (before, now)) in before.metas.iter().zip(&self.metas()).enumerate() {
-            let why = whole(now).filter(|_| whole(before).is_none());
-            if let Some(why) = why.filter(|why| why.contains("the sidecar is damaged")) {
-                self.is_wrong(
-                    Oracle::Conduct,
-                    format!("disk {disk} is compared as a whole after a crash: {why}"),
-                );
-            }
-        }
+        let damaged = self.counts.get("logs damaged") + self.counts.get("intents damaged");
+        self.hurt || self.faults.injected() > 0 || damaged > 0
     }
 
     /// This boot's.
@@ -108,7 +87,6 @@ impl World {
         self.starts_failed = 0;
         self.sessions += 1;
         self.note(35, || format!("started session {}", started.session));
-        self.check_cost(&found);
         self.calls_failed(before, self.start_latched(&found));
         let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
         let mut handles = vec![BTreeMap::new(); self.disks.len()];
@@ -130,6 +108,8 @@ impl World {
             off,
         });
         self.counts.add("starts");
+        let mishap = self.unjudged.has_mishaps();
+        self.check_cost(&found, mishap, off);
         self.judge(&found, &actions);
         self.execute(actions);
     }

@@ -4,12 +4,13 @@
 //! Not counted, for they can't happen here: *more pending logs than a meta lists* takes hundreds of sessions without a cut,
 //! and the machine cuts for itself long before; the row is tested where it is decided (`recover`).
 
+use super::cost::Ended;
 use super::*;
 use towline_tracker::map::bits;
 use towline_tracker::sidecar::jobs::map_name;
 
 /// Blocks of each disk.
-type Blocks = Vec<BTreeSet<u64>>;
+pub(super) type Blocks = Vec<BTreeSet<u64>>;
 
 /// A crash that no start has coped with yet.
 struct Crash {
@@ -28,6 +29,13 @@ pub(super) struct Unjudged {
     carried: Option<(CutId, Vec<String>)>,
     /// The time of the last cut.
     last_cut: u64,
+}
+
+impl Unjudged {
+    /// Whether others than a crash have had their hands in it since the last start.
+    pub(super) fn has_mishaps(&self) -> bool {
+        !self.mishaps.is_empty()
+    }
 }
 
 /// What a start is about to find.
@@ -181,6 +189,7 @@ impl World {
         let name = format!("{kind:?} crash: {}{fuzzy}", state.road.name());
         self.counts.add(&name);
         let only_frozen = self.only_frozen(state);
+        self.session_ends(Ended::Process);
         self.unjudged.crashes.push(Crash { name, road: state.road, only_frozen });
     }
 
@@ -282,6 +291,7 @@ impl World {
         let crashes = std::mem::take(&mut self.unjudged.crashes);
         let before = self.unjudged.carried.take();
         if !outcome.continued {
+            self.begins_anew();
             if let Some(crash) = crashes.iter().rfind(|crash| crash.road != Road::None) {
                 self.counts.fault("go on: a freeze forgotten", outcome.took_back(crash));
             }

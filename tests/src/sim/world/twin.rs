@@ -33,11 +33,12 @@ impl World {
                 // Whoever comes second is refused; whether he insists is his administrator's.
                 twin.estranged = true;
                 twin.obstinate = self.rng.chance(500);
-                self.counts.add("strangers with our group's name");
+                self.vault_meets("strangers with our group's name");
             }
             Twin::Clone => {
                 twin.settings.direct = self.settings.direct;
                 twin.hurt = self.is_hurt();
+                twin.cost.copied = true;
                 twin.geometry.clone_from(&self.geometry);
                 twin.acked = vec![SectorMap::default(); self.disks.len()];
                 twin.known = vec![SectorMap::default(); self.disks.len()];
@@ -56,12 +57,13 @@ impl World {
                 let mut fate = Fate::draw(&mut twin.rng);
                 for (disk, folder) in twin.disks.iter().zip(&twin.folders) {
                     disk.borrow_mut().host_crash(&mut fate);
+                    disk.borrow_mut().sick = None;
                     folder.host_crash(&mut fate);
                 }
                 (twin.boots, twin.boot, twin.boot_ns) = (1 << 20, 1 << 20, twin.wall);
                 (self.estranged, twin.estranged) = (true, true);
                 (self.rivals, twin.rivals) = (true, true);
-                self.counts.add("clones");
+                self.vault_meets("clones");
             }
         }
         twin.pass(1_000_000);
