@@ -100,9 +100,12 @@ impl World {
         });
     }
 
-    /// A session begins with other maps: all that any log may say is open in them.
+    /// A session begins with other maps: all that any log may say is open in them, but for what a dead session has on its way
+    /// to a log.
     pub(super) fn begins_anew(&mut self) {
-        self.cost.cuts.clear();
+        if !self.folders.iter().any(SimFolder::has_orphans) {
+            self.cost.cuts.clear();
+        }
     }
 
     /// The host is down: what a process left in memory is gone.
