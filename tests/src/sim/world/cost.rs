@@ -231,8 +231,10 @@ impl World {
             return;
         }
         let bounds = self.settings.bounds;
-        // Cuts that are undone because the disk can't be synced leave a log each, until a meta has no room for more.
-        let older = if self.cost.doubt || self.counts.get("failed syncs") > 0 { LOGS_MAX } else { OLDER };
+        // Cuts that are undone because the disk can't be synced leave a log each, until a meta has no room for more. What syncs
+        // failed where copies come from is not known.
+        let unsynced = self.cost.doubt || self.cost.copied || self.counts.get("failed syncs") > 0;
+        let older = if unsynced { LOGS_MAX } else { OLDER };
         let most_logs = older + LOGS + 2 * self.cost.unsealed;
         let mut wrong = Vec::new();
         for (disk, folder) in self.folders.iter().enumerate() {
