@@ -179,6 +179,10 @@ impl World {
         else {
             return;
         };
+        // A start that died behind a clean stop has begun a session all the same.
+        if how == Ended::Clean && found.metas.iter().flatten().any(|meta| meta.clean.is_none()) {
+            return;
+        }
         let generation = self.state().expect("a session has a header").open;
         let now = self.open_blocks(generation).expect("a session has maps");
         let recheck = |meta: &Option<Meta>| meta.as_ref().and_then(|meta| meta.recheck.clone());
