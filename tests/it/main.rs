@@ -33,5 +33,6 @@ mod stores;
 mod successors;
 mod switches;
 mod sync_errors;
+mod thin;
 mod vaults;
 mod versions;

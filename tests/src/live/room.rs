@@ -95,6 +95,21 @@ impl Room {
         Self::disk_in(folder, mib, &[], "loop,errors=remount-ro,lazytime,noinit_itable")
     }
 
+    /// A file system of another kind, in which files can share blocks.
+    ///
+    /// # Panics
+    /// As [`Self::disk`].
+    #[track_caller]
+    pub fn of_kind(kind: &str, mib: u64) -> Self {
+        let folder = folder();
+        let image = folder.path().join("image");
+        File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("an image");
+        run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image)).good();
+        let room = Self::over(folder, image, "loop");
+        root("chmod", &["0777"], &room.at);
+        room
+    }
+
     fn disk_in(folder: TempDir, mib: u64, more: &[&str], options: &'static str) -> Self {
         let image = folder.path().join("image");
         File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("an image");
@@ -207,6 +222,35 @@ impl Room {
         self.down();
         fs::copy(image, self.image()).expect("an image can be copied");
         self.mount();
+    }
+
+    /// From here on it lies on a thin device: all that it may write has its space there, but the blocks of this file, of
+    /// zeros, have none.
+    ///
+    /// # Panics
+    /// If it lies in memory, or the image's file system has no holes.
+    #[track_caller]
+    pub fn take_space_below(&self, file: &Path) {
+        use nix::fcntl::{FallocateFlags as Flags, fallocate};
+        self.sync();
+        let image = OpenOptions::new().write(true).open(self.image()).expect("an image");
+        let length = image.metadata().expect("an open file has a size").len();
+        fallocate(&image, Flags::empty(), 0, length as i64).expect("space for all of it");
+        // As filefrag tells its extents: number, first and last block in the file, first and last of the device.
+        let found = run(Command::new("filefrag").args(["-v", "-b4096"]).arg(file)).good();
+        let extents = found.stdout.lines().filter_map(|line| {
+            let mut fields = line.split(':').skip(2);
+            let (first, last) = fields.next()?.split_once("..")?;
+            Some(first.trim().parse::<i64>().ok()?..=last.trim().parse::<i64>().ok()?)
+        });
+        let mut blocks = 0;
+        for extent in extents {
+            let count = extent.end() - extent.start() + 1;
+            let flags = Flags::FALLOC_FL_PUNCH_HOLE | Flags::FALLOC_FL_KEEP_SIZE;
+            fallocate(&image, flags, extent.start() * 4096, count * 4096).expect("a hole");
+            blocks += count as u64 * 4096;
+        }
+        assert_eq!(blocks, fs::metadata(file).expect("it is there").len(), "{}", found.stdout);
     }
 
     fn down(&self) {
