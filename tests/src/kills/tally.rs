@@ -82,17 +82,24 @@ fn times(times: &[Duration]) -> String {
     }
 }
 
+/// How many took longer than the second within which service is to be back.
+fn late(times: &[Duration]) -> String {
+    let late = times.iter().filter(|time| **time > Duration::from_secs(1)).count();
+    format!("{late} of {} later than 1 s", times.len())
+}
+
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let victims = Victim::ALL.map(|victim| format!("{} {}", victim.name(), self.by(victim)));
         let [writes, reads] = self.requests;
         write!(
             f,
-            "{}; {}; p50/max until service {}, until the guests go on {}, until the next shipper {}; {} shippers stopped \
+            "{}; {}; p50/max until service {} ({}), until the guests go on {}, until the next shipper {}; {} shippers stopped \
              and replaced, for {}; {writes} writes, {reads} blocks read, {} points compared",
             victims.join(", "),
             self.states(),
             times(&self.service),
+            late(&self.service),
             times(&self.guests),
             times(&self.shipping),
             self.stopped.len(),

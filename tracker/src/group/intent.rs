@@ -441,7 +441,7 @@ impl Group {
         }
     }
 
-    /// Whether tracking itself has failed (S4), and is not healed; for tests and status.
+    /// Whether tracking itself has failed (S4), and is not healed: asked by the simulator, which is a crate of its own.
     pub fn is_degraded(&self, disk: DiskIndex) -> bool {
         self.disks[disk.index()].intent_mode != IntentMode::Kept
     }

@@ -493,7 +493,8 @@ impl Group {
         self.counts.cuts
     }
 
-    /// Cuts that nobody asked for, of logs that eviction had grown, since the start; for tests.
+    /// Cuts that nobody asked for, of logs that eviction had grown, since the start: the simulator counts what its seeds
+    /// reach, and is a crate of its own.
     pub fn compactions(&self) -> u64 {
         self.counts.compactions
     }
