@@ -5,14 +5,15 @@ use crate::store::Store;
 use crate::vault::Vault;
 use crate::vault::slots::Secrets;
 use crate::{Error, Kind, Result};
-use std::io::{self, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// The largest file that is read as a key.
-const KEY_MAX: u64 = 1 << 20;
+const KEY_MAX: usize = 1 << 20;
 
 /// The options.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -55,9 +56,7 @@ impl Args {
             keep_from_dumps();
         }
         Ok(Secrets {
-            passphrase: passphrase
-                .map(|path| read(&path).and_then(|text| first_line(&path, &text)))
-                .transpose()?,
+            passphrase: passphrase.map(|path| read_passphrase(&path)).transpose()?,
             key_file: key_file.map(|path| read_key(&path)).transpose()?,
             group: group.map(|path| group_key(&path)).transpose()?,
         })
@@ -137,38 +136,44 @@ fn ask(what: &str) -> Result<Zeroizing<Vec<u8>>> {
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let failed = |error| Error::io(format_args!("{} can't be read", path.display()), error);
-    let found = std::fs::metadata(path).map_err(failed)?;
-    if found.is_file() && found.len() > KEY_MAX {
-        return Err(Error::new(Kind::Usage, format!("{} is too large to be a key", path.display())));
-    }
+    let file = File::open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
     if found.is_file() && found.mode() & 0o077 != 0 {
         tracing::warn!("{} can be read by others: chmod 600 it", path.display());
     }
-    std::fs::read(path).map(Zeroizing::new).map_err(failed)
+    // Whole at once: a buffer that grows leaves copies behind. A pipe or a device may have no end.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_MAX + 1));
+    file.take(KEY_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    match bytes.len() > KEY_MAX {
+        true => Err(Error::new(Kind::Usage, format!("{} is too large to be a key", path.display()))),
+        false => Ok(bytes),
+    }
 }
 
-fn first_line(path: &Path, text: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+/// The passphrase in the text of a file: its first line, which is not empty.
+pub fn passphrase_in(text: &[u8]) -> Option<&[u8]> {
     let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    match line.is_empty() {
-        true => Err(Error::new(Kind::Usage, format!("the first line of {} is empty", path.display()))),
-        false => Ok(Zeroizing::new(line.to_vec())),
-    }
+    (!line.is_empty()).then_some(line)
 }
 
-/// A line's end that an editor added does not count.
+/// The key in the bytes of a key file: at least 16; a line's end that an editor added does not count.
+pub fn key_in(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+    (end >= 16).then_some(&bytes[..end])
+}
+
+fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let text = read(path)?;
+    let bad = || Error::new(Kind::Usage, format!("the first line of {} is empty", path.display()));
+    passphrase_in(&text).map(|line| Zeroizing::new(line.to_vec())).ok_or_else(bad)
+}
+
 fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let mut key = read(path)?;
-    while key.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-        key.pop();
-    }
-    match key.len() < 16 {
-        true => Err(Error::new(
-            Kind::Usage,
-            format!("{} is too short to be a key: 16 bytes at least", path.display()),
-        )),
-        false => Ok(key),
-    }
+    let bytes = read(path)?;
+    let bad =
+        || Error::new(Kind::Usage, format!("{} is too short to be a key: 16 bytes at least", path.display()));
+    key_in(&bytes).map(|key| Zeroizing::new(key.to_vec())).ok_or_else(bad)
 }
 
 fn group_key(path: &Path) -> Result<crate::vault::keys::GroupExport> {
@@ -198,9 +203,8 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
         }
         _ => Error::io(format_args!("{} can't be made", path.display()), error),
     };
-    let mut file =
-        std::fs::File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }

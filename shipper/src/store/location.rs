@@ -78,7 +78,7 @@ impl Location {
         };
         let bucket = |service, rest: &str| Bucket::parse(service, rest).map(Self::Bucket);
         // Not the whole URL: somebody may have given one with a password, or signed.
-        let bare = || without_secrets(url);
+        let bare = || shown(url).split_whitespace().collect::<Vec<_>>().join(" ");
         match scheme {
             "file" if rest.starts_with('/') => Ok(Self::Directory(rest.into())),
             "file" => {
@@ -175,20 +175,23 @@ fn usage(message: impl std::fmt::Display) -> Error {
     Error::new(Kind::Usage, message.to_string())
 }
 
-/// A URL or a text with URLs as it may be shown: without users, passwords and queries, in which signatures stand.
+/// A text with URLs as it may be shown: without users, passwords and queries, in which signatures stand.
 pub fn without_secrets(text: &str) -> String {
-    let word = |word: &str| {
-        let (head, _) = word.split_once('?').unwrap_or((word, ""));
-        match head.split_once("://") {
-            Some((scheme, rest)) => {
-                let end = rest.find('/').unwrap_or(rest.len());
-                let host = rest[..end].rsplit_once('@').map_or(&rest[..end], |(_, host)| host);
-                format!("{scheme}://{host}{}", &rest[end..])
-            }
-            None => head.to_owned(),
-        }
+    text.split_whitespace().map(shown).collect::<Vec<_>>().join(" ")
+}
+
+/// A URL likewise. Keys have slashes and question marks in them, and who gives one in a URL may not have escaped them: what
+/// stands in front of the last `@` is never shown, nor what stands behind a question mark, nor anything if both may be it.
+fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.split('?').next().unwrap_or_default().to_owned();
     };
-    text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+    let host = match rest.split_once('?') {
+        Some((_, query)) if query.contains('@') => "...",
+        Some((head, _)) => head,
+        None => rest,
+    };
+    format!("{scheme}://{}", host.rsplit('@').next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -240,6 +243,11 @@ mod tests {
             "s3://b/x?secret",
             "https://user:secret@host/x?sig=secret",
             "https://user:secret@acc.blob.core.windows.net/c?sig=secret",
+            "https://key:a/secret@host/x",
+            "https://key:a?secret@acc.blob.core.windows.net/c",
+            "https://key:a secret@host/x",
+            "https://host/x?mail=a@b&sig=secret",
+            "https://a://key:secret@host/x",
             "memory://",
         ] {
             let error = Location::parse(url).expect_err(url);

@@ -77,9 +77,11 @@ impl Stretch {
     /// RFC 9106's second recommended choice, for where memory is scarce: 64 MiB, three passes.
     const NEW: Self = Self { memory: 64 << 10, passes: 3, lanes: 4 };
 
-    /// Whether opening it costs no more than a gibibyte and some seconds: who can write to the store chose it.
+    /// Whether it can be done, for no more than a gibibyte and some seconds: who can write to the store chose it.
     fn is_bearable(self) -> bool {
-        self.memory <= 1 << 20 && self.passes <= 16 && (1..=16).contains(&self.lanes)
+        (1..=16).contains(&self.lanes)
+            && (8 * self.lanes..=1 << 20).contains(&self.memory)
+            && (1..=16).contains(&self.passes)
     }
 
     fn of(self, passphrase: &[u8], salt: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>> {
@@ -324,7 +326,8 @@ pub fn open(store: &dyn Store, descriptor: &Descriptor, secrets: &Secrets) -> Re
     }
 }
 
-fn ring_seal(vault: VaultId, generation: u16, master: &Secret) -> Seal {
+/// What the ring of a generation is sealed by.
+pub fn ring_seal(vault: VaultId, generation: u16, master: &Secret) -> Seal {
     let key = master.derive("towline 2026-11 ring key", &[&vault.0]);
     let keys = Some(Arc::new(GroupKeys::only(generation, key)));
     Seal { keys, ..Seal::unkeyed(vault, GroupId::NONE) }

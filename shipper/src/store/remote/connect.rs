@@ -238,10 +238,11 @@ fn client(options: &Options, endpoint: Option<&str>) -> Result<ClientOptions> {
     Ok(client)
 }
 
-/// `host:port` of `https://host:port/path`.
-fn host_of(url: &str) -> String {
+/// `host:port` of `https://user:password@host:port/path`.
+pub(super) fn host_of(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or_default().to_owned()
+    let host = rest.split('/').next().unwrap_or_default();
+    host.rsplit('@').next().unwrap_or_default().to_owned()
 }
 
 fn unusable(error: object_store::Error) -> Error {

@@ -1,30 +1,31 @@
 //! What an answer means for whoever asked: what can be done about it, whether to try again, and whether it may have been
 //! done all the same. Without I/O.
 
-use super::wire::Note;
+use super::answer::Note;
 use crate::store::StoreErrorKind;
 use crate::store::location::without_secrets;
 use std::time::Duration;
 
 /// A try that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) what: What,
+pub struct Failure {
+    /// What failed.
+    pub what: What,
     /// Trying again soon may help.
-    pub(super) again: bool,
+    pub again: bool,
     /// It may have been done, or be done yet: the answer is lost, or says nothing.
-    pub(super) lost: bool,
+    pub lost: bool,
     /// For people, without secrets.
-    pub(super) text: String,
+    pub text: String,
     /// How long the server asks to wait.
-    pub(super) retry_after: Option<Duration>,
+    pub retry_after: Option<Duration>,
     /// The object's whole length, if a part of it was answered.
-    pub(super) whole: Option<u64>,
+    pub whole: Option<u64>,
 }
 
 /// What failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub enum What {
     /// A condition: an object of that name is there.
     Exists,
     /// The range begins at the object's end or behind it.
@@ -35,7 +36,7 @@ pub(super) enum What {
 
 /// The words of the library, if it was the library that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub enum Trouble {
     /// There was no answer in time.
     Late,
     /// The object is longer than the caller takes.
@@ -87,7 +88,7 @@ const NO_BUCKET: [&str; 4] =
 
 /// Judges a try by what the library and the server said. `host` is the store's: what another host says is about
 /// credentials.
-pub(super) fn judge(trouble: Trouble, note: &Note, host: &str) -> Failure {
+pub fn judge(trouble: Trouble, note: &Note, host: &str) -> Failure {
     use StoreErrorKind::{Denied, NoSpace, NotFound, Other, TooLarge, Transient};
     let (code, status) = (note.code.as_str(), note.status);
     let failure = |what, again, lost| Failure {

@@ -20,8 +20,9 @@
 //!   where to begin (Azurite; S3 Express) is read from the prefix's beginning: right, and slower.
 //! - **Integrity.** S3: SHA-256 in the signature and as a checksum. Azure and Google: TLS alone; what is read proves itself.
 
+pub mod answer;
 mod connect;
-mod judge;
+pub mod judge;
 mod profile;
 mod wire;
 

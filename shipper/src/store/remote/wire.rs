@@ -1,16 +1,18 @@
 //! Between the library and its HTTP client: what the server answered is noted for whoever judges it, word for word, and a
 //! success that is none is made a failure. The library itself tells neither an error's code nor Retry-After.
 
+use super::answer::{self, Note};
+use super::connect::host_of;
 use futures_util::StreamExt;
+use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
     HttpService, ReqwestConnector,
 };
-use object_store::{ClientOptions, HeaderMap};
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::SystemTime;
 
 /// Of an error's body.
 const ERROR_MAX: usize = 64 << 10;
@@ -19,27 +21,6 @@ const LISTING_MAX: usize = 16 << 20;
 
 tokio::task_local! {
     static NOTE: RefCell<Note>;
-}
-
-/// What became of the last request of a try.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Note {
-    /// Who was asked: host and port.
-    pub(super) host: String,
-    /// The status, if there was an answer.
-    pub(super) status: Option<u16>,
-    /// The error's code: `SlowDown`.
-    pub(super) code: String,
-    /// The error's words, for people.
-    pub(super) message: String,
-    /// The object's whole length, if a part of it was answered.
-    pub(super) whole: Option<u64>,
-    /// How long the server asks to wait.
-    pub(super) retry_after: Option<Duration>,
-    /// The status says success and the body an error.
-    pub(super) lie: bool,
-    /// Why there was no answer, and whether the request can't have been sent.
-    pub(super) broken: Option<(String, bool)>,
 }
 
 /// Runs a try and answers what it answered, and the note of its last request.
@@ -87,7 +68,7 @@ impl HttpService for Wire {
 
 impl Wire {
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let host = request.uri().authority().map(|host| host_of(host.as_str())).unwrap_or_default();
         note(|note| *note = Note { host, ..Note::default() });
         let put = request.method() == "PUT";
         let query = request.uri().query().unwrap_or_default();
@@ -96,23 +77,20 @@ impl Wire {
         let response = self.client.execute(request).await.inspect_err(broken)?;
         let (parts, body) = response.into_parts();
         note(|note| note.status = Some(parts.status.as_u16()));
+        let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         if !parts.status.is_success() {
             let text = read(body, ERROR_MAX).await?;
-            note(|note| failed(note, &parts.headers, &String::from_utf8_lossy(&text)));
+            let words = String::from_utf8_lossy(&text);
+            note(|note| note.fail(header, &words, SystemTime::now()));
             return Ok(HttpResponse::from_parts(parts, text.into()));
         }
-        // F33: a success with an error in it. Bodies of objects are not looked at: they prove themselves.
+        // F33: a success with an error in it.
         if put || listing {
             let bytes = read(body, if put { ERROR_MAX } else { LISTING_MAX }).await?;
             let text = String::from_utf8_lossy(&bytes);
-            let roots = ["<ListBucketResult", "<EnumerationResults"];
-            let lie = match listing {
-                true => !roots.iter().any(|root| text.contains(root)),
-                false => ["<Error", "<html", "<!DOCTYPE"].iter().any(|root| text.contains(root)),
-            };
-            if lie {
+            if answer::is_lie(&text, listing) {
                 note(|note| {
-                    failed(note, &parts.headers, &text);
+                    note.fail(header, &text, SystemTime::now());
                     note.lie = true;
                 });
                 return Err(HttpError::new(
@@ -122,9 +100,7 @@ impl Wire {
             }
             return Ok(HttpResponse::from_parts(parts, bytes.into()));
         }
-        let range = parts.headers.get("content-range").and_then(|range| range.to_str().ok());
-        let whole = range.and_then(|range| range.rsplit_once('/')?.1.parse().ok());
-        note(|note| note.whole = whole);
+        note(|note| note.whole = header("content-range").and_then(answer::whole));
         Ok(HttpResponse::from_parts(parts, body))
     }
 }
@@ -154,54 +130,4 @@ async fn read(body: HttpResponseBody, limit: usize) -> Result<Vec<u8>, HttpError
         }
     }
     Ok(bytes)
-}
-
-fn failed(note: &mut Note, headers: &HeaderMap, body: &str) {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    note.code = header("x-ms-error-code").or_else(|| element(body, "Code")).unwrap_or_default().to_owned();
-    note.message = element(body, "Message").unwrap_or_default().lines().next().unwrap_or_default().to_owned();
-    note.retry_after = header("retry-after").and_then(|text| wait(text, jiff::Timestamp::now()));
-}
-
-/// The text of the first element of this name.
-fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    Some(rest.split_once("</")?.0.trim())
-}
-
-/// Retry-After: seconds, or a time.
-fn wait(text: &str, now: jiff::Timestamp) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let until = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
-    Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn how_long_to_wait_is_read_in_both_forms() {
-        let now = "2026-11-27T12:00:00Z".parse().unwrap();
-        for (text, seconds) in [
-            ("7", Some(7)),
-            ("Fri, 27 Nov 2026 12:00:09 GMT", Some(9)),
-            ("Fri, 27 Nov 2026 11:00:00 GMT", Some(0)),
-            ("soon", None),
-            ("-1", None),
-        ] {
-            assert_eq!(wait(text, now), seconds.map(Duration::from_secs), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_errors_code_and_words_are_found_and_nothing_else_is_shown() {
-        let xml = "<?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code><Message>It does not.\nLine</Message>\
-                   <StringToSign>secret</StringToSign></Error>";
-        let mut note = Note::default();
-        failed(&mut note, &HeaderMap::new(), xml);
-        assert_eq!((note.code.as_str(), note.message.as_str()), ("SignatureDoesNotMatch", "It does not."));
-    }
 }
