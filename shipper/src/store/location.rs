@@ -97,7 +97,7 @@ impl Location {
                     bare()
                 ))),
             },
-            _ => Err(usage(format_args!("{}: {scheme} is no kind of store; give {FORMS}", bare()))),
+            _ => Err(usage(format_args!("{} is no kind of store; give {FORMS}", bare()))),
         }
     }
 }
@@ -191,6 +191,9 @@ fn shown(url: &str) -> String {
         Some((head, _)) => head,
         None => rest,
     };
+    // A library's words may have it in brackets.
+    let plain = scheme.trim_start_matches(['(', '"', '\'']).bytes().all(|b| b.is_ascii_alphanumeric());
+    let scheme = if plain { scheme } else { "..." };
     format!("{scheme}://{}", host.rsplit('@').next().unwrap_or_default())
 }
 
@@ -248,6 +251,7 @@ mod tests {
             "https://key:a secret@host/x",
             "https://host/x?mail=a@b&sig=secret",
             "https://a://key:secret@host/x",
+            "key:secret@host\n://x",
             "memory://",
         ] {
             let error = Location::parse(url).expect_err(url);

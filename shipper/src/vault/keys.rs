@@ -229,7 +229,7 @@ impl FromStr for GroupExport {
         while let Ok(next) = field("key") {
             generations.push(secret(next)?);
         }
-        if generations.len() > GENERATIONS_MAX || body.lines().count() != 4 + 1 + generations.len() {
+        if generations.len() > GENERATIONS_MAX || body.split('\n').count() != 4 + 1 + generations.len() {
             return Err(bad("it has lines that do not belong there"));
         }
         let keys = GroupKeys { names, generations, first: 1 };
@@ -349,6 +349,13 @@ mod tests {
                 }
             }
             assert!(GroupExport::from_str(&text[..at]).is_err());
+        }
+        let (body, _) = text.split_once("check ").unwrap();
+        for more in ["\n", "key\n"] {
+            let body = format!("{body}{more}");
+            let error =
+                GroupExport::from_str(&format!("{body}check {}\n", check(&body))).expect_err("it is more");
+            assert!(error.line().contains("do not belong"), "{}", error.line());
         }
     }
 
