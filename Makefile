@@ -28,7 +28,7 @@ help:
 	@echo 'make isolation [LEGS=n] [HOLD=s]    sidecar or store full, stalled, gone under verified load; adds a line there too'
 	@echo 'make powercuts [CUTS=n] [REPLAYS=n]  power cuts of an emulated machine, and of a record of its drives; likewise'
 	@echo 'make fuzz [SECONDS=n] [TARGET=name] [SANITIZER=none] what reads foreign bytes, fed by a fuzzer; adds lines there too'
-	@echo 'make fuzz-coverage                  which regions of the decoders the committed inputs reach: tests/COVERAGE.md'
+	@echo 'make fuzz-coverage                  which regions of the decoders the committed inputs reach, 90 % at least: tests/COVERAGE.md'
 	@echo 'make sanitizers [PACKAGE=name] [ONLY=address|thread|miri]  what is unsafe or has threads, under sanitizers and in Miri'
 	@echo 'make figures                        adds up what the campaigns ran, at the end of tests/FAILURES.md'
 	@echo 'make models                         what processes share in memory, in every order of accesses'

@@ -62,3 +62,22 @@ fn every_target_has_a_fuzzer_and_every_input_a_target() {
         }
     }
 }
+
+/// The table of `make fuzz-coverage` has every decoder, and the inputs that are kept reach nine tenths of each.
+#[test]
+fn every_decoder_is_reached_in_nine_regions_of_ten() {
+    let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("COVERAGE.md")).unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1).map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [target, file, functions, regions, reached, share] = cells[..] else { panic!("{line}") };
+        let [regions, reached] = [regions, reached].map(|count| count.parse::<u32>().unwrap());
+        assert!(
+            regions > 0 && 10 * reached >= 9 * regions && share.parse::<f64>().unwrap() >= 90.0,
+            "{line}"
+        );
+        format!("{target} {file} {functions}").trim_end().to_owned()
+    });
+    let decoders = fs::read_to_string(folder().join("decoders")).unwrap();
+    let named: Vec<_> = decoders.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+    assert_eq!(rows.collect::<Vec<_>>(), named, "renew the table with `make fuzz-coverage`");
+}

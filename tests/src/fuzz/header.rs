@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use towline_tracker::id::{AttachNumber, BootId, CutId, DiskId, Generation, Nanos, Session, StartId};
 use towline_tracker::limits::DISK_MAX;
 use towline_tracker::map::Words;
-use towline_tracker::map::header::{CutRecord, FAILED_MAX, GroupHeader, State};
+use towline_tracker::map::header::{CutRecord, FAILED_MAX, FailedSyncs, GroupHeader, State};
 
 const BOOT: BootId = BootId([3; 16]);
 
@@ -18,7 +18,9 @@ pub fn run(data: &[u8]) {
     let disks: Vec<_> = (0..count as u8).map(|disk| (DiskId([disk; 16]), DISK_MAX)).collect();
     let words = Words::private(GroupHeader::WORDS);
     let of = (Session(5), StartId(7));
-    let header = GroupHeader::create(words.clone(), BOOT, of, Generation(input.number()), &disks, &[]);
+    let mut known = || FailedSyncs { latched: input.bool(), doubtful: input.bool() };
+    let known: Vec<_> = disks.iter().map(|_| known()).collect();
+    let header = GroupHeader::create(words.clone(), BOOT, of, Generation(input.number()), &disks, &known);
     assert!(header.fits(BOOT, &disks));
     let later = Later::new(&mut input);
     while !input.is_empty() {
@@ -32,10 +34,22 @@ pub fn run(data: &[u8]) {
     }
     let state = header.state();
     header.store(state);
-    assert_eq!(header.state(), state);
+    assert!(header.state() == state && !state.road.name().is_empty());
     let _ = (header.read_cut(state.open), header.heartbeat(), header.attach(), header.session());
-    for disk in 0..count {
+    for (disk, (id, _)) in disks.iter().enumerate() {
         let _ = (header.latched(disk), header.doubtful(disk), header.knows(disk, StartId(7)));
+        // Doubt comes from the header or from the meta, and of another boot from the meta alone.
+        for doubtful in [true, false] {
+            let meta = (StartId(7), doubtful);
+            let found = header.failed_syncs(BOOT, *id, meta);
+            assert!(
+                found.doubtful >= (doubtful || header.doubtful(disk))
+                    && found.latched >= header.latched(disk)
+            );
+            let known = FailedSyncs { latched: doubtful, doubtful };
+            assert!(header.failed_syncs(BootId([4; 16]), *id, meta) == known);
+            assert!(header.failed_syncs(BOOT, DiskId([99; 16]), meta) == known);
+        }
         if let Some(failed) = header.failed(disk) {
             assert!(failed.len() <= FAILED_MAX);
             assert!(failed.iter().all(|extent| extent.start < extent.end), "{failed:?}");
@@ -85,10 +99,14 @@ impl Later {
         assert!(header.session() == Session(self.number) && known(self.start) && known(found));
         header.settle(self.start);
         assert!(known(self.start) && !header.knows(disk, found));
-        for latched in [true, false] {
-            header.set_latched(disk, latched);
-            assert_eq!(header.latched(disk), latched);
+        for set in [true, false] {
+            header.set_latched(disk, set);
+            header.set_slow_sync(disk, set);
+            assert_eq!((header.latched(disk), header.has_slow_sync(disk)), (set, set));
         }
+        let shipped = [self.number as u8; 32];
+        header.set_shipped(shipped);
+        assert!(header.shipped() == shipped && header.read_cut(state.open).identity().id == self.record.cut);
         header.set_doubtful(disk);
         header.beat(Nanos(self.number));
         header.set_attach(AttachNumber(self.number));

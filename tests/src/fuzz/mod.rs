@@ -6,6 +6,7 @@
 //! fuzzer's. Each target has an oracle beside "no panic": what is accepted is written again as the same bytes, or is what
 //! a model says, or is sound (ordered, inside the disk, inside its limits). The fuzzer bounds memory.
 
+pub mod answers;
 pub mod changes;
 pub mod command_line;
 pub mod control;
@@ -15,12 +16,16 @@ pub mod header;
 pub mod indexes;
 mod input;
 pub mod intents;
+pub mod key_files;
+pub mod locations;
 pub mod logs;
 pub mod meta;
 pub mod names;
 pub mod nbd_session;
 pub mod numbers;
 pub mod packs;
+pub mod seals;
+pub mod slots;
 
 use input::Input;
 use std::error::Error;
@@ -39,6 +44,7 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    Target { name: "answers", run: answers::run },
     Target { name: "changes", run: changes::run },
     Target { name: "command_line", run: command_line::run },
     Target { name: "control", run: control::run },
@@ -47,12 +53,16 @@ pub const TARGETS: &[Target] = &[
     Target { name: "header", run: header::run },
     Target { name: "indexes", run: indexes::run },
     Target { name: "intents", run: intents::run },
+    Target { name: "key_files", run: key_files::run },
+    Target { name: "locations", run: locations::run },
     Target { name: "logs", run: logs::run },
     Target { name: "meta", run: meta::run },
     Target { name: "names", run: names::run },
     Target { name: "nbd_session", run: nbd_session::run },
     Target { name: "numbers", run: numbers::run },
     Target { name: "packs", run: packs::run },
+    Target { name: "seals", run: seals::run },
+    Target { name: "slots", run: slots::run },
 ];
 
 const VAULT: VaultId = VaultId([1; 16]);
