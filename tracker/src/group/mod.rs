@@ -432,7 +432,12 @@ impl Group {
     /// says, and freely otherwise.
     pub fn tick(&mut self, now: Nanos, actions: &mut Vec<Action>) {
         self.now = now;
-        if !self.tracking || self.stop_posted {
+        if !self.tracking {
+            return;
+        }
+        if self.stop_posted {
+            // S3: what the stop's job does to the disks, however late, is ours.
+            self.beat_if_due();
             return;
         }
         for disk in &mut self.disks {
@@ -440,9 +445,7 @@ impl Group {
         }
         self.check_preserve_deadline(actions);
         self.check_intent_deadlines(actions);
-        if self.next_beat <= now {
-            self.next_beat = now.after(HEARTBEAT);
-            self.header.beat(Nanos(now.0 + self.suspended_ns));
+        if self.beat_if_due() {
             self.note_slow_syncs();
             self.try_heal(actions);
             self.cut_to_heal();
@@ -468,6 +471,16 @@ impl Group {
         self.settle(actions);
     }
 
+    /// A sign of life, once in so often (S3). True: it was time for it.
+    fn beat_if_due(&mut self) -> bool {
+        let due = self.next_beat <= self.now;
+        if due {
+            self.next_beat = self.now.after(HEARTBEAT);
+            self.header.beat(Nanos(self.now.0 + self.suspended_ns));
+        }
+        due
+    }
+
     /// How long the host was suspended since it booted: told before a tick. Deadlines are about time in which somebody
     /// could have done something, heartbeats are compared with the times of files (S3).
     pub fn note_suspended(&mut self, suspended_ns: u64) {
@@ -480,12 +493,16 @@ impl Group {
         if !self.tracking {
             return None;
         }
+        if self.stop_posted {
+            return Some(self.next_beat);
+        }
         if self.disks.iter().any(|disk| disk.fold.is_some()) {
             return Some(self.now);
         }
+        let stamp = (!self.stopping).then_some(self.next_stamp);
         let deadlines =
             self.preserve_deadline().into_iter().chain(self.intent_deadline()).chain(self.release_retry);
-        deadlines.chain([self.next_beat, self.next_stamp]).min()
+        deadlines.chain([self.next_beat]).chain(stamp).min()
     }
 
     /// Cuts since the start: rises with each, so that the engine can measure how long one held the writes.

@@ -321,3 +321,20 @@ fn what_an_old_append_ends_is_not_the_cleaning_of_fresh_intents() {
     rig.run(nothing);
     assert!(waiting.iter().all(|token| rig.replies.contains(token)));
 }
+
+/// S3, promise 4. Schedule: 1. a clean stop's job hangs for seconds; 2. it goes on, and the disk's inode is changed; 3. the process
+/// dies before the stop is complete: what it did must not be taken for somebody else's, or the whole disk is compared.
+#[test]
+fn a_stop_that_takes_long_gives_signs_of_life_and_sleeps_in_between() {
+    let mut rig = Rig::new(64, Bounds::default());
+    rig.write(0..1);
+    rig.run(nothing);
+    rig.call(|group, now, actions| group.stop(now, actions));
+    rig.run(nothing);
+    assert!(rig.group.stop_posted);
+    for _ in 0..5 {
+        rig.tick(SECOND * 11 / 10);
+        assert_eq!(rig.group.header.heartbeat(), Nanos(rig.now));
+        assert!(rig.group.wake_at().is_some_and(|at| at > Nanos(rig.now)), "it spins");
+    }
+}
