@@ -28,8 +28,9 @@ pub(super) struct Cost {
     cuts: Vec<Blocks>,
     /// How the last session ended, and the open maps and all that could be pending then.
     end: Option<(Ended, Blocks, Blocks)>,
-    /// Regions with failed writes: they stay, and others get room beside them.
-    failed: Vec<BTreeSet<u64>>,
+    /// Regions of failed writes, each as often as one failed: they stay, and others get room beside them, for which a budget grows
+    /// and does not shrink again while all of it is in use.
+    failed: Vec<u64>,
     /// A mark was asked for (S4).
     marked: bool,
     /// A durable write failed, or a process died while a sync took seconds: both count as failed syncs (W6).
@@ -77,8 +78,8 @@ impl World {
         self.cost.doubt |= durable;
         let shift = self.geometry[disk].region_shift;
         let region = |sector: usize| (sector as u64 * SECTOR) >> shift;
-        self.cost.failed.resize(self.disks.len(), BTreeSet::new());
-        self.cost.failed[disk].extend(region(range.start)..=region(range.end - 1));
+        self.cost.failed.resize(self.disks.len(), 0);
+        self.cost.failed[disk] += region(range.end - 1) - region(range.start) + 1;
     }
 
     /// The mark is being set.
@@ -208,7 +209,7 @@ impl World {
     fn check_budget(&mut self, now: &Blocks, pending: &Blocks) {
         for disk in 0..self.disks.len() {
             let geometry = &self.geometry[disk];
-            let failed = self.cost.failed.get(disk).map_or(0, BTreeSet::len) as u64;
+            let failed = self.cost.failed.get(disk).copied().unwrap_or(0);
             let regions = self.settings.bounds.regions_cap.max(4 * failed);
             let budget = regions << (geometry.region_shift - geometry.block_shift);
             let more = now[disk].difference(&pending[disk]).count() as u64;
