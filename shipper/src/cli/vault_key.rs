@@ -159,8 +159,8 @@ pub fn run(args: Args) -> Result<()> {
         }
         Command::Remove { url, id, store } => {
             let store = store.open(&url)?;
-            let found = slots::remove(&*store, sealed(&*store)?, &id)?;
-            print(&format!("removed {} ({})\n", found.id(), found.slot.needs()))
+            let id = slots::remove(&*store, sealed(&*store)?, &id)?;
+            print(&format!("removed {id}\n"))
         }
         Command::Rotate { url, new, access } => {
             let vault = access.open(&url)?;
@@ -222,13 +222,20 @@ fn list(store: &Arc<dyn Store>, as_json: bool) -> Result<()> {
     let listed = slots::list(&**store, vault)?;
     let slots: Vec<_> = listed.slots.iter().map(line).collect();
     if as_json {
-        return print(&json(&List { vault: vault.to_string(), generation: listed.generation, slots })?);
+        print(&json(&List { vault: vault.to_string(), generation: listed.generation, slots })?)?;
+    } else {
+        let mut text = format!("generation {}\n", listed.generation);
+        for line in slots {
+            text.push_str(&format!("  {}  {}  {:<23}  {}\n", line.id, line.made, line.needs, line.label));
+        }
+        print(&text)?;
     }
-    let mut text = format!("generation {}\n", listed.generation);
-    for line in slots {
-        text.push_str(&format!("  {}  {}  {:<23}  {}\n", line.id, line.made, line.needs, line.label));
+    match listed.damaged.into_iter().next() {
+        None => Ok(()),
+        Some((_, error)) => {
+            Err(error.context("a slot can't be read, `towline vault key remove` takes it away"))
+        }
     }
-    print(&text)
 }
 
 /// T9: a key that opens nothing is found before it is needed.

@@ -174,10 +174,14 @@ pub struct Found {
 impl Found {
     /// How a person names it.
     pub fn id(&self) -> String {
-        match names::parse(&self.object) {
-            Some(Parsed::Slot { name, .. }) => name.to_string()[..8].to_owned(),
-            _ => self.object.clone(),
-        }
+        id_of(&self.object)
+    }
+}
+
+fn id_of(object: &str) -> String {
+    match names::parse(object) {
+        Some(Parsed::Slot { name, .. }) => name.to_string()[..8].to_owned(),
+        _ => object.to_owned(),
     }
 }
 
@@ -188,6 +192,8 @@ pub struct Listed {
     pub generation: u16,
     /// Its slots.
     pub slots: Vec<Found>,
+    /// Those that can't be read, and why: the others open the vault all the same.
+    pub damaged: Vec<(String, Error)>,
     /// Objects of older slots.
     older: Vec<String>,
 }
@@ -195,9 +201,9 @@ pub struct Listed {
 /// Looks at the slots that are in force; none of them is opened.
 ///
 /// # Errors
-/// `Damage` of a slot, the store's.
+/// The store's. Damage is not an error here: see [`Listed::damaged`].
 pub fn list(store: &dyn Store, vault: VaultId) -> Result<Listed> {
-    let mut listed = Listed { generation: 1, slots: Vec::new(), older: Vec::new() };
+    let mut listed = Listed { generation: 1, slots: Vec::new(), damaged: Vec::new(), older: Vec::new() };
     let mut slots = Vec::new();
     store::each(store, names::KEYS, "", |object| {
         match names::parse(&object.name) {
@@ -210,10 +216,15 @@ pub fn list(store: &dyn Store, vault: VaultId) -> Result<Listed> {
     for (generation, object) in slots {
         if generation < listed.generation {
             listed.older.push(object);
-        } else if generation == listed.generation
-            && let Some(slot) = read(store, vault, &object)?
-        {
-            listed.slots.push(Found { object, generation, slot });
+        } else if generation == listed.generation {
+            match read(store, vault, &object) {
+                Ok(Some(slot)) => listed.slots.push(Found { object, generation, slot }),
+                Ok(None) => {}
+                Err(error) if matches!(error.kind(), Kind::Damage | Kind::NewerVault) => {
+                    listed.damaged.push((object, error));
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(listed)
@@ -286,7 +297,7 @@ pub fn put(store: &dyn Store, vault: VaultId, masters: &Masters, new: &Making<'_
 /// What opens the objects of this vault.
 ///
 /// # Errors
-/// `Locked` if the secrets do not fit it, `Damage`, the store's.
+/// `Locked` if the secrets do not fit it; `Damage` if none of its slots opens and one can't be read; the store's.
 pub fn open(store: &dyn Store, descriptor: &Descriptor, secrets: &Secrets) -> Result<Keys> {
     let locked = |what: &str| Err(Error::new(Kind::Locked, format!("the vault at {} {what}", store.url())));
     match (descriptor.suite, secrets.is_empty()) {
@@ -320,6 +331,9 @@ pub fn open(store: &dyn Store, descriptor: &Descriptor, secrets: &Secrets) -> Re
             return Ok(Keys::Masters(Arc::new(masters)));
         }
     }
+    if let Some((_, error)) = listed.damaged.into_iter().next() {
+        return Err(error);
+    }
     match listed.slots.is_empty() {
         true => locked("has no key slot: it is lost unless `keys/` can be brought back"),
         false => locked("is not opened by the passphrase or key file given"),
@@ -352,24 +366,26 @@ fn unroll(store: &dyn Store, vault: VaultId, generation: u16, master: Secret) ->
     Ok(Masters::new(all))
 }
 
-/// Takes a slot away, named by the beginning of its id.
+/// Takes a slot away, named by the beginning of its id, also one that can't be read. Tells its id.
 ///
 /// # Errors
 /// `Usage` if there is no such slot, or no other; the store's.
-pub fn remove(store: &dyn Store, vault: VaultId, id: &str) -> Result<Found> {
+pub fn remove(store: &dyn Store, vault: VaultId, id: &str) -> Result<String> {
     let listed = list(store, vault)?;
-    let mut fit = listed.slots.iter().filter(|found| !id.is_empty() && found.id().starts_with(id));
-    let (Some(found), None) = (fit.next(), fit.next()) else {
+    let sound = listed.slots.iter().map(|found| (&found.object, true));
+    let damaged = listed.damaged.iter().map(|(object, _)| (object, false));
+    let mut fit = sound.chain(damaged).filter(|(object, _)| !id.is_empty() && id_of(object).starts_with(id));
+    let (Some((object, is_sound)), None) = (fit.next(), fit.next()) else {
         return Err(Error::new(
             Kind::Usage,
             format!("there is not one slot {id:?}: see `towline vault key list`"),
         ));
     };
-    if listed.slots.len() == 1 {
+    if listed.slots.len() == usize::from(is_sound) {
         return Err(Error::new(Kind::Usage, "it is the last slot: without it nobody opens the vault"));
     }
-    store.delete(&found.object)?;
-    Ok(found.clone())
+    store.delete(object)?;
+    Ok(id_of(object))
 }
 
 /// A new generation of the master key, in the one slot that is made; the slots before it are deleted, and how many of them could
@@ -410,7 +426,8 @@ pub fn rotate(
         let _ = store.delete(&slot);
         return Err(raced());
     }
-    let left = before.slots.iter().map(|found| &found.object).chain(&before.older);
+    let damaged = before.damaged.iter().map(|(object, _)| object);
+    let left = before.slots.iter().map(|found| &found.object).chain(damaged).chain(&before.older);
     let left = left.filter(|object| store.delete(object).is_err()).count();
     Ok((next, left))
 }

@@ -159,3 +159,23 @@ fn a_changed_slot_is_damage_and_one_that_costs_too_much_is_refused() {
     sealer.seal(POSITION_TABLE, &codec::encode::<_, SLOT_MAX>(&slot), &mut bytes);
     assert_eq!(decode(vault.id(), &found.object, &bytes).unwrap_err().kind(), Kind::Damage);
 }
+
+/// F34: a slot that can't be read keeps nobody out whom another lets in, and can be taken away; the last that opens can't.
+#[test]
+fn a_damaged_slot_keeps_nobody_out_whom_another_lets_in() {
+    let (store, vault) = init(&key_file("a"));
+    let (id, first) = (vault.id(), list(&store, vault.id()).unwrap().slots.remove(0));
+    let second = put(&store, id, masters(&vault), &making(&key_file("b"), "second")).unwrap();
+    let mut bytes = store.get(&second, 1 << 16).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    store.delete(&second).unwrap();
+    store.put(&second, &bytes).unwrap();
+    assert!(opens(&store, &key_file("a")));
+    let error = Vault::open_with(Arc::new(store.clone()), &key_file("b")).err().unwrap();
+    assert_eq!(error.kind(), Kind::Damage, "{}", error.line());
+    assert_eq!(list(&store, id).unwrap().damaged[0].0, second);
+    assert_eq!(remove(&store, id, &first.id()).unwrap_err().kind(), Kind::Usage);
+    remove(&store, id, &id_of(&second)).unwrap();
+    assert!(list(&store, id).unwrap().damaged.is_empty() && opens(&store, &key_file("a")));
+}
