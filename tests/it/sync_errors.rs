@@ -10,7 +10,7 @@ use std::time::Duration;
 use towline_tests::sim::disk::{Disk, Facts};
 use towline_tests::sim::fault::Faults;
 use towline_tests::sim::folder::{SimFile, SimFolder};
-use towline_tests::sim::leaves::Leaves;
+use towline_tests::sim::leaves::{Fate, Leaves};
 use towline_tests::sim::maps::SimMaps;
 use towline_tests::sim::rng::Rng;
 use towline_tracker::control::message::{Answer, Attached, Frozen};
@@ -21,12 +21,13 @@ use towline_tracker::group::{
     Action, Change, Errno, Group, GroupConfig, Question, Request, SidecarFile, Ticket, Token,
 };
 use towline_tracker::id::{
-    AttachNumber, BootId, CutId, DiskId, DiskIndex, Nanos, Session, StartId, TargetId,
+    Anchor, AttachNumber, BootId, CutId, DiskId, DiskIndex, Nanos, Session, StartId, TargetId, VaultId,
 };
 use towline_tracker::limits::Bounds;
+use towline_tracker::map::bits;
 use towline_tracker::map::header::{GroupHeader, Road};
 use towline_tracker::sidecar::files::store_meta;
-use towline_tracker::sidecar::jobs::{DiskFacts, Jobs};
+use towline_tracker::sidecar::jobs::{DiskFacts, Jobs, map_name};
 use towline_tracker::sidecar::maps::Maps as _;
 use towline_tracker::sidecar::start::{Candidate, HEADER, Now, Running, start};
 
@@ -43,6 +44,8 @@ pub(crate) struct Host {
     /// Of the sidecar's.
     sidecar_faults: Faults,
     direct: bool,
+    /// Of the intents, in bytes.
+    budget: u64,
     starts: Cell<u64>,
 }
 
@@ -91,6 +94,7 @@ impl Host {
             sidecar_faults,
             faults: Faults::new(rng()),
             direct,
+            budget: 4 << 20,
             starts: Cell::new(1),
         }
     }
@@ -166,7 +170,7 @@ impl Host {
             since_boot,
             start: StartId(self.starts.replace(self.starts.get() + 1)),
         };
-        let started = start(candidates, &self.maps, config, 4 << 20, now, disk_name)?;
+        let started = start(candidates, &self.maps, config, self.budget, now, disk_name)?;
         let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
         let files = opened.into_iter().map(|(disk, file, handle)| ((disk, file), handle)).collect();
         let (replies, answers) = (BTreeMap::new(), Vec::new());
@@ -569,4 +573,46 @@ fn told_behind_a_start_that_died(step: u64, grows: bool, leaves: bool) -> Option
     assert_eq!(next.flush(2).is_err(), met, "it died at step {step}; grows: {grows}, leaves: {leaves}");
     assert_eq!(next.flush(3), Ok(()));
     Some(met)
+}
+
+/// I4, W5, schedule: 1. a write fails, and may land yet; 2. the guest writes to more regions than the intents hold; 3. a cut and its
+/// release: what the log had of the failed write's region is gone; 4. the write lands; 5. the host dies. Its block is read again.
+#[test]
+fn a_failed_write_that_lands_behind_a_release_is_found_after_the_hosts_death() {
+    let host = Host { budget: 8 << 15, ..Host::new(true) };
+    drop(host.start());
+    // What a first start has compared is no matter here.
+    store_meta(&host.folder, &Meta { recheck: None, ..host.meta() }).unwrap();
+    host.maps.wipe();
+    let mut session = host.start();
+    session.bad_writes = 1;
+    session.write(1);
+    assert_eq!(session.replies[&1], EIO);
+    (2..40).for_each(|token| session.write(token));
+    assert!((2..40).all(|token| session.replies[&token].is_ok()), "they found room");
+    let target = TargetId([1; 16]);
+    let attach = session.attach(target).attach;
+    let frozen = session.cut(attach);
+    let anchor = Anchor { vault: VaultId([2; 16]), seq: 1, hash: [3; 32] };
+    session.ask(Question::Release { attach, target, cut: frozen.cut, anchor });
+    session.pass(2);
+    assert!(matches!(session.answers.pop(), Some(Answer::Done)));
+    let before = host.disk.borrow().image();
+    while host.disk.borrow().has_ghosts() {
+        let ghosts = host.disk.borrow().ghosts();
+        for name in ghosts {
+            host.disk.borrow_mut().land_some(name, &mut Rng::new(1));
+        }
+    }
+    assert_ne!(host.disk.borrow().image(), before, "it landed");
+    drop(session);
+    let mut fate = Fate::new(Leaves::Everything);
+    host.disk.borrow_mut().host_crash(&mut fate);
+    host.folder.host_crash(&mut fate);
+    host.maps.wipe();
+    drop(host.start());
+    let header = GroupHeader::new(host.maps.get(HEADER).expect("it is there"));
+    let open = host.maps.get(&map_name(header.state().open, 0)).expect("it is there");
+    let found = bits::get(&open, (1 << 15) >> 12);
+    judge("image", if found { Ok(()) } else { Err("no point gets what landed".into()) });
 }

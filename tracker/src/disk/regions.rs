@@ -315,7 +315,9 @@ impl Regions {
             let region = self.members[self.hand];
             let entry = &mut self.table[region as usize];
             let busy = entry.pins > 0 || entry.flags & READY == 0 || own(region);
-            if busy || entry.flags & (CLEANING | CLEAN | FAILED) != 0 {
+            // Mutant: what a failed write may still do is forgotten.
+            let failed = entry.flags & FAILED != 0 && !mutant::active("failed-region-leaves");
+            if busy || failed || entry.flags & (CLEANING | CLEAN) != 0 {
                 continue;
             }
             if entry.flags & REFERENCED != 0 {
