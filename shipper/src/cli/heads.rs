@@ -74,7 +74,19 @@ impl Args {
     /// `RolledBack` if one of them is missing or another; as [`Group::head`].
     pub fn check(&self, vault: &Vault, group: &Group) -> Result<Option<Head>> {
         let file = self.folder().map(|folder| file(&folder, vault, group));
-        let remembered = file.as_deref().map_or(Ok(None), recall)?;
+        let (file, remembered) = match file.map(|file| (recall(&file), file)) {
+            None => (None, None),
+            Some((Ok(head), file)) => (Some(file), head),
+            // In another user's home, that `sudo` has kept: no worse off than who reads the vault for the first time.
+            Some((Err(error), _)) if error.kind() == Kind::Denied => {
+                tracing::warn!(
+                    "{}: an older copy of the vault is not noticed; see --state-dir",
+                    error.line()
+                );
+                (None, None)
+            }
+            Some((Err(error), _)) => return Err(error),
+        };
         if let Some(head) = &self.expect_head {
             let remedy = "find the newer copy of the vault, or who has replaced it; without --expect-head it is believed";
             holds(group, head, "that is expected", remedy)?;
