@@ -340,7 +340,10 @@ impl World {
         let block_shift = if rng.chance(200) { 13 } else { 12 };
         let (mut geometry, mut disks) = (Vec::new(), Vec::new());
         for _ in 0..count {
-            let mut sectors = (40 + rng.below(120)) * 8;
+            let blocks = 40 + rng.below(120);
+            // More regions than the intents hold.
+            let blocks = if plan.workload == Some(Workload::Evict) { 160 } else { blocks };
+            let mut sectors = blocks * 8;
             if rng.chance(300) {
                 sectors += 1 + rng.below(7);
             }
