@@ -383,6 +383,8 @@ impl Shipper<'_> {
             None => (Vec::new(), Totals::default()),
         };
         let counters = Counters::default();
+        // The first tick comes later than the end of a short cycle, which is shown too.
+        self.report.progress(&counters);
         let cycle = Cycle {
             source,
             group: &writer.group,
