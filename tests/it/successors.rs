@@ -2,23 +2,22 @@
 //! entry has is dirty, or the loss is noticed.
 
 use crate::mutants::judge;
-use crate::sync_errors::Host;
-use std::collections::BTreeSet;
 use towline_tests::sim::fault::Faults;
 use towline_tests::sim::folder::SimFolder;
-use towline_tests::sim::leaves::{Fate, Leaves};
+use towline_tests::sim::host::Host;
 use towline_tests::sim::rng::Rng;
+use towline_tests::sim::sealing::{BLOCKS, DISK, Sealing, header, map};
 use towline_tracker::control::message::Answer;
-use towline_tracker::format::changes::{self, Encoder, Header, Seal};
+use towline_tracker::format::changes::{self, Encoder};
 use towline_tracker::format::meta::{Meta, PendingLog};
 use towline_tracker::group::Question;
-use towline_tracker::group::job::{Job, JobDone, SealDisk};
-use towline_tracker::id::{Anchor, Cut, CutId, DiskId, Generation, Session, TargetId, VaultId};
+use towline_tracker::group::job::{Job, JobDone};
+use towline_tracker::id::{Anchor, Cut, CutId, DiskIndex, Generation, Session, TargetId, VaultId};
+use towline_tracker::map::bits;
 use towline_tracker::map::header::GroupHeader;
-use towline_tracker::map::{Words, bits};
 use towline_tracker::sidecar::files::{append_map, create_log, log_name, read_logs, store_meta};
-use towline_tracker::sidecar::folder::{Folder, FolderFile};
-use towline_tracker::sidecar::jobs::{DiskFacts, Home, Jobs, map_name};
+use towline_tracker::sidecar::folder::FolderFile;
+use towline_tracker::sidecar::jobs::{DiskFacts, map_name};
 use towline_tracker::sidecar::start::HEADER;
 
 /// S1, schedule: 1. a session dies, and its maps are out of sight: somebody else starts the tracker, with maps of his own; 2.
@@ -51,21 +50,14 @@ fn a_cut_that_was_undone_is_vouched_for_by_every_successor() {
     session.pass(2);
     let attached = session.attach(TargetId([1; 16]));
     let attach = attached.attach;
-    let cut = |session: &mut crate::sync_errors::Sitting<'_>| {
-        session.ask(Question::Cut { attach, full: false });
-        session.pass(2);
-        match session.answers.pop() {
-            Some(Answer::Frozen(frozen)) => Cut { id: frozen.cut, time_ns: frozen.time_ns },
-            other => panic!("{other:?}"),
-        }
-    };
     session.write(3);
-    let first = cut(&mut session);
+    let frozen = session.cut(attach);
+    let first = Cut { id: frozen.cut, time_ns: frozen.time_ns };
     session.ask(Question::Undo { attach, cut: first.id });
     session.pass(2);
     session.answers.clear();
     session.write(4);
-    cut(&mut session);
+    session.cut(attach);
     drop(session);
     let mut next = host.start();
     let attached = next.attach(TargetId([1; 16]));
@@ -218,68 +210,6 @@ fn a_freeze_without_its_log_is_undone_also_if_its_release_had_begun() {
     assert!(bits::get(&map, (3 << 15) >> 12), "what was written is in the next cut");
 }
 
-const DISK: DiskId = DiskId([3; 16]);
-const BLOCKS: u64 = 256;
-const SESSION: Session = Session(2);
-
-fn header(generation: u64, session: Session) -> Header {
-    Header { disk: DISK, session, generation: Generation(generation), block_shift: 12, size: BLOCKS << 12 }
-}
-
-fn map(blocks: std::ops::Range<u64>) -> Words {
-    let map = Words::private(bits::words_for(BLOCKS));
-    bits::set(&map, blocks);
-    map
-}
-
-/// A sidecar whose session is about to seal generation 7, of these blocks.
-fn sealing(
-    folder: &SimFolder,
-    logs: Vec<PendingLog>,
-    frozen: &Words,
-) -> (Jobs<SimFolder, towline_tests::sim::disk::Facts, towline_tests::sim::maps::SimMaps>, Job, Meta) {
-    let host = Host::new(true);
-    drop(host.start());
-    let meta = Meta { disk: DISK, session: SESSION, logs: logs.clone(), ..host.meta() };
-    let (facts, id, size, block_shift) = (host.facts(), DISK, BLOCKS << 12, 12);
-    let homes = vec![Home { folder: folder.clone(), facts, id, size, block_shift, logs }];
-    let jobs = Jobs { homes, maps: host.maps.clone(), session: SESSION, draw: || CutId([9; 16]) };
-    let header = header(7, SESSION);
-    create_log(folder, &header).unwrap();
-    let seal = Seal {
-        cut: CutId([1; 16]),
-        first: Generation(7),
-        last: Generation(7),
-        size,
-        time_ns: 0,
-        blocks: bits::count(frozen),
-        compare: false,
-        whole: false,
-    };
-    let disk = SealDisk {
-        frozen: frozen.clone(),
-        header,
-        encoder: Encoder::new(&header),
-        end: changes::HEADER as u64,
-        blocks: BLOCKS,
-        fresh: false,
-        seal,
-        meta: meta.clone(),
-    };
-    (jobs, Job::Seal { generation: Generation(7), disks: vec![disk] }, meta)
-}
-
-/// The host dies: which blocks the logs still know of, or that one is missed.
-fn after_the_hosts_death(folder: &SimFolder) -> Option<BTreeSet<u64>> {
-    // What was deleted is gone for good.
-    Folder::sync(folder).unwrap();
-    folder.host_crash(&mut Fate::new(Leaves::Some(1)));
-    let meta = Meta::decode(&folder.peek("disk.meta").unwrap()).unwrap();
-    let mut found = BTreeSet::new();
-    let logs = read_logs(folder, DISK, Generation(6), &meta.logs, |blocks| found.extend(blocks)).unwrap();
-    logs.bad.is_none().then_some(found)
-}
-
 /// C6, schedule: 1. a session dies while generation 7 drains, after regions left the intents into generation 8's log; 2. its
 /// successor goes on with the maps and seals 7; 3. the host dies: what was written in 8 is in the dead session's log alone.
 #[test]
@@ -293,30 +223,50 @@ fn a_sealed_log_takes_the_place_of_none_that_it_does_not_contain() {
         append_map(&file, &mut Encoder::new(&dead), changes::HEADER as u64, true, BLOCKS, load).unwrap();
     FolderFile::sync(&file).unwrap();
     let of = PendingLog { generation: Generation(8), session: Session(1), length, cut: None };
-    let (mut jobs, seal, _) = sealing(&folder, vec![of], &map(0..50));
-    assert!(matches!(jobs.run(seal).done, JobDone::Sealed { result: Ok(()), .. }));
-    let known = after_the_hosts_death(&folder);
+    let mut session = Sealing::new(&folder, vec![of]);
+    session.seal(7, &map(0..50));
+    let known = session.host_dies();
     let seen = known.is_none_or(|known| (100..110).all(|block| known.contains(&block)));
     judge("image", if seen { Ok(()) } else { Err("no point gets what was written after the cut".into()) });
+}
+
+/// I2, schedule: 1. a session dies while generation 7 drains, after regions left the intents into generation 8's log; 2. its
+/// successor lists that log and seals generation 7; 3. the file is lost; 4. the host dies: the loss must be noticed.
+#[test]
+fn sealing_a_resumed_freeze_still_lists_a_dead_sessions_log_of_the_open_generation() {
+    let folder = SimFolder::new(Faults::new(Rng::new(7)));
+    let older = |generation| PendingLog {
+        generation: Generation(generation),
+        session: Session(1),
+        length: 4096,
+        cut: None,
+    };
+    let mut session = Sealing::new(&folder, [6, 7, 8].map(older).into());
+    session.seal(6, &map((0..BLOCKS).step_by(2)));
+    let listed = session.meta().logs;
+    assert!(listed.contains(&older(8)), "{listed:?}");
+    let names: Vec<_> = listed.iter().map(|log| (log.generation.0, log.session.0)).collect();
+    assert_eq!(names, [(8, 1), (7, 2)], "what the sealed log contains is not listed");
+    let logs = read_logs(&folder, DISK, Generation(5), &listed, |_| ()).unwrap();
+    assert!(logs.bad.is_some(), "the lost file is missed");
 }
 
 /// C4, schedule: 1. a cut is sealed; its regions leave the intents, for its log is durable; 2. it is undone; 3. the host dies.
 #[test]
 fn the_log_of_an_undone_cut_stays_pending() {
     let folder = SimFolder::new(Faults::new(Rng::new(7)));
-    let (mut jobs, seal, _) = sealing(&folder, Vec::new(), &map(0..50));
-    assert!(matches!(jobs.run(seal).done, JobDone::Sealed { result: Ok(()), .. }));
+    let mut session = Sealing::new(&folder, Vec::new());
+    session.seal(7, &map(0..50));
     let (generation, cut) = (Generation(7), CutId([1; 16]));
     let JobDone::Forgotten { result: Ok(()) } =
-        jobs.run(Job::Forget { generation, cut, left: Vec::new() }).done
+        session.jobs.run(Job::Forget { generation, cut, left: Vec::new() }).done
     else {
         panic!("it is forgotten")
     };
     // Whatever meta comes next.
-    let meta = Meta::decode(&folder.peek("disk.meta").unwrap()).unwrap();
-    let metas = vec![(towline_tracker::id::DiskIndex(0), meta)];
-    jobs.run(Job::StoreMeta { number: 1, metas });
-    let known = after_the_hosts_death(&folder);
+    let metas = vec![(DiskIndex(0), session.meta())];
+    session.jobs.run(Job::StoreMeta { number: 1, metas });
+    let known = session.host_dies();
     let seen = known.is_none_or(|known| (0..50).all(|block| known.contains(&block)));
     judge("image", if seen { Ok(()) } else { Err("no point gets what was frozen".into()) });
 }

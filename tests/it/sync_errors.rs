@@ -1,317 +1,20 @@
-//! W6: whoever's sync meets an error of the disk, the guest is told and the disk is doubtful. The product's machine, jobs
-//! and start over a simulated disk; the test decides how each sync ends.
+//! W6: whoever's sync meets an error of the disk, the guest is told and the disk is doubtful, by schedules.
 
 use crate::mutants::judge;
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
-use std::time::Duration;
-use towline_tests::sim::disk::{Disk, Facts};
-use towline_tests::sim::fault::Faults;
-use towline_tests::sim::folder::{SimFile, SimFolder};
+use towline_tests::sim::host::{EIO, Host};
 use towline_tests::sim::leaves::{Fate, Leaves};
-use towline_tests::sim::maps::SimMaps;
 use towline_tests::sim::rng::Rng;
-use towline_tracker::control::message::{Answer, Attached, Frozen};
-use towline_tracker::disk::geometry::Geometry;
-use towline_tracker::error::Error;
+use towline_tracker::control::message::Answer;
 use towline_tracker::format::meta::{Mark, Meta};
-use towline_tracker::group::{
-    Action, Change, Errno, Group, GroupConfig, Question, Request, SidecarFile, Ticket, Token,
-};
-use towline_tracker::id::{
-    Anchor, AttachNumber, BootId, CutId, DiskId, DiskIndex, Nanos, Session, StartId, TargetId, VaultId,
-};
-use towline_tracker::limits::Bounds;
+use towline_tracker::group::{Change, Question};
+use towline_tracker::id::{Anchor, TargetId, VaultId};
 use towline_tracker::map::bits;
 use towline_tracker::map::header::{GroupHeader, Road};
 use towline_tracker::sidecar::files::store_meta;
-use towline_tracker::sidecar::jobs::{DiskFacts, Jobs, map_name};
+use towline_tracker::sidecar::jobs::{DiskFacts, map_name};
 use towline_tracker::sidecar::maps::Maps as _;
-use towline_tracker::sidecar::start::{Candidate, HEADER, Now, Running, start};
-
-const DISK: DiskIndex = DiskIndex(0);
-const EIO: Result<(), Errno> = Err(Errno(5));
-
-/// What outlives a session.
-pub(crate) struct Host {
-    disk: Rc<RefCell<Disk>>,
-    pub(crate) folder: SimFolder,
-    pub(crate) maps: SimMaps,
-    /// Of the disk's own calls.
-    faults: Faults,
-    /// Of the sidecar's.
-    sidecar_faults: Faults,
-    direct: bool,
-    /// Of the intents, in bytes.
-    budget: u64,
-    starts: Cell<u64>,
-}
-
-/// A session, its engine the test itself.
-pub(crate) struct Sitting<'a> {
-    host: &'a Host,
-    group: Group,
-    jobs: Jobs<SimFolder, Facts, SimMaps>,
-    files: BTreeMap<(DiskIndex, SidecarFile), SimFile>,
-    now: Nanos,
-    /// How many writes to the disk fail from now on, how many syncs with the inode, and how many writes to the sidecar.
-    bad_writes: u32,
-    bad_syncs: u32,
-    bad_persists: u32,
-    /// The worker takes its time: what it is asked for now is not done yet.
-    pub(crate) busy: bool,
-    /// The disk does not answer syncs.
-    hangs: bool,
-    replies: BTreeMap<u64, Result<(), Errno>>,
-    /// What shippers were told.
-    pub(crate) answers: Vec<Answer>,
-}
-
-/// A name for each disk.
-fn disk_name() -> DiskId {
-    thread_local!(static NAMES: Cell<u128> = const { Cell::new(3) });
-    NAMES.set(NAMES.get() + 1);
-    DiskId(NAMES.get().to_le_bytes())
-}
-
-/// A name for each cut.
-fn cut_name() -> CutId {
-    thread_local!(static NAMES: Cell<u128> = const { Cell::new(3) });
-    NAMES.set(NAMES.get() + 1);
-    CutId(NAMES.get().to_le_bytes())
-}
-
-impl Host {
-    pub(crate) fn new(direct: bool) -> Self {
-        let rng = || Rng::new(7);
-        let sidecar_faults = Faults::new(rng());
-        Self {
-            disk: Rc::new(RefCell::new(Disk::new(8192, 1_000_000_000_000, &mut rng()))),
-            folder: SimFolder::new(sidecar_faults.clone()),
-            maps: SimMaps::new(sidecar_faults.clone()),
-            sidecar_faults,
-            faults: Faults::new(rng()),
-            direct,
-            budget: 4 << 20,
-            starts: Cell::new(1),
-        }
-    }
-
-    pub(crate) fn facts(&self) -> Facts {
-        let rng = Rc::new(RefCell::new(Rng::new(9)));
-        Facts { disk: self.disk.clone(), faults: self.faults.clone(), rng }
-    }
-
-    pub(crate) fn meta(&self) -> Meta {
-        Meta::decode(&self.folder.peek("disk.meta").unwrap()).unwrap()
-    }
-
-    fn candidate(&self, name: &str) -> Candidate<SimFolder, Facts> {
-        Candidate {
-            name: name.into(),
-            path: name.into(),
-            folder: self.folder.clone(),
-            facts: self.facts(),
-            geometry: Geometry {
-                size: self.disk.borrow().sectors() as u64 * 512,
-                block_shift: 12,
-                region_shift: 15,
-            },
-            direct: self.direct,
-            align: 512,
-        }
-    }
-
-    pub(crate) fn start(&self) -> Sitting<'_> {
-        self.start_with(&[])
-    }
-
-    /// Starts it in one group with other hosts' disks, which nobody uses.
-    pub(crate) fn start_with(&self, others: &[&Host]) -> Sitting<'_> {
-        self.try_start(others).expect("it starts")
-    }
-
-    /// Whether nothing is left of what failed writes may still do, as it must be or not.
-    fn judge_failed(&self, ended: bool) {
-        let header = GroupHeader::new(self.maps.get(HEADER).expect("it is there"));
-        let is = header.failed(0).expect("few enough").is_empty();
-        assert!(is || !ended, "it is ended");
-        let lost = "what lands later is in no generation".to_string();
-        judge("image", if is == ended { Ok(()) } else { Err(lost) });
-    }
-
-    /// The line with which such a start is refused.
-    pub(crate) fn refused(&self, others: &[&Host]) -> String {
-        self.try_start(others).map(|_| ()).expect_err("it is refused").to_string()
-    }
-
-    fn try_start(&self, others: &[&Host]) -> Result<Sitting<'_>, Error> {
-        let mut candidates = vec![self.candidate("d")];
-        candidates.extend(others.iter().zip(["e", "f"]).map(|(other, name)| other.candidate(name)));
-        let config = GroupConfig {
-            name: "g".into(),
-            session: Session(0),
-            preserve_limit: None,
-            preserve_deadline: Duration::from_millis(250),
-            strict: false,
-            off: false,
-            bounds: Bounds { write_max: 1 << 16, ..Bounds::default() },
-        };
-        let wall_ns = self.disk.borrow().wall;
-        // The host was never suspended.
-        let since_boot = Nanos(wall_ns as u64);
-        let now = Now {
-            boot: BootId([1; 16]),
-            boot_ns: 0,
-            wall_ns,
-            monotonic: since_boot,
-            since_boot,
-            start: StartId(self.starts.replace(self.starts.get() + 1)),
-        };
-        let started = start(candidates, &self.maps, config, self.budget, now, disk_name)?;
-        let Running { group, actions, jobs, opened } = started.run(self.maps.clone(), cut_name);
-        let files = opened.into_iter().map(|(disk, file, handle)| ((disk, file), handle)).collect();
-        let (replies, answers) = (BTreeMap::new(), Vec::new());
-        let (now, bad_writes, bad_syncs, bad_persists) = (since_boot, 0, 0, 0);
-        let mut session = Sitting {
-            host: self,
-            group,
-            jobs,
-            files,
-            now,
-            bad_writes,
-            bad_syncs,
-            bad_persists,
-            busy: false,
-            hangs: false,
-            replies,
-            answers,
-        };
-        session.execute(actions);
-        Ok(session)
-    }
-}
-
-impl Sitting<'_> {
-    fn drive(&mut self, call: impl FnOnce(&mut Group, Nanos, &mut Vec<Action>)) {
-        let mut actions = Vec::new();
-        call(&mut self.group, self.now, &mut actions);
-        self.execute(actions);
-    }
-
-    fn execute(&mut self, actions: Vec<Action>) {
-        let mut queue = VecDeque::from(actions);
-        while let Some(action) = queue.pop_front() {
-            let mut more = Vec::new();
-            let now = self.now;
-            match action {
-                Action::Submit { id, offset, length, token, .. } => {
-                    let sectors = (offset / 512) as usize..((offset + length) / 512) as usize;
-                    let name = self.host.disk.borrow_mut().submit(sectors, token.0);
-                    let good = self.bad_writes == 0;
-                    self.bad_writes -= u32::from(!good);
-                    match good {
-                        true => self.host.disk.borrow_mut().complete(name),
-                        false => self.host.disk.borrow_mut().fail(name, true, &mut Rng::new(1)),
-                    }
-                    self.group.completed(id, if good { Ok(()) } else { EIO }, now, &mut more);
-                }
-                Action::Sync { .. } if self.hangs => {}
-                Action::Sync { id, inode, .. } => {
-                    let promise = self.host.disk.borrow().sync_begins(inode);
-                    let good = !inode || self.bad_syncs == 0;
-                    self.bad_syncs -= u32::from(!good);
-                    self.host.disk.borrow_mut().sync_ends(promise, good, &mut Rng::new(1));
-                    self.group.completed(id, if good { Ok(()) } else { EIO }, now, &mut more);
-                }
-                Action::Persist { id, disk, file, offset, bytes } => {
-                    let good = self.bad_persists == 0;
-                    self.bad_persists -= u32::from(!good);
-                    if good {
-                        self.files[&(disk, file)].persist(offset, &bytes);
-                    }
-                    self.group.completed(id, if good { Ok(()) } else { EIO }, now, &mut more);
-                }
-                Action::Job(_) if self.busy => {}
-                Action::Job(job) => {
-                    let outcome = self.jobs.run(*job);
-                    let opened = outcome.opened.into_iter();
-                    self.files.extend(opened.map(|(disk, file, handle)| ((disk, file), handle)));
-                    self.group.job_done(outcome.done, now, &mut more);
-                }
-                Action::Reply { token, result } => drop(self.replies.insert(token.0, result)),
-                Action::Reopen { .. } => drop(self.host.disk.borrow_mut().drop_cache()),
-                Action::Answer { answer, .. } => self.answers.push(*answer),
-                Action::Preserve { .. } => unreachable!("nobody writes in a freeze"),
-            }
-            queue.extend(more);
-        }
-    }
-
-    /// A shipper asks.
-    pub(crate) fn ask(&mut self, question: Question) {
-        self.drive(|group, now, actions| group.ask(question, Ticket(1), 1, now, actions));
-    }
-
-    pub(crate) fn attach(&mut self, target: TargetId) -> Attached {
-        self.ask(Question::Attach { target });
-        match self.answers.pop() {
-            Some(Answer::Attached(attached)) => attached,
-            answer => panic!("it does not attach: {answer:?}"),
-        }
-    }
-
-    /// A cut that is handed out.
-    pub(crate) fn cut(&mut self, attach: AttachNumber) -> Frozen {
-        self.ask(Question::Cut { attach, full: false });
-        self.pass(2);
-        match self.answers.pop() {
-            Some(Answer::Frozen(frozen)) => frozen,
-            answer => panic!("it is not cut: {answer:?}"),
-        }
-    }
-
-    pub(crate) fn write(&mut self, token: u64) {
-        self.change(Change::Write, token);
-    }
-
-    fn change(&mut self, change: Change, token: u64) {
-        let request = Request {
-            disk: DISK,
-            change,
-            fua: false,
-            offset: token << 15,
-            length: 4096,
-            token: Token(token),
-        };
-        self.drive(|group, now, actions| {
-            group.request(request, now, actions);
-        });
-    }
-
-    fn flush(&mut self, token: u64) -> Result<(), Errno> {
-        self.drive(|group, now, actions| group.flush(DISK, Token(token), now, actions));
-        self.replies[&token]
-    }
-
-    pub(crate) fn pass(&mut self, seconds: u64) {
-        for _ in 0..seconds {
-            self.now = self.now.after(Duration::from_secs(1));
-            self.host.disk.borrow_mut().wall += 1_000_000_000;
-            self.drive(|group, now, actions| group.tick(now, actions));
-        }
-    }
-
-    fn stop(mut self) -> Option<String> {
-        self.drive(|group, now, actions| group.stop(now, actions));
-        // Folds go on by slices.
-        self.pass(3);
-        assert!(self.group.stopped());
-        self.group.stop_failure().map(str::to_owned)
-    }
-}
+use towline_tracker::sidecar::start::HEADER;
 
 #[test]
 fn an_error_that_the_stamp_meets_is_told_by_the_guests_next_flush() {
@@ -420,7 +123,7 @@ fn a_sync_that_ran_for_seconds_when_the_process_died_counts_as_failed() {
         let mut session = host.start();
         session.write(1);
         session.hangs = true;
-        session.drive(|group, now, actions| group.flush(DISK, Token(2), now, actions));
+        session.begin_flush(2);
         session.pass(seconds);
         drop(session);
         let mut next = host.start();
@@ -488,6 +191,14 @@ fn a_start_whose_sync_fails_serves_and_tells() {
     }
 }
 
+/// Nothing is left of what failed writes may still do, or it is, as it must be.
+fn judge_failed(host: &Host, ended: bool) {
+    let is = host.is_done_with_failed();
+    assert!(is || !ended, "it is ended");
+    let lost = "what lands later is in no generation".to_string();
+    judge("image", if is == ended { Ok(()) } else { Err(lost) });
+}
+
 /// W5, W6, schedule: 1. a write fails; 2. it is written again, well; 3. a sync fails, and the drive has lost that; 4. the next
 /// one is good. The failed write may land yet.
 #[test]
@@ -504,7 +215,7 @@ fn a_failed_write_is_not_ended_by_a_good_sync_behind_a_failed_one() {
             assert_eq!((session.bad_syncs, session.flush(2)), (0, EIO));
         }
         assert_eq!(session.flush(3), Ok(()));
-        host.judge_failed(!fails);
+        judge_failed(&host, !fails);
     }
 }
 
@@ -534,7 +245,7 @@ fn a_failed_write_is_ended_by_zeros_and_by_no_discard() {
         session.write(1);
         session.change(change, 1);
         assert_eq!((session.replies[&1], session.flush(2)), (Ok(()), Ok(())));
-        host.judge_failed(ends);
+        judge_failed(&host, ends);
     }
 }
 
@@ -579,7 +290,8 @@ fn told_behind_a_start_that_died(step: u64, grows: bool, leaves: bool) -> Option
 /// release: what the log had of the failed write's region is gone; 4. the write lands; 5. the host dies. Its block is read again.
 #[test]
 fn a_failed_write_that_lands_behind_a_release_is_found_after_the_hosts_death() {
-    let host = Host { budget: 8 << 15, ..Host::new(true) };
+    let mut host = Host::new(true);
+    host.budget = 8 << 15;
     drop(host.start());
     // What a first start has compared is no matter here.
     store_meta(&host.folder, &Meta { recheck: None, ..host.meta() }).unwrap();

@@ -3,7 +3,7 @@ use super::super::folder::Directory;
 use super::*;
 use crate::disk::Disk;
 use crate::disk::geometry::Geometry;
-use crate::format::changes::{Encoder, Seal};
+use crate::format::changes::Encoder;
 use crate::map::Words;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -77,7 +77,7 @@ struct Site {
     _place: tempfile::TempDir,
 }
 
-fn site(logs: Vec<PendingLog>) -> Site {
+fn site() -> Site {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("sidecar");
     let open = || Directory::new(&path).unwrap();
@@ -87,13 +87,14 @@ fn site(logs: Vec<PendingLog>) -> Site {
     let meta = Meta { disk: DISK, session: SESSION, ..disk.meta };
     let listed = Rc::default();
     let facts = Facts { sidecar: open(), listed: Rc::clone(&listed) };
-    let homes = vec![Home { folder: open(), facts, id, size, block_shift, logs }];
+    let homes = vec![Home { folder: open(), facts, id, size, block_shift, logs: Vec::new() }];
     let jobs = Jobs { homes, maps: NoMaps, session: SESSION, draw: || CutId([1; 16]) };
     Site { jobs, folder: open(), listed, meta, _place: place }
 }
 
-fn header(generation: u64, session: Session) -> Header {
-    Header { disk: DISK, session, generation: Generation(generation), block_shift: 12, size: BLOCKS << 12 }
+fn header() -> Header {
+    let (session, generation) = (SESSION, Generation(7));
+    Header { disk: DISK, session, generation, block_shift: 12, size: BLOCKS << 12 }
 }
 
 fn every_other_block() -> Words {
@@ -127,7 +128,7 @@ impl Site {
 /// again, within one session.
 #[test]
 fn healing_again_and_again_leaves_one_file_of_intents_and_the_one_that_counts() {
-    let mut site = site(Vec::new());
+    let mut site = site();
     site.folder.create(&intents_name(SESSION)).unwrap();
     site.meta.intents = intents_name(SESSION);
     store_meta(&site.folder, &site.meta).unwrap();
@@ -147,56 +148,12 @@ fn healing_again_and_again_leaves_one_file_of_intents_and_the_one_that_counts() 
     }
 }
 
-/// I2. Schedule: 1. a session dies while generation 7 drains, after regions left the intents into generation 8's log; 2.
-/// its successor lists that log and seals generation 7; 3. the file is lost; 4. the host dies: the loss must be noticed.
-#[test]
-fn sealing_a_resumed_freeze_still_lists_a_dead_sessions_log_of_the_open_generation() {
-    let older = |generation, session| PendingLog {
-        generation: Generation(generation),
-        session,
-        length: 4096,
-        cut: None,
-    };
-    let open = older(8, Session(1));
-    let mut site = site(vec![older(6, Session(1)), older(7, Session(1)), open]);
-    let frozen = every_other_block();
-    let header = header(7, SESSION);
-    create_log(&site.folder, &header).unwrap();
-    let disk = SealDisk {
-        frozen: frozen.clone(),
-        header,
-        encoder: Encoder::new(&header),
-        end: changes::HEADER as u64,
-        blocks: BLOCKS,
-        fresh: false,
-        seal: Seal {
-            cut: CutId([1; 16]),
-            first: Generation(6),
-            last: Generation(7),
-            size: BLOCKS << 12,
-            time_ns: 0,
-            blocks: bits::count(&frozen),
-            compare: false,
-            whole: false,
-        },
-        meta: site.meta.clone(),
-    };
-    let done = site.run(Job::Seal { generation: Generation(7), disks: vec![disk] });
-    assert!(matches!(done, JobDone::Sealed { result: Ok(()), .. }), "{done:?}");
-    let listed = site.stored().logs;
-    assert!(listed.contains(&open), "{listed:?}");
-    let names: Vec<_> = listed.iter().map(|log| (log.generation.0, log.session.0)).collect();
-    assert_eq!(names, [(8, 1), (7, 2)], "what the sealed log contains is not listed");
-    let logs = read_logs(&site.folder, DISK, Generation(5), &listed, |_| ()).unwrap();
-    assert!(logs.bad.is_some(), "the lost file is missed");
-}
-
 /// F6, I2. Schedule: 1. appends to a log fail, after many that were durable; 2. a clean stop puts a log with everything in
 /// its place, which is shorter; 3. the host dies before the meta says that the stop was clean: the intents count.
 #[test]
 fn a_log_that_takes_a_longer_ones_place_does_not_look_cut_off() {
-    let mut site = site(Vec::new());
-    let (open, header) = (every_other_block(), header(7, SESSION));
+    let mut site = site();
+    let (open, header) = (every_other_block(), header());
     let mut encoder = Encoder::new(&header);
     let file = create_log(&site.folder, &header).unwrap();
     let mut end = changes::HEADER as u64;
@@ -219,8 +176,8 @@ fn a_log_that_takes_a_longer_ones_place_does_not_look_cut_off() {
 /// last meta can't be stored; 3. the end of the log is lost. The loss must be noticed.
 #[test]
 fn a_stop_says_how_long_the_log_is_before_it_clears_the_mark() {
-    let mut site = site(Vec::new());
-    let header = header(7, SESSION);
+    let mut site = site();
+    let header = header();
     create_log(&site.folder, &header).unwrap();
     let log = (header, Encoder::new(&header), changes::HEADER as u64);
     site.stop(&every_other_block(), log, false, true);
