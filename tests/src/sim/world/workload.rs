@@ -228,7 +228,7 @@ impl World {
     }
 
     fn begins(&mut self) {
-        self.note(54, || "--- the workload begins".into());
+        self.note(57, || "--- the workload begins".into());
         self.workload = self.faults.steps() + 1..0;
     }
 
