@@ -7,6 +7,7 @@ pub mod pipeline;
 pub mod points;
 pub mod progress;
 pub mod restore;
+pub mod retention;
 pub mod ship;
 pub mod source;
 pub mod store;

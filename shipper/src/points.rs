@@ -9,6 +9,7 @@ mod lineage;
 
 pub use find::{Wanted, find};
 
+use crate::vault::catalog::Catalog;
 use crate::vault::entry::{Consistency, DiskImage, Entry, EntryHeader, EntryKind, Totals};
 use crate::vault::names;
 use crate::vault::{Group, Vault};
@@ -56,6 +57,8 @@ pub struct History {
     pub damage: Vec<Error>,
     /// How many entries the log has.
     pub entries: u64,
+    /// The catalog that says which of them exist, if there is one.
+    pub catalog: Option<Catalog>,
 }
 
 /// Reads the whole log of a group.
@@ -63,7 +66,13 @@ pub struct History {
 /// # Errors
 /// `GroupNotFound`, the store's. Damage is not an error here: see [`History::damage`].
 pub fn history(vault: &Vault, group: &Group) -> Result<History> {
-    history_with(vault, group, |_| {})
+    loop {
+        let history = history_with(vault, group, |_| {})?;
+        // What was let go while it was read is not damaged.
+        if history.damage.is_empty() || !history.is_old(group)? {
+            return Ok(history);
+        }
+    }
 }
 
 /// As [`history`], telling every readable entry, in order.
@@ -87,10 +96,22 @@ pub fn history_with(vault: &Vault, group: &Group, mut tell: impl FnMut(&Entry)) 
             }
             Err(error) => return Err(error),
         };
-        let before = headers.get(&(seq - 1)).map_or([0; 32], EntryHeader::hash);
-        if (seq == 1 || headers.contains_key(&(seq - 1))) && before != entry.header.previous {
-            let name = names::entry(group.id(), seq);
-            history.damage.push(Error::damage(&name, "it does not follow the entry before it"));
+        let name = || names::entry(group.id(), seq);
+        let boundary = numbers.boundary().filter(|boundary| boundary.seq == seq - 1);
+        let before = match (headers.get(&(seq - 1)), boundary) {
+            _ if seq == 1 => Some([0; 32]),
+            (_, Some(boundary)) => Some(boundary.hash),
+            (before, None) => before.map(EntryHeader::hash),
+        };
+        match numbers.known(seq) {
+            Some(known) if known != entry.header.reference() => {
+                history.damage.push(Error::damage(&name(), "it is not the point that the catalog keeps"));
+                continue;
+            }
+            None if before.is_some_and(|before| before != entry.header.previous) => {
+                history.damage.push(Error::damage(&name(), "it does not follow the entry before it"));
+            }
+            _ => {}
         }
         headers.insert(seq, entry.header);
         tell(&entry);
@@ -104,7 +125,24 @@ pub fn history_with(vault: &Vault, group: &Group, mut tell: impl FnMut(&Entry)) 
             history.points[found].abandoned = false;
         }
     }
+    history.catalog = numbers.catalog().cloned();
     Ok(history)
+}
+
+impl History {
+    /// Whether points may have been let go since it was read.
+    ///
+    /// # Errors
+    /// `Damage` of the newer catalog; the store's.
+    pub fn is_old(&self, group: &Group) -> Result<bool> {
+        let number = self.catalog.as_ref().map_or(0, |catalog| catalog.number);
+        Ok(group.newer_catalog(number)?.is_some())
+    }
+
+    /// Whether no rule lets this point go.
+    pub fn is_pinned(&self, point: &Point) -> bool {
+        self.catalog.as_ref().is_some_and(|catalog| catalog.pins.iter().any(|pin| pin.seq == point.seq))
+    }
 }
 
 impl Point {

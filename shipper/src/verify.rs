@@ -5,10 +5,12 @@
 mod packs;
 
 use crate::points::{Point, history_with};
+use crate::retention::live::{Live, live};
 use crate::vault::access::{Place, Reader};
 use crate::vault::entry::{Entry, EntryKind, IndexRef};
 use crate::vault::envelope::{self, ObjectKind};
 use crate::vault::image::Image;
+use crate::vault::index::PackRef;
 use crate::vault::limits::PACK_MAX;
 use crate::vault::names::{self, ObjectName, Parsed};
 use crate::vault::pack::PackReader;
@@ -17,6 +19,7 @@ use crate::{Error, Kind, Result, store};
 use packs::{check_packs, expected};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Memory for index pages: what is read once needs no cache.
 const CACHE: usize = 4 << 20;
@@ -71,16 +74,27 @@ pub fn verify(vault: &Vault, group: Option<&str>) -> Result<Report> {
     let checked: HashSet<_> = groups.iter().map(Group::id).collect();
     for group in groups {
         let (id, name) = (group.id(), group.name.clone());
-        report.groups.push(match Check::new(vault, group).run() {
-            Err(error) if error.kind() == Kind::GroupNotFound && has(vault, &names::packs(id))? => lost(name),
-            done => done?,
+        report.groups.push(loop {
+            let done = match Check::new(vault, group.clone()).run() {
+                Err(error) if error.kind() == Kind::GroupNotFound && has(vault, &names::packs(id))? => {
+                    lost(name.clone())
+                }
+                done => done?,
+            };
+            // What was let go while it was looked at is not damaged.
+            let known = group.catalogs.load(Ordering::Relaxed);
+            if done.damage.is_empty() || group.newer_catalog(known)?.is_none() {
+                break done;
+            }
         });
     }
     if group.is_none() {
         let mut others = BTreeSet::new();
         store::each(&*vault.store, "", "", |object| {
             match names::parse(&object.name) {
-                Some(Parsed::Data { group, .. } | Parsed::Entry { group, .. }) => {
+                Some(
+                    Parsed::Data { group, .. } | Parsed::Entry { group, .. } | Parsed::Catalog { group, .. },
+                ) => {
                     others.insert(group);
                 }
                 Some(_) => {}
@@ -129,6 +143,8 @@ struct Check<'a> {
     /// Indexes with such frames, or with pages that can't be read.
     suspects: HashSet<ObjectName>,
     seen: HashSet<String>,
+    /// What points need; none if nothing was ever let go, so that everything must be there.
+    needed: Option<Live>,
     objects: u64,
     bytes: u64,
 }
@@ -143,6 +159,7 @@ impl<'a> Check<'a> {
             bad_frames: HashSet::new(),
             suspects: HashSet::new(),
             seen: HashSet::new(),
+            needed: None,
             objects: 0,
             bytes: 0,
         }
@@ -155,9 +172,12 @@ impl<'a> Check<'a> {
     fn run(mut self) -> Result<GroupReport> {
         let mut listed: HashMap<ObjectName, Listed> = HashMap::new();
         let mut points = 0;
+        let pruned = self.group().catalog(0)?.is_some();
+        let mut contents = Vec::new();
         let (mut contradictions, mut order) = (Vec::new(), Vec::new());
         let history = history_with(self.vault, self.group(), |entry| {
             let is_point = entry.header.kind == EntryKind::Point;
+            contents.extend(entry.content().filter(|_| pruned).cloned());
             for reference in indexes(entry) {
                 let found = listed.entry(reference.name).or_insert_with(|| {
                     order.push(reference.name);
@@ -175,6 +195,9 @@ impl<'a> Check<'a> {
             points += usize::from(is_point);
         })?;
         self.damage.extend(history.damage.iter().map(Error::line));
+        if pruned {
+            self.needed = Some(live(&self.reader, &contents, &mut |_, _| {})?);
+        }
         let mut affected = BTreeSet::new();
         for (seq, index, point) in contradictions {
             self.damage
@@ -241,8 +264,12 @@ impl<'a> Check<'a> {
             self.damage.push(error.line());
             self.suspects.insert(reference.name);
         }
-        let findings = check_packs(&self.reader, &index, &expected)?;
-        for pack in &index.directory.packs {
+        let is_needed = |pack: &PackRef| {
+            let needs = |needed: &Live| needed.needs(&self.reader.pack_place(pack).object);
+            self.needed.as_ref().is_none_or(needs)
+        };
+        let findings = check_packs(&self.reader, &index, &expected, &is_needed)?;
+        for pack in index.directory.packs.iter().filter(|pack| is_needed(pack)) {
             self.objects += 1;
             self.bytes += pack.length;
             self.seen.insert(self.reader.pack_place(pack).name);
@@ -273,6 +300,10 @@ impl<'a> Check<'a> {
             self.objects += 1;
             self.bytes += length;
             let checked = self.orphan(&name, index);
+            // Whoever collects may be deleting it.
+            if checked.is_err() && !self.group().has_object(&name)? {
+                continue;
+            }
             self.note(checked)?;
         }
         Ok(count)

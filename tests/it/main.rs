@@ -24,6 +24,7 @@ mod locking;
 mod mutants;
 mod powercuts;
 mod prefix;
+mod prune;
 mod replays;
 mod sealed;
 mod shipping;

@@ -115,7 +115,7 @@ fn campaign(seeds: Range<u64>) -> Result<Tally, Failure> {
 /// Seeds between two lines.
 const LEG: u64 = 1000;
 
-/// F3, F4, F6, F9, F10, F16, F17, F19, F20, F31, F34, F35, F36, F39, F42: every published point is the instant of its cut, whatever crashed,
+/// F3, F4, F6, F9, F10, F16, F17, F19, F20, F31, F34, F35, F36, F37, F38, F39, F42: every published point is the instant of its cut, whatever crashed,
 /// failed, landed late or was lost, and stays so; and once the faults stop, replication catches up by itself. `make sim`
 /// goes on where the campaigns before it ended, and adds a line.
 #[test]
@@ -298,6 +298,7 @@ const MET: &[&str] = &[
     "holes",
     "entries: claim",
     "entries: checkpoint",
+    "entries: condemned",
     "entries: fuzzy",
     "entries: point",
     "points that are older than those before",
@@ -349,6 +350,16 @@ const MET: &[&str] = &[
     "store: an object that was done twice",
     "late objects of the dead",
     "points spoiled by damage",
+    // Collectors.
+    "catalogs",
+    "points let go",
+    "objects collected",
+    "collectors paused",
+    "collectors killed",
+    "collectors ended: done",
+    "collectors ended: Unreachable",
+    "collectors ended: GroupNotFound",
+    "late deletes of the dead",
     // Decisions by the attach table.
     "claim: initial, no entries",
     "claim: initial, no image",
@@ -372,6 +383,11 @@ const MET: &[&str] = &[
 const SELDOM: &[&str] = &[
     // Of the few that are to make one point: the guest spoils every freeze of theirs.
     "shippers ended: FuzzyGiveUp",
+    "collectors ended: NoSpace",
+    "collectors ended: Damage",
+    "collectors ended: Other",
+    // Behind a collector, by a put that was under way for long.
+    "entries below the boundary",
     // Behind a vault that was put back under a put.
     "gaps that somebody closed",
     // The release is over, but its job is not.

@@ -8,7 +8,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// F31, F36, F39, F43: every published point is restored to its cut, whatever store, shippers, clones and copies do;
+/// F31, F36, F37, F38, F39, F43: every published point is restored to its cut, whatever store, shippers, clones and copies do;
 /// and the log is this tracker's own, unless somebody else has written to it.
 #[test]
 fn every_point_of_a_vault_is_its_cut() {

@@ -276,6 +276,18 @@ pub const MUTANTS: &[Mutant] = &[
         "a restore over an old file leaves its bytes where the image has zeros",
     )
     .by(By::Test("mutants::a_restore_leaves_nothing_of_what_was_there")),
+    of("V14", "no-look-at-catalog", "who puts an entry does not look whether its place still exists")
+        .by(VAULTS),
+    of("V14", "sweep-packs-in-use", "a collector takes what no entry lists for what nobody is about to list")
+        .by(VAULTS),
+    of(
+        "V14",
+        "void-entries-swept",
+        "to a collector only points need what they show: no fuzzy entry, no checkpoint",
+    )
+    .by(VAULTS),
+    of("V14", "claims-base-swept", "a collector does not know what the newest claim builds on")
+        .by(By::Test("prune::a_claim_over_a_point_that_is_let_go_just_then_keeps_what_it_needs")),
     of("V13", "salt-reused", "all objects of one name and kind are sealed with one salt, so with one key"),
 ];
 
@@ -342,7 +354,7 @@ pub const REDUNDANT: &[(&str, &str, &str)] = &[
 ];
 
 /// Rules of parts that are not built yet, and what stands for them in the list until they are.
-pub const LATER: &[(&str, &str)] = &[("C7", "several targets"), ("V11", "failover"), ("V14", "retention")];
+pub const LATER: &[(&str, &str)] = &[("C7", "several targets"), ("V11", "failover")];
 
 /// The bug that this process runs with, if it has one.
 pub fn chosen() -> Option<String> {

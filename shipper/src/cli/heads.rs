@@ -133,6 +133,14 @@ fn holds(group: &Group, head: &Head, whose: &str, remedy: &str) -> Result<()> {
     if there.is_some_and(|header| header.reference() == head.0) {
         return Ok(());
     }
+    // A log that has been pruned beyond it is no older: no copy from before knows such a boundary. What stands at its place
+    // now, if anything, is nothing. That it is the same history is what the seal of a catalog says, where there is a key.
+    if group
+        .catalog(0)?
+        .is_some_and(|catalog| catalog.bound() >= head.0.seq && catalog.kept(head.0.seq).is_none())
+    {
+        return Ok(());
+    }
     let what = if there.is_some() { "has another history" } else { "is older" };
     let line = format!(
         "group {}: the vault {what}: it does not have entry {} {whose}; {remedy}",

@@ -3,11 +3,13 @@
 
 pub mod access;
 mod background;
+pub mod collect;
 pub mod doctor;
 pub mod exit;
 pub mod heads;
 pub mod keys;
 pub mod points;
+pub mod prune;
 pub mod restore;
 pub mod ship;
 pub mod status;
@@ -18,7 +20,7 @@ pub mod vault_key;
 pub mod verify;
 
 use crate::store::location::FORMS;
-use crate::vault::Vault;
+use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result};
 use access::Access;
 use clap::{Parser, Subcommand};
@@ -54,12 +56,16 @@ enum Command {
     Status(status::Args),
     /// Explain how far a disk's tracking can be trusted, and what to do
     Doctor(doctor::Args),
-    /// List recovery points
-    Points(ReadArgs),
+    /// List recovery points, and pin them
+    Points(points::Args),
     /// Restore a recovery point
     Restore(restore::Args),
     /// Read everything in a vault and check it
     Verify(ReadArgs),
+    /// Let recovery points go by a policy, and delete what no other needs
+    Prune(prune::Args),
+    /// Delete what no recovery point needs
+    Collect(collect::Args),
 }
 
 impl Cli {
@@ -76,6 +82,8 @@ impl Cli {
             Command::Points(args) => points::run(args),
             Command::Restore(args) => restore::run(args),
             Command::Verify(args) => verify::run(args),
+            Command::Prune(args) => prune::run(args),
+            Command::Collect(args) => collect::run(args),
         }
     }
 }
@@ -83,8 +91,9 @@ impl Cli {
 /// What is to be read of a vault, and how it is told.
 #[derive(Debug, clap::Args)]
 pub struct ReadArgs {
-    #[arg(long, value_name = "URL", help = format!("The vault: {}", FORMS))]
-    vault: String,
+    // Without it there is a subcommand.
+    #[arg(long, value_name = "URL", required = true, help = format!("The vault: {}", FORMS))]
+    vault: Option<String>,
     /// Only this group
     #[arg(long)]
     group: Option<String>,
@@ -104,10 +113,27 @@ impl ReadArgs {
     /// As [`Vault::open`].
     fn open(&self) -> Result<Vault> {
         self.heads.check_usage(self.group.as_deref())?;
-        let vault = self.access.open(&self.vault)?;
+        let url =
+            self.vault.as_deref().ok_or_else(|| Error::new(Kind::Usage, "which vault? give --vault"))?;
+        let vault = self.access.open(url)?;
         self.group.as_ref().map_or(Ok(()), |group| vault.keys.check_open(group))?;
         Ok(vault)
     }
+}
+
+/// The group of this name, or all that the keys open.
+fn chosen(vault: &Vault, group: Option<&str>) -> Result<Vec<Group>> {
+    match group {
+        Some(name) => {
+            vault.keys.check_open(name)?;
+            Ok(vec![vault.group(name)])
+        }
+        None => vault.groups(),
+    }
+}
+
+fn now_ns() -> u64 {
+    (crate::edge::Edge::SYSTEM.wall_ns)()
 }
 
 /// The whole program: parses, runs, says what failed.

@@ -1,12 +1,48 @@
-//! `towline points`: which recovery points there are.
+//! `towline points`: which recovery points there are, and which of them no rule lets go.
 
+use super::access::Access;
 use super::{ReadArgs, bytes, json, print, time};
-use crate::points::{History, history};
+use crate::points::{History, Wanted, find, history};
+use crate::retention::prune::pin;
+use crate::store::location::FORMS;
 use crate::vault::Group;
 use crate::vault::entry::Consistency;
 use crate::{Error, Kind, Result};
+use clap::Subcommand;
 use serde::Serialize;
 use std::fmt::Write;
+
+/// `towline points ...`
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Args {
+    #[command(flatten)]
+    read: ReadArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keep a recovery point whatever the rules of a prune say
+    Pin(PinArgs),
+    /// Leave a pinned recovery point to the rules again
+    Unpin(PinArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct PinArgs {
+    /// The point: `latest`, an id or its beginning, or a time (2026-11-23T18:30:00Z: the newest at or before it)
+    #[arg(value_name = "ID|TIME")]
+    point: Wanted,
+    #[arg(long, value_name = "URL", help = format!("The vault: {}", FORMS))]
+    vault: String,
+    /// The group
+    #[arg(long)]
+    group: String,
+    #[command(flatten)]
+    access: Access,
+}
 
 #[derive(Serialize)]
 struct List {
@@ -30,6 +66,7 @@ struct PointLine {
     time_ns: u64,
     consistency: &'static str,
     abandoned: bool,
+    pinned: bool,
     bytes_changed: u64,
     bytes_read: u64,
     bytes_put: u64,
@@ -46,8 +83,30 @@ struct DiskLine {
 /// Runs the command.
 ///
 /// # Errors
-/// `GroupNotFound`; `RolledBack`; `Damage` after listing all that can be read; the store's.
-pub fn run(args: ReadArgs) -> Result<()> {
+/// `GroupNotFound`; `PointNotFound`; `RolledBack`; `Damage` after listing all that can be read; the store's.
+pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Some(Command::Pin(args)) => set_pin(args, true),
+        Some(Command::Unpin(args)) => set_pin(args, false),
+        None => list(args.read),
+    }
+}
+
+fn set_pin(args: PinArgs, pinned: bool) -> Result<()> {
+    let vault = args.access.open(&args.vault)?;
+    vault.keys.check_open(&args.group)?;
+    let group = vault.group(&args.group);
+    let point = find(&vault, &group, &args.point)?;
+    let what = match (pin(&group, &point, pinned, super::now_ns())?, pinned) {
+        (true, true) => "is pinned",
+        (false, true) => "was pinned already",
+        (true, false) => "is not pinned any more",
+        (false, false) => "was not pinned",
+    };
+    print(&format!("{} of {} {what}\n", point.id, time(point.time_ns)))
+}
+
+fn list(args: ReadArgs) -> Result<()> {
     let vault = args.open()?;
     let groups: Vec<Group> = match &args.group {
         Some(name) => vec![vault.group(name)],
@@ -84,6 +143,7 @@ fn lines(history: &History) -> Vec<PointLine> {
             Consistency::Application => "application",
         },
         abandoned: point.abandoned,
+        pinned: history.is_pinned(point),
         bytes_changed: point.totals.bytes_changed,
         bytes_read: point.totals.bytes_read,
         bytes_put: point.totals.bytes_put,
@@ -109,12 +169,13 @@ fn table(list: &List) -> Result<String> {
                 point.disks.iter().map(|disk| format!("{} {}", disk.name, bytes(disk.size))).collect();
             writeln!(
                 text,
-                "  {}  {}  changed {:>10}  shipped {:>10}  {}{}",
+                "  {}  {}  changed {:>10}  shipped {:>10}  {}{}{}",
                 point.id,
                 point.time,
                 bytes(point.bytes_changed),
                 bytes(point.bytes_put),
                 sizes.join(", "),
+                if point.pinned { "  pinned" } else { "" },
                 if point.abandoned { "  abandoned" } else { "" },
             )
             .map_err(failed)?;

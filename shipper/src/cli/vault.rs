@@ -46,7 +46,7 @@ pub fn run(args: Args) -> Result<()> {
         Command::Key(args) => return super::vault_key::run(args),
     };
     let store = access.store(&url)?;
-    let now = now_ns();
+    let now = super::now_ns();
     if no_encryption {
         if !access.keys.secrets()?.is_empty() {
             return Err(Error::new(Kind::Usage, "--no-encryption, and yet a key is given: which one?"));
@@ -60,9 +60,4 @@ pub fn run(args: Args) -> Result<()> {
     let slot = Making { secrets: &secrets, label: &label, created_ns: now, draw: crate::edge::kernel };
     let vault = Vault::init_sealed(store, &slot)?;
     super::print(&format!("vault {} made at {}, sealed\n", vault.id(), vault.store.url()))
-}
-
-/// Nanoseconds since 1970.
-pub fn now_ns() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0)
 }

@@ -2,7 +2,7 @@
 
 use super::access::Access;
 use super::keys::{self, write_secret};
-use super::vault::now_ns;
+use super::now_ns;
 use super::{json, print, time};
 use crate::store::Store;
 use crate::vault::keys::{Keys, Masters};

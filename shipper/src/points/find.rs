@@ -3,6 +3,7 @@
 use super::lineage::Lineage;
 use super::{Point, no_such_group};
 use crate::vault::entry::{EntryHeader, EntryKind};
+use crate::vault::numbers::Numbers;
 use crate::vault::{Group, Vault, names};
 use crate::{Error, Kind, Result};
 use std::collections::BTreeMap;
@@ -44,7 +45,18 @@ impl FromStr for Wanted {
 /// can't be read, or if one that can't be read may be the one that is meant: an older one is not handed out for it;
 /// the store's.
 pub fn find(vault: &Vault, group: &Group, wanted: &Wanted) -> Result<Point> {
-    let numbers = group.numbers()?;
+    loop {
+        let numbers = group.numbers()?;
+        let found = find_among(vault, group, &numbers, wanted);
+        // What was let go while it was looked at is not damaged.
+        let damaged = found.as_ref().is_err_and(|error| error.kind() == Kind::Damage);
+        if !damaged || group.newer_catalog(numbers.catalog_number())?.is_none() {
+            return found;
+        }
+    }
+}
+
+fn find_among(vault: &Vault, group: &Group, numbers: &Numbers, wanted: &Wanted) -> Result<Point> {
     if numbers.count() == 0 {
         return Err(no_such_group(vault, &group.name)?);
     }
@@ -55,7 +67,14 @@ pub fn find(vault: &Vault, group: &Group, wanted: &Wanted) -> Result<Point> {
             return Ok(*known);
         }
         let missing = || Error::damage(&names::entry(group.id(), seq), "it is missing");
-        let found = match group.entry_header(seq).and_then(|found| found.ok_or_else(missing)) {
+        let other =
+            || Error::damage(&names::entry(group.id(), seq), "it is not the point that the catalog keeps");
+        let kept = |found: EntryHeader| match numbers.known(seq) {
+            Some(known) if known != found.reference() => Err(other()),
+            _ => Ok(found),
+        };
+        let read = group.entry_header(seq).and_then(|found| found.ok_or_else(missing)).and_then(kept);
+        let found = match read {
             Ok(found) => Some(found),
             Err(error) if matches!(error.kind(), Kind::Damage | Kind::NewerVault) => {
                 damage = Some(error);
@@ -79,7 +98,7 @@ pub fn find(vault: &Vault, group: &Group, wanted: &Wanted) -> Result<Point> {
         }
     }
     let mut abandoned = true;
-    let mut lineage = Lineage::new(&numbers, &mut header)?;
+    let mut lineage = Lineage::new(numbers, &mut header)?;
     while let Some(found) = lineage.next()? {
         let meant = match wanted {
             Wanted::Id(_) => fitting.len() == 1 && fitting[0].seq == found.seq,

@@ -23,10 +23,11 @@ impl<'a, F: FnMut(u64) -> Result<Option<EntryHeader>>> Lineage<'a, F> {
     fn stands_for(&mut self, mut seq: u64) -> Result<u64> {
         while seq > 0 {
             match (self.header)(seq)? {
-                Some(header) if header.kind == EntryKind::Claim => return Ok(header.base),
+                Some(header) if header.kind == EntryKind::Claim => {
+                    return Ok(self.numbers.stands_for(header.base));
+                }
                 Some(header) if header.kind.has_content() => return Ok(seq),
-                Some(_) => seq -= 1,
-                None => seq = self.numbers.before(seq),
+                Some(_) | None => seq = self.numbers.before(seq),
             }
         }
         Ok(0)
@@ -36,7 +37,7 @@ impl<'a, F: FnMut(u64) -> Result<Option<EntryHeader>>> Lineage<'a, F> {
         while self.at > 0 {
             match (self.header)(self.at)? {
                 Some(header) => {
-                    self.at = header.base;
+                    self.at = self.numbers.below(&header);
                     return Ok(Some(header));
                 }
                 None => self.at = self.stands_for(self.numbers.before(self.at))?,

@@ -25,6 +25,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What to restore, and where.
 #[derive(Clone, Debug)]
@@ -77,6 +78,30 @@ pub type Progress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 pub fn restore(vault: &Vault, request: &Request, progress: &Progress<'_>) -> Result<Restored> {
     let group = vault.group(&request.group);
     let point = find(vault, &group, &request.point)?;
+    let number = group.catalogs.load(Ordering::Relaxed);
+    let restored = restore_point(&group, point.clone(), request, progress);
+    match restored {
+        // Not damage, if it was let go meanwhile.
+        Err(error) if error.kind() == Kind::Damage => {
+            let newer = group.newer_catalog(number)?;
+            let gone =
+                newer.is_some_and(|newer| point.seq <= newer.bound() && newer.kept(point.seq).is_none());
+            let line = format!(
+                "point {} was let go by a prune while it was restored; choose another, or pin the next one first",
+                point.id
+            );
+            Err(if gone { Error::new(Kind::PointNotFound, line) } else { error })
+        }
+        restored => restored,
+    }
+}
+
+fn restore_point(
+    group: &Group,
+    point: Point,
+    request: &Request,
+    progress: &Progress<'_>,
+) -> Result<Restored> {
     let entry = group.entry_at(point.seq)?;
     let content = entry.content().ok_or_else(|| {
         Error::damage(&names::entry(group.id(), point.seq), "it was a point and is one no more")
@@ -89,7 +114,7 @@ pub fn restore(vault: &Vault, request: &Request, progress: &Progress<'_>) -> Res
         return Err(Error::new(Kind::Usage, line));
     }
     let paths = paths(&disks, &request.to, folder)?;
-    restore_disks(group, point, &disks, &paths, request, folder, progress)
+    restore_disks(group.clone(), point, &disks, &paths, request, folder, progress)
 }
 
 fn wanted_disks<'a>(content: &'a Content, request: &Request) -> Result<Vec<&'a DiskImage>> {

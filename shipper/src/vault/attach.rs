@@ -33,6 +33,7 @@
 //! chose its base by this table, and it is whole by itself.
 
 use super::Group;
+use super::catalog::Catalog;
 use super::entry::{Claim, Content, Draft, Entry, EntryHeader, EntryKind, EntryRef, Owner, Payload};
 use super::names;
 use crate::{Error, Kind, Result};
@@ -42,6 +43,9 @@ use towline_tracker::mutant;
 
 /// How the table looks into the log.
 pub trait Log {
+    /// Entries up to this one need not be there: what is kept of them can be asked for; 0: all are there.
+    fn bound(&self) -> u64;
+
     /// The header of an entry; `None` if there is none.
     ///
     /// # Errors
@@ -55,13 +59,58 @@ pub trait Log {
     fn entry(&mut self, seq: u64) -> Result<Entry>;
 }
 
-impl Log for &Group {
+/// A log with the catalog that says what of it exists.
+pub struct View<'a> {
+    /// The log.
+    pub group: &'a Group,
+    /// The newest catalog.
+    pub catalog: Option<&'a Catalog>,
+    /// What the newest claim is based on: it exists wherever it is, for somebody may be shipping over it.
+    pub claimed: Option<EntryRef>,
+}
+
+impl<'a> View<'a> {
+    /// The log up to this head, by this catalog.
+    ///
+    /// # Errors
+    /// `Damage` of the head or the newest claim; the store's.
+    pub fn new(group: &'a Group, catalog: Option<&'a Catalog>, head: u64) -> Result<Self> {
+        let mut view = Self { group, catalog, claimed: None };
+        if catalog.is_some() && head > 0 {
+            let epoch = must(&mut view, head)?.epoch;
+            view.claimed = view.entry(epoch)?.claim().and_then(|claim| claim.base);
+        }
+        Ok(view)
+    }
+
+    /// The entry of this number that exists although it is not above the boundary.
+    fn known(&self, seq: u64) -> Option<EntryRef> {
+        let catalog = self.catalog?;
+        let kept = catalog.kept(seq).map(|kept| kept.entry);
+        kept.or([catalog.claim, self.claimed].into_iter().flatten().find(|entry| entry.seq == seq))
+    }
+}
+
+impl Log for View<'_> {
+    fn bound(&self) -> u64 {
+        self.catalog.map_or(0, Catalog::bound)
+    }
+
     fn header(&mut self, seq: u64) -> Result<Option<EntryHeader>> {
-        self.entry_header(seq)
+        if seq > self.bound() {
+            return self.group.entry_header(seq);
+        }
+        // What lies there is not what was let go, whoever put it.
+        let Some(known) = self.known(seq) else { return Ok(None) };
+        Ok(self.group.entry_header(seq)?.filter(|header| header.reference() == known))
     }
 
     fn entry(&mut self, seq: u64) -> Result<Entry> {
-        self.entry_at(seq)
+        let entry = self.group.entry_at(seq)?;
+        if seq <= self.bound() && self.known(seq) != Some(entry.header.reference()) {
+            return Err(Error::damage(&names::entry(self.group.id(), seq), "the catalog does not keep it"));
+        }
+        Ok(entry)
     }
 }
 
@@ -176,11 +225,13 @@ pub fn decide(
     // The lineage from the tip down to the anchor, the newest first.
     let mut above = Vec::new();
     let mut at = tip;
-    while at > bottom {
+    while at > bottom && at > log.bound() {
         let header = must(log, at)?;
         at = header.base;
         above.push(header);
     }
+    // It goes on where entries were let go: below every anchor of a tracker whose lineage it is (V14).
+    let cut_off = at > bottom;
     let vouched = |header: &EntryHeader| {
         // Mutant: whatever has the id of a vouched cut is of that cut.
         let id_will_do = mutant::active("vouched-by-id");
@@ -197,7 +248,7 @@ pub fn decide(
             .is_some_and(|header| header.hash() == anchor.hash || mutant::active("anchor-by-number")),
         None => false,
     };
-    if at == bottom && (in_log || anchor.is_none()) {
+    if at == bottom && in_log || anchor.is_none() {
         // Above the anchor: first what the tracker vouches for, then what it does not.
         // Mutant: whatever is no point is good to go on from.
         let any = |header: &EntryHeader| {
@@ -210,7 +261,7 @@ pub fn decide(
         if anchor.is_none() && mutant::active("no-anchor-is-delta") {
             return Ok(Decision::Delta(base(log, tip)?));
         }
-        if anchor.is_none() && !unknown.is_empty() {
+        if anchor.is_none() && (cut_off || !unknown.is_empty()) {
             let reason = match attached.anchor {
                 Some(_) => "the tracker last replicated to another vault",
                 None => "the tracker does not know what the vault has (its sidecar is new)",
@@ -402,7 +453,7 @@ impl Group {
         let mut known =
             attached.anchor.filter(|anchor| anchor.vault == self.seal.vault).map_or(0, |anchor| anchor.seq);
         loop {
-            let head = self.head(known)?;
+            let (head, catalog) = self.tail(known)?;
             // Mutant: what was told at the attach still holds.
             if !mutant::active("claim-by-old-attach") {
                 newest()?;
@@ -415,13 +466,33 @@ impl Group {
                         && self.entry_header(head)?.is_some_and(|last| last.reference() == claim)
                 }
             };
-            let (decision, before) = match self.decided(attached, head, take_over) {
-                Err(damage) if damage.kind() == Kind::Damage => self.fallen_back(head, take_over, damage)?,
-                decided => decided?,
+            let view = View::new(self, catalog.as_ref(), head);
+            let decided = match view.and_then(|view| self.decided(attached, view, head, take_over)) {
+                Err(damage) if damage.kind() == Kind::Damage => {
+                    // What was read may have been let go meanwhile.
+                    if self.has_moved(head, number(catalog.as_ref()))? {
+                        continue;
+                    }
+                    self.fallen_back(head, take_over, damage)
+                }
+                decided => decided,
             };
+            let (decision, before) = decided?;
             let draft = decision.claim(attached, claimant, CutId((self.seal.draw)()));
             match self.append(before, 0, &draft)? {
-                super::log::Appended::Ours(header) => return Ok(Claimed { decision, claim: header }),
+                super::log::Appended::Ours(header) => {
+                    // Mutant: what was put is there.
+                    let newer = match mutant::active("no-look-at-catalog") {
+                        true => None,
+                        false => self.newer_catalog(number(catalog.as_ref()))?,
+                    };
+                    // As for any entry (V14). That a prune let the base go meanwhile is no matter: that of the newest
+                    // claim exists, and a collector that has not seen this claim can't condemn anything behind it.
+                    if newer.is_none_or(|newer| newer.has(header.reference())) {
+                        return Ok(Claimed { decision, claim: header });
+                    }
+                    known = header.seq;
+                }
                 super::log::Appended::Theirs(header) => {
                     tracing::info!(
                         entry = names::entry(self.seal.group, header.seq),
@@ -434,21 +505,26 @@ impl Group {
     }
 }
 
+fn number(catalog: Option<&Catalog>) -> u64 {
+    catalog.map_or(0, |catalog| catalog.number)
+}
+
 impl Group {
     /// The decision, and the entry that a claim follows.
     fn decided(
         &self,
         attached: &Attached,
+        mut view: View<'_>,
         head: u64,
         take_over: bool,
     ) -> Result<(Decision, Option<EntryRef>)> {
-        let decision = decide(attached, self.seal.vault, head, &mut &*self, take_over)?.accept()?;
+        let decision = decide(attached, self.seal.vault, head, &mut view, take_over)?.accept()?;
         let before = match head {
             0 => None,
             // The chain from the base on is checked whenever somebody builds on it.
             head => {
                 let from = decision.base().map_or(head, |base| base.header.seq);
-                self.chain(from, head)?.last().map(EntryHeader::reference)
+                self.chain(from.max(view.bound() + 1), head)?.last().map(EntryHeader::reference)
             }
         };
         Ok((decision, before))
@@ -466,7 +542,10 @@ impl Group {
         let (mut at, mut base) = (head, None);
         while at > 0 && base.is_none() {
             at = match self.entry_at(at) {
-                Ok(Entry { header, payload: Payload::Claim(_) }) => header.base,
+                Ok(entry) if numbers.known(at).is_some_and(|known| known != entry.header.reference()) => {
+                    numbers.before(at)
+                }
+                Ok(Entry { header, payload: Payload::Claim(_) }) => numbers.stands_for(header.base),
                 Ok(Entry { header, payload: Payload::Content(content) }) => {
                     base = Some(Base { header, content });
                     at

@@ -89,6 +89,11 @@ impl EntryHeader {
         Cut { id: self.cut, time_ns: self.time_ns }
     }
 
+    /// Whether a shipment ended with it: it lists all that is needed of its cut.
+    pub fn ends_shipment(&self) -> bool {
+        matches!(self.kind, EntryKind::Point | EntryKind::Fuzzy)
+    }
+
     fn encode(&self) -> [u8; at::LENGTH] {
         let mut bytes = [0; at::LENGTH];
         layout::set(&mut bytes, at::SEQ, self.seq);
@@ -200,9 +205,11 @@ pub struct Owner {
     pub name: String,
 }
 
-/// Names that may be deleted (later).
+/// Names that nobody needs any more, and that anybody may delete at any later time (V14).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Condemned {
+    /// The number of the catalog by which they are not needed, and its hash; 0: there was none.
+    pub catalog: (u64, [u8; 32]),
     /// Full names.
     pub names: Vec<String>,
 }

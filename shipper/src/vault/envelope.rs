@@ -81,6 +81,8 @@ pub enum ObjectKind {
     Slot = 5,
     /// The master keys before the newest.
     Ring = 6,
+    /// Which points of a group are kept.
+    Catalog = 7,
 }
 
 /// Who seals: the vault and the group with its keys. Cheap to clone.

@@ -45,6 +45,8 @@ pub const INDEXES_MAX: usize = 1 << 19;
 pub const INDEX_REF: usize = 97;
 /// A whole entry.
 pub const ENTRY_MAX: usize = 224 + ATTACHED_MAX + PAYLOAD_MAX + 16;
+/// A catalog: some hundred thousand kept points.
+pub const CATALOG_MAX: usize = 16 << 20;
 /// The `vault` object.
 pub const DESCRIPTOR_MAX: usize = 64 << 10;
 /// The largest disk: 8 EiB, so that byte offsets stay positive in 64 bits.

@@ -1,12 +1,14 @@
 //! A group's log: reading entries, checking the chain, finding the head (V3), putting the next entry (V8).
 
 use super::Group;
-use super::entry::{self, ATTACHED, Draft, Entry, EntryHeader, EntryRef};
+use super::catalog::Catalog;
+use super::entry::{self, ATTACHED, Draft, Entry, EntryHeader, EntryKind, EntryRef};
 use super::envelope::TAG;
 use super::limits::ENTRY_MAX;
-use super::names;
+use super::{names, numbers};
 use crate::store::{self, Put, StoreErrorKind};
 use crate::{Error, Kind, Result};
+use std::sync::atomic::Ordering;
 use towline_tracker::mutant;
 
 /// What became of a put.
@@ -64,11 +66,7 @@ impl Group {
     }
 
     pub(super) fn exists(&self, seq: u64) -> Result<bool> {
-        match self.store.len(&names::entry(self.seal.group, seq)) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == StoreErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        self.has_object(&names::entry(self.seal.group, seq))
     }
 
     /// The greatest seq that a listing shows above `after`, if any. A hint: a listing may be stale.
@@ -89,29 +87,50 @@ impl Group {
     /// of before; 0 if nothing is known).
     ///
     /// # Errors
-    /// `Damage` if a listing shows entries beyond a gap: a writer must not put there (V3). The store's.
+    /// As [`Self::tail`].
     pub fn head(&self, known: u64) -> Result<u64> {
-        let listed = self.greatest_listed(known)?;
-        let start = listed.unwrap_or(0).max(known);
-        let (mut low, mut high) = if start == 0 || self.exists(start)? {
-            // Gallop: a stale listing may not show the newest.
-            let (mut low, mut step) = (start, 1u64);
-            while let Some(next) = low.checked_add(step)
-                && self.exists(next)?
-            {
-                (low, step) = (next, step.saturating_mul(2));
+        Ok(self.tail(known)?.0)
+    }
+
+    /// The log's last entry, as [`Self::head`], and the catalog that was the newest when it was found.
+    ///
+    /// # Errors
+    /// `Damage` if a listing shows entries beyond a gap: a writer must not put there (V3); if the log ends below its
+    /// catalog's boundary. The store's.
+    pub fn tail(&self, known: u64) -> Result<(u64, Option<Catalog>)> {
+        let mut catalog = self.catalog(0)?;
+        loop {
+            let head = self.head_above(catalog.as_ref().map_or(0, Catalog::bound), known)?;
+            // A boundary that rose meanwhile may have taken away what was looked at.
+            match self.newer_catalog(catalog.as_ref().map_or(0, |catalog| catalog.number))? {
+                Some(newer) => catalog = Some(newer),
+                None => return Ok((head?, catalog)),
             }
-            (low, low.saturating_add(step))
-        } else {
-            (0, start)
-        };
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if self.exists(middle)? { low = middle } else { high = middle }
+        }
+    }
+
+    /// Whether the log or its catalog have gone on since: then what was not found may have been let go.
+    ///
+    /// # Errors
+    /// `Damage` of the newer catalog; the store's.
+    pub fn has_moved(&self, head: u64, catalog: u64) -> Result<bool> {
+        Ok(self.exists(head + 1)? || self.newer_catalog(catalog)?.is_some())
+    }
+
+    /// Numbers count from the boundary on: what is there at or below it says nothing. The inner error is one that a newer
+    /// boundary may explain.
+    fn head_above(&self, bound: u64, known: u64) -> Result<Result<u64>> {
+        let listed = self.greatest_listed(known.max(bound))?;
+        let start = listed.unwrap_or(0).max(known).max(bound);
+        let low = bound + numbers::last(start - bound, |number| self.exists(bound.saturating_add(number)))?;
+        if low == bound && bound > 0 {
+            let what =
+                "it is missing, although the catalog knows it; was the vault put back to an older copy?";
+            return Ok(Err(Error::damage(&names::entry(self.seal.group, bound + 1), what)));
         }
         let beyond =
             if low < known { self.greatest_listed(low)? } else { listed.filter(|listed| *listed > low) };
-        match beyond {
+        Ok(match beyond {
             Some(beyond) => Err(Error::damage(
                 &names::entry(self.seal.group, low + 1),
                 format_args!(
@@ -123,7 +142,7 @@ impl Group {
                 Err(Error::damage(&names::entry(self.seal.group, low), "nothing can follow it"))
             }
             None => Ok(low),
-        }
+        })
     }
 
     /// Headers of the entries `[from, to]`, each checked to be chained to the one before.
@@ -157,20 +176,60 @@ impl Group {
     /// As [`Self::put_entry`].
     pub fn append(&self, head: Option<EntryRef>, epoch: u64, draft: &Draft) -> Result<Appended> {
         let (header, bytes) = draft.encode(&self.seal, head, epoch);
-        self.put_entry(&header, &bytes).or_else(|error| match error.kind() {
-            Kind::Unreachable => self.put_entry(&header, &bytes),
+        // Who claims looks himself whether it still counts, and whether what it builds on does.
+        let put = || match draft.kind {
+            EntryKind::Claim => self.place(&header, &bytes),
+            _ => self.put_entry(&header, &bytes),
+        };
+        put().or_else(|error| match error.kind() {
+            Kind::Unreachable => put(),
             _ => Err(error),
         })
     }
 
     /// Puts an entry at its place. The entry that is there already is ours if it has the same header (V8).
     ///
+    /// Schedule that the look at the catalog is for (V14): 1. a shipper stops before its put of entry s, for weeks; 2. others
+    /// claim, the boundary rises above s, entry s is deleted; 3. the put finds nothing at s and succeeds. What it made does
+    /// not exist for any reader, so nothing may follow from it.
+    ///
+    /// # Errors
+    /// `Revoked` if the log went on so far meanwhile that what stands at this place does not exist; as [`Self::place`].
+    pub fn put_entry(&self, header: &EntryHeader, bytes: &[u8]) -> Result<Appended> {
+        let placed = self.place(header, bytes);
+        // Mutant: what was put is there.
+        if mutant::active("no-look-at-catalog") {
+            return placed;
+        }
+        let late = match &placed {
+            Ok(Appended::Ours(_)) => true,
+            // The entry before may be gone because it was let go.
+            Err(error) => error.kind() == Kind::Damage,
+            Ok(Appended::Theirs(_)) => false,
+        };
+        if late
+            && let Some(newer) = self.newer_catalog(self.catalogs.load(Ordering::Relaxed))?
+            && !newer.has(header.reference())
+        {
+            let line = format!(
+                "entry {} came too late: under another shipper group {} has gone on to entry {} and further; start again",
+                header.seq,
+                self.name,
+                newer.bound()
+            );
+            return Err(Error::new(Kind::Revoked, line));
+        }
+        placed
+    }
+
+    /// Puts an entry at its place, without a look at whether that place counts.
+    ///
     /// # Errors
     /// `Damage` if the entry before is gone (V3): the vault was put back to an older copy, or emptied, under its writer,
     /// who must not put behind a gap. The store's. After one that may pass, the entry may be there all the same and even be read, but perhaps not for
     /// good: its folder could not be synced. So it is not looked for, but put again: the store that finds it there
     /// makes it durable before it says so.
-    pub fn put_entry(&self, header: &EntryHeader, bytes: &[u8]) -> Result<Appended> {
+    fn place(&self, header: &EntryHeader, bytes: &[u8]) -> Result<Appended> {
         assert!(bytes.len() <= ENTRY_MAX);
         // Mutant: what was there once is there.
         if header.seq > 1 && !mutant::active("put-behind-gap") {

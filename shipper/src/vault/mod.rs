@@ -18,6 +18,7 @@
 
 pub mod access;
 pub mod attach;
+pub mod catalog;
 pub mod cycle;
 pub mod descriptor;
 pub mod entry;
@@ -47,6 +48,7 @@ use keys::{Keys, Masters, Secret};
 use names::GroupId;
 use slots::{Making, Secrets};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use towline_tracker::id::VaultId;
 
 /// An open vault.
@@ -71,6 +73,8 @@ pub struct Group {
     pub seal: Seal,
     /// The group's name.
     pub name: String,
+    /// The greatest number of a catalog that was seen: the next one is looked for behind it.
+    pub catalogs: Arc<AtomicU64>,
 }
 
 impl Vault {
@@ -166,7 +170,7 @@ impl Vault {
     fn group_by_id(&self, group: GroupId, name: String) -> Group {
         let keys = self.keys.group(self.id(), group);
         let seal = Seal { vault: self.id(), group, keys, draw: self.draw };
-        Group { store: self.store.clone(), seal, name }
+        Group { store: self.store.clone(), seal, name, catalogs: Arc::default() }
     }
 
     /// Every group that has a log and that the keys open, in the order of names. One listing request per group.
@@ -178,7 +182,11 @@ impl Vault {
         let mut after = String::new();
         while let Some(object) = self.store.list(names::GROUPS, &after, 1)?.pop() {
             let parsed = names::parse(&object.name);
-            let (Some(names::Parsed::Entry { group, .. }) | Some(names::Parsed::Data { group, .. })) = parsed
+            let Some(
+                names::Parsed::Entry { group, .. }
+                | names::Parsed::Data { group, .. }
+                | names::Parsed::Catalog { group, .. },
+            ) = parsed
             else {
                 after = object.name;
                 continue;
@@ -189,10 +197,8 @@ impl Vault {
                 continue;
             }
             let mut found = self.group_by_id(group, group.to_string());
-            if let Ok(Some(first)) = found.entry(1)
-                && let Some(claim) = first.claim()
-            {
-                found.name.clone_from(&claim.group);
+            if let Ok(Some(name)) = found.told_name() {
+                found.name = name;
             }
             if found.store.list(&names::log(group), "", 1)?.len() == 1 {
                 groups.push(found);
@@ -215,6 +221,14 @@ impl Group {
     /// The group's id.
     pub fn id(&self) -> GroupId {
         self.seal.group
+    }
+
+    /// The name that its newest catalog or its first entry says.
+    fn told_name(&self) -> Result<Option<String>> {
+        if let Some(catalog) = self.catalog(0)? {
+            return Ok(Some(catalog.group));
+        }
+        Ok(self.entry(1)?.and_then(|first| first.claim().map(|claim| claim.group.clone())))
     }
 }
 

@@ -106,6 +106,16 @@ pub fn index(group: GroupId, epoch: u64, cut: CutId, name: ObjectName) -> String
     data(group, epoch, cut, name, "index")
 }
 
+/// Where a group's catalogs are.
+pub fn catalogs(group: GroupId) -> String {
+    format!("{GROUPS}{group}/catalog/")
+}
+
+/// A catalog of a group.
+pub fn catalog(group: GroupId, number: u64) -> String {
+    format!("{GROUPS}{group}/catalog/{number:020}")
+}
+
 /// Made whole at once: they are long, and asked for more often than anything is read.
 fn data(group: GroupId, epoch: u64, cut: CutId, name: ObjectName, extension: &str) -> String {
     const LENGTH: usize = "groups//packs/-/.index".len() + 3 * 32 + 20;
@@ -137,6 +147,13 @@ pub enum Parsed {
         group: GroupId,
         /// Its number.
         seq: u64,
+    },
+    /// A catalog.
+    Catalog {
+        /// Of this group.
+        group: GroupId,
+        /// Its number.
+        number: u64,
     },
     /// A pack or an index.
     Data {
@@ -172,6 +189,7 @@ pub fn parse(name: &str) -> Option<Parsed> {
     let group = GroupId(hex(parts.next()?)?);
     let parsed = match parts.next()? {
         "log" => Parsed::Entry { group, seq: number(parts.next()?)? },
+        "catalog" => Parsed::Catalog { group, number: number(parts.next()?)? },
         "packs" => {
             let (epoch, cut) = parts.next()?.split_once('-')?;
             let (name, extension) = parts.next()?.split_once('.')?;
@@ -215,6 +233,7 @@ mod tests {
         let cases = [
             (DESCRIPTOR.to_owned(), Parsed::Descriptor),
             (entry(g, 7), Parsed::Entry { group: g, seq: 7 }),
+            (catalog(g, 7), Parsed::Catalog { group: g, number: 7 }),
             (pack(g, 3, cut, name), Parsed::Data { group: g, epoch: 3, cut, name, index: false }),
             (index(g, 3, cut, name), Parsed::Data { group: g, epoch: 3, cut, name, index: true }),
         ];

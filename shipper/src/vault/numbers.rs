@@ -1,72 +1,151 @@
-//! Which entries a log has, as readers walk it: those that a listing shows, and those that follow them where it is stale.
-//! A gap is one damage however wide it is: no stray name makes a reader count up to it (T19).
+//! Which entries a log has, as readers walk it: those that the catalog names, above its boundary those that a listing
+//! shows, and those that follow them where it is stale. A gap is one damage however wide it is: no stray name makes a
+//! reader count up to it (T19).
 
 use super::Group;
+use super::catalog::Catalog;
+use super::entry::{EntryHeader, EntryRef};
 use super::names::{self, Parsed};
 use crate::{Error, Result, store};
 use std::ops::RangeInclusive;
 
 /// The numbers of a log's entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Numbers(Vec<u64>);
+pub struct Numbers {
+    /// All, in order: the catalog's, then those above its boundary.
+    all: Vec<u64>,
+    catalog: Option<Catalog>,
+}
 
 impl Numbers {
-    /// What is listed, in order, and what is there all the same: the truth is not the list (F35).
-    fn new(listed: &[u64], mut exists: impl FnMut(u64) -> Result<bool>) -> Result<Self> {
-        let mut numbers: Vec<u64> = Vec::with_capacity(listed.len());
+    /// What is catalogued, what is listed above, in order, and what is there all the same: the truth is not the list (F35).
+    fn new(
+        catalog: Option<Catalog>,
+        listed: &[u64],
+        mut exists: impl FnMut(u64) -> Result<bool>,
+    ) -> Result<Self> {
+        let mut last = catalog.as_ref().map_or(0, Catalog::bound);
+        let kept = catalog.iter().flat_map(|catalog| &catalog.kept).map(|kept| kept.entry.seq);
+        let mut all: Vec<u64> = kept.collect();
         for seq in listed.iter().copied().map(Some).chain([None]) {
-            while let Some(next) = numbers.last().map_or(Some(1), |last| last.checked_add(1))
+            while let Some(next) = last.checked_add(1)
                 && seq.is_none_or(|seq| next < seq)
                 && exists(next)?
             {
-                numbers.push(next);
+                all.push(next);
+                last = next;
             }
-            numbers.extend(seq.filter(|seq| numbers.last().is_none_or(|last| last < seq)));
+            if let Some(seq) = seq.filter(|seq| last < *seq) {
+                all.push(seq);
+                last = seq;
+            }
         }
-        Ok(Self(numbers))
+        Ok(Self { all, catalog })
     }
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.0.len() as u64
+        self.all.len() as u64
     }
 
     /// The greatest; 0 if there are none.
     pub fn last(&self) -> u64 {
-        self.0.last().copied().unwrap_or(0)
+        self.all.last().copied().unwrap_or(0)
     }
 
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> {
-        self.0.iter().copied()
+        self.all.iter().copied()
     }
 
     /// The greatest below `seq`; 0 if there is none.
     pub fn before(&self, seq: u64) -> u64 {
-        self.0[..self.0.partition_point(|number| *number < seq)].last().copied().unwrap_or(0)
+        self.all[..self.all.partition_point(|number| *number < seq)].last().copied().unwrap_or(0)
     }
 
-    /// What is missing between `seq` and the entry before it.
+    /// What is missing between `seq` and the entry before it. What was let go is not missing.
     pub fn gap(&self, seq: u64) -> Option<RangeInclusive<u64>> {
-        let gap = self.before(seq) + 1..=seq.saturating_sub(1);
+        if seq <= self.bound() {
+            return None;
+        }
+        let gap = self.before(seq).max(self.bound()) + 1..=seq.saturating_sub(1);
         (!gap.is_empty()).then_some(gap)
     }
+
+    /// The catalog that they are by, if there is one.
+    pub fn catalog(&self) -> Option<&Catalog> {
+        self.catalog.as_ref()
+    }
+
+    /// The catalog's number; 0 without one.
+    pub fn catalog_number(&self) -> u64 {
+        self.catalog.as_ref().map_or(0, |catalog| catalog.number)
+    }
+
+    fn bound(&self) -> u64 {
+        self.catalog.as_ref().map_or(0, Catalog::bound)
+    }
+
+    /// What an entry found at its number must be, where that is known without the entry before it.
+    pub fn known(&self, seq: u64) -> Option<EntryRef> {
+        self.catalog.as_ref()?.kept(seq).map(|kept| kept.entry)
+    }
+
+    /// The hash of the entry before the first one above the boundary.
+    pub fn boundary(&self) -> Option<EntryRef> {
+        self.catalog.as_ref()?.boundary
+    }
+
+    /// What stands in a lineage for the entry of this number.
+    pub fn stands_for(&self, seq: u64) -> u64 {
+        self.catalog.as_ref().map_or(seq, |catalog| catalog.stands_for(seq))
+    }
+
+    /// What lies below an image.
+    pub fn below(&self, header: &EntryHeader) -> u64 {
+        self.catalog.as_ref().map_or(header.base, |catalog| catalog.below(header))
+    }
+}
+
+/// The last of numbers without a gap that begin at 1, by galloping and bisecting from one that may be among them; 0 if
+/// there are none.
+pub(super) fn last(start: u64, mut exists: impl FnMut(u64) -> Result<bool>) -> Result<u64> {
+    let (mut low, mut high) = if start == 0 || exists(start)? {
+        // Gallop: a stale listing may not show the newest.
+        let (mut low, mut step) = (start, 1u64);
+        while let Some(next) = low.checked_add(step)
+            && exists(next)?
+        {
+            (low, step) = (next, step.saturating_mul(2));
+        }
+        (low, low.saturating_add(step))
+    } else {
+        (0, start)
+    };
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if exists(middle)? { low = middle } else { high = middle }
+    }
+    Ok(low)
 }
 
 impl Group {
     /// The numbers of all entries. One request for a thousand, and one more for each gap.
     ///
     /// # Errors
-    /// The store's.
+    /// `Damage` of the catalog; the store's.
     pub fn numbers(&self) -> Result<Numbers> {
+        let catalog = self.catalog(0)?;
+        let bound = catalog.as_ref().map_or(0, Catalog::bound);
+        let after = if bound == 0 { String::new() } else { names::entry(self.id(), bound) };
         let mut listed = Vec::new();
-        store::each(&*self.store, &names::log(self.id()), "", |object| {
+        store::each(&*self.store, &names::log(self.id()), &after, |object| {
             if let Some(Parsed::Entry { seq, .. }) = names::parse(&object.name) {
                 listed.push(seq);
             }
             Ok::<_, Error>(())
         })?;
-        Numbers::new(&listed, |seq| self.exists(seq))
+        Numbers::new(catalog, &listed, |seq| self.exists(seq))
     }
 
     /// The damage that a gap is.
@@ -122,12 +201,12 @@ mod tests {
             all.iter().copied().filter(|seq| !hidden.contains(seq)).collect()
         };
         for hidden in [&[][..], &[1], &[3, 4], &[7, 8], &all] {
-            let numbers = Numbers::new(&shown(hidden), |seq| Ok(all.contains(&seq))).unwrap();
-            assert_eq!(numbers.0, all, "{hidden:?} are hidden");
+            let numbers = Numbers::new(None, &shown(hidden), |seq| Ok(all.contains(&seq))).unwrap();
+            assert_eq!(numbers.all, all, "{hidden:?} are hidden");
         }
         // What is neither listed nor there is asked for once a gap.
         let mut asked = Vec::new();
-        let numbers = Numbers::new(&shown(&[2, 3, 4, 7]), |seq| {
+        let numbers = Numbers::new(None, &shown(&[2, 3, 4, 7]), |seq| {
             asked.push(seq);
             Ok(false)
         });

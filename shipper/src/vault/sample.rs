@@ -59,6 +59,8 @@ pub(crate) struct World {
     /// Each point with the disks as they were.
     pub(crate) points: Vec<(CutId, [Vec<u8>; 2])>,
     pub(crate) pack_size: usize,
+    /// What rides inside an entry.
+    pub(crate) attached_max: usize,
     time_ns: u64,
 }
 
@@ -108,6 +110,7 @@ impl World {
             disks,
             points,
             pack_size: 1 << 16,
+            attached_max: ATTACHED_MAX,
             time_ns: 1_700_000_000_000_456_789,
         }
     }
@@ -177,7 +180,7 @@ impl World {
             .collect();
         let base = self.base.as_ref().map(|base| &base.content);
         let maker = Maker { seal: self.group.seal.clone(), epoch: self.epoch, cut };
-        let sizes = Sizes { pack: self.pack_size, attached: ATTACHED_MAX };
+        let sizes = Sizes { pack: self.pack_size, attached: self.attached_max };
         let mut assembler = Assembler::new(maker, sizes, base, &shapes);
         for (n, (size, changes)) in cycle.iter().enumerate() {
             self.disks[n].resize(usize::try_from(*size).unwrap(), 0);
@@ -244,8 +247,13 @@ impl World {
             attached: flushed.attached,
             payload: Payload::Content(content.clone()),
         };
-        let Appended::Ours(header) = self.group.append(self.head, self.epoch, &draft).unwrap() else {
-            panic!("nobody else writes")
+        let header = loop {
+            match self.group.append(self.head, self.epoch, &draft).unwrap() {
+                Appended::Ours(header) => break header,
+                // As the publisher does (V2).
+                Appended::Theirs(by) if by.kind == EntryKind::Condemned => self.head = Some(by.reference()),
+                Appended::Theirs(by) => panic!("nobody else writes, and yet there is {by:?}"),
+            }
         };
         self.head = Some(header.reference());
         if let Some(live) = self.attached.live.as_mut().filter(|live| live.cut == cut) {

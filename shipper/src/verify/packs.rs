@@ -64,7 +64,13 @@ pub(super) struct Finding {
     pub(super) error: Error,
 }
 
-pub(super) fn check_packs(reader: &Reader, index: &Index, expected: &[Vec<Needed>]) -> Result<Vec<Finding>> {
+/// Checks the packs of an index, but those that are not `needed`: nothing of them shows, and they may be gone.
+pub(super) fn check_packs(
+    reader: &Reader,
+    index: &Index,
+    expected: &[Vec<Needed>],
+    needed: &(dyn Fn(&PackRef) -> bool + Sync),
+) -> Result<Vec<Finding>> {
     let next = AtomicUsize::new(0);
     let findings = Mutex::new(Vec::new());
     let shift = index.directory.head.block_shift;
@@ -72,6 +78,9 @@ pub(super) fn check_packs(reader: &Reader, index: &Index, expected: &[Vec<Needed
         loop {
             let pack = next.fetch_add(1, Ordering::Relaxed);
             let Some(reference) = index.directory.packs.get(pack) else { return Ok(()) };
+            if !needed(reference) {
+                continue;
+            }
             let mut tell = |frame: Option<u32>, error: Error| match error.kind() {
                 Kind::Damage | Kind::NewerVault => {
                     findings.lock().expect("no panic with the lock").push(Finding { pack, frame, error });

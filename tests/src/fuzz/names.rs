@@ -23,6 +23,7 @@ pub fn run(data: &[u8]) {
             Parsed::Slot { generation, name } => names::slot(generation, name),
             Parsed::Ring { generation } => names::ring(generation),
             Parsed::Entry { group, seq } => names::entry(group, seq),
+            Parsed::Catalog { group, number } => names::catalog(group, number),
             Parsed::Data { group, epoch, cut, name, index: true } => names::index(group, epoch, cut, name),
             Parsed::Data { group, epoch, cut, name, index: false } => names::pack(group, epoch, cut, name),
         };

@@ -52,7 +52,8 @@ pub fn run(data: &[u8]) {
         }
         if reachable { Mood::Good } else { Mood::Fail(StoreErrorKind::Transient) }
     };
-    let group = Group { store: Scripted::new(store, script), seal, name: "g".into() };
+    let group =
+        Group { store: Scripted::new(store, script), seal, name: "g".into(), catalogs: Default::default() };
     let Some(numbers) = told(group.numbers()) else {
         return assert!(!reachable, "a listing is no damage");
     };

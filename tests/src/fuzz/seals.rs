@@ -8,13 +8,14 @@ use towline::vault::envelope::{HEADER, ObjectKind, Seal, TAG, check_header};
 use towline::vault::keys::{Masters, Secret};
 use towline::vault::names::GroupId;
 
-const KINDS: [ObjectKind; 6] = [
+const KINDS: [ObjectKind; 7] = [
     ObjectKind::Descriptor,
     ObjectKind::Entry,
     ObjectKind::Pack,
     ObjectKind::Index,
     ObjectKind::Slot,
     ObjectKind::Ring,
+    ObjectKind::Catalog,
 ];
 
 /// Seals, changes and opens an object.

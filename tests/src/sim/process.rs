@@ -12,9 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use towline::edge::Edge;
 use towline::pipeline::{Begun, Counters, Crew, Plan, Retry, Turn, Turns};
+use towline::retention::collect;
+use towline::retention::policy::Policy;
+use towline::retention::prune::prune;
 use towline::ship::{Answered, Control, Ended, Options, Report, Stop, Summary, Surroundings, run_in};
 use towline::source::{Opened, OpenedDisk, OpenedFreeze};
 use towline::store::{Listed, Put, Store, StoreError};
+use towline::vault::Vault;
 use towline_tracker::control::client::ClientError;
 use towline_tracker::control::message::{Answer, Attached, Status};
 use towline_tracker::group::Question;
@@ -114,9 +118,36 @@ pub fn ship(orders: Orders, stop: Stop) -> Running {
         };
         let surroundings =
             Surroundings { edge: EDGE, connect, crew: Crew::InLine(&Dice), plan: Some(orders.plan) };
-        let vault = super::target::open(Arc::new(Door))?;
+        let vault = super::target::open(Arc::new(Door { deletes: false }))?;
         run_in(&surroundings, vault, &options, &stop, &mut Nobody)
     })
+}
+
+/// Whoever lets points go and collects.
+pub type Collecting = Process<Ask, Reply, towline::Result<()>>;
+
+/// Begins one; it keeps the last points, or lets none go.
+pub fn collecting(last: Option<u32>) -> Collecting {
+    Process::new(move || {
+        let vault = super::target::open(Arc::new(Door { deletes: true }))?;
+        let vault = Vault { draw: name, ..vault };
+        let (group, now) = (vault.group(super::target::GROUP), coroutine::wall_ns());
+        if let Some(last) = last {
+            let policy = Policy { last, ..Policy::default() };
+            prune(&vault, &group, &policy, &jiff::tz::TimeZone::UTC, now)?;
+        }
+        collect::collect(&group, now, &mut Nobody).map(drop)
+    })
+}
+
+impl collect::Progress for Nobody {
+    fn looked(&mut self, _: u64, _: u64) -> towline::Result<()> {
+        Ok(())
+    }
+
+    fn deleted(&mut self, _: u64, _: u64) -> towline::Result<()> {
+        Ok(())
+    }
 }
 
 const EDGE: Edge = Edge {
@@ -401,7 +432,10 @@ impl Opened for MapHandle {
 // ---- the store ----
 
 /// The store, from inside a process.
-struct Door;
+struct Door {
+    /// It is a collector's.
+    deletes: bool,
+}
 
 impl Door {
     fn ask(request: store::Request) -> Result<Done, StoreError> {
@@ -443,6 +477,7 @@ impl Store for Door {
     }
 
     fn delete(&self, name: &str) -> Result<(), StoreError> {
-        panic!("a shipper deletes nothing, and not {name}")
+        assert!(self.deletes, "a shipper deletes nothing, and not {name}");
+        Self::ask(store::Request::Delete { name: name.into() }).map(drop)
     }
 }

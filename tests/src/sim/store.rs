@@ -37,6 +37,11 @@ pub enum Request {
         /// The object.
         name: String,
     },
+    /// To delete an object.
+    Delete {
+        /// The object.
+        name: String,
+    },
     /// A listing.
     List {
         /// Names begin so.
@@ -65,6 +70,7 @@ impl Request {
             Self::Put(Flying { name, .. })
             | Self::Get { name, .. }
             | Self::Range { name, .. }
+            | Self::Delete { name }
             | Self::Length { name } => name,
             Self::List { prefix, .. } => prefix,
         }
@@ -82,6 +88,8 @@ pub enum Done {
     Length(u64),
     /// A page.
     Listed(Vec<Listed>),
+    /// It is not there.
+    Deleted,
 }
 
 impl Done {
@@ -156,7 +164,9 @@ pub struct SimStore {
     fresh: Vec<String>,
     /// Puts of the dead, on their way.
     pub late: Vec<Flying>,
-    /// Entries that came into being since it was last asked.
+    /// Objects that are still to be deleted, for the dead.
+    pub late_deletes: Vec<String>,
+    /// Entries and catalogs that came into being since it was last asked.
     pub created: Vec<String>,
     /// Objects that somebody damaged.
     pub damaged: BTreeSet<String>,
@@ -178,6 +188,7 @@ impl SimStore {
             changes: 0,
             fresh: Vec::new(),
             late: Vec::new(),
+            late_deletes: Vec::new(),
             created: Vec::new(),
             damaged: BTreeSet::new(),
             sealed: BTreeMap::new(),
@@ -219,6 +230,13 @@ impl SimStore {
             self.fresh.push(put.name.clone());
         }
         Put::Created
+    }
+
+    /// An object is no more.
+    pub fn delete(&mut self, name: &str) {
+        self.objects.delete(name).expect("a good name");
+        self.versions.remove(name);
+        self.fresh.retain(|fresh| fresh != name);
     }
 
     /// Looks at what is asked to be put, as who reads the store's traffic does. A repeated request has the same bytes.
@@ -292,6 +310,13 @@ impl SimStore {
                 self.objects.get_range(name, *offset, *length).map(Done::Bytes)
             }
             Request::Length { name } => self.objects.len(name).map(Done::Length),
+            Request::Delete { name } => {
+                self.delete(name);
+                match rng.chance(moods.loses) {
+                    true => Err(failed(StoreErrorKind::Transient)),
+                    false => Ok(Done::Deleted),
+                }
+            }
             Request::List { prefix, after, limit } => {
                 let mut page = self.objects.list(prefix, after, *limit)?;
                 if rng.chance(moods.stale) {
@@ -337,12 +362,17 @@ impl SimStore {
     }
 
     /// Somebody removes the entries that stand behind a gap of the log: a put under way when the store was put back.
-    pub fn close_gap(&mut self) {
-        let entries: Vec<_> = self.names().filter(|name| name.contains("/log/")).cloned().collect();
-        for (number, name) in (1..).zip(&entries) {
-            if !matches!(names::parse(name), Some(names::Parsed::Entry { seq, .. }) if seq == number) {
-                self.objects.delete(name).expect("a good name");
-                self.versions.remove(name);
+    /// Up to `bound` not all have to be there.
+    pub fn close_gap(&mut self, bound: u64) {
+        let seq = |name: &String| match names::parse(name) {
+            Some(names::Parsed::Entry { seq, .. }) => Some(seq),
+            _ => None,
+        };
+        let above = |name: &&String| seq(name).is_some_and(|seq| seq > bound);
+        let entries: Vec<_> = self.names().filter(above).cloned().collect();
+        for (number, name) in (bound + 1..).zip(&entries) {
+            if seq(name) != Some(number) {
+                self.delete(name);
             }
         }
     }
@@ -363,6 +393,7 @@ impl SimStore {
         }
         self.versions = copy.1.clone();
         self.late.clear();
+        self.late_deletes.clear();
         self.fresh.clear();
         self.created.clear();
     }

@@ -7,6 +7,7 @@ use super::store::SimStore;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use towline::store::Store;
+use towline::vault::catalog::Catalog;
 use towline::vault::descriptor::Descriptor;
 use towline::vault::entry::{Entry, EntryKind};
 use towline::vault::envelope::Suite;
@@ -83,6 +84,7 @@ pub struct Target {
     /// What somebody did to it, or came with, and nobody has noticed yet.
     pub unmet: Vec<&'static str>,
     group: Group,
+    catalog: Option<Catalog>,
     restorer: Restorer,
     other: Option<Box<Place>>,
 }
@@ -107,6 +109,7 @@ pub fn open(store: Arc<dyn Store>) -> Result<Vault, towline::Error> {
 struct Place {
     store: SimStore,
     group: Group,
+    catalog: Option<Catalog>,
     points: Vec<Point>,
 }
 
@@ -125,18 +128,30 @@ impl Place {
         };
         store.objects.put(names::DESCRIPTOR, &descriptor.encode()).expect("a store in memory");
         let group = open(Arc::new(store.objects.clone())).expect("it was just made").group(GROUP);
-        Self { store, group, points: Vec::new() }
+        Self { store, group, catalog: None, points: Vec::new() }
     }
 }
 
 impl Target {
     /// A new vault.
     pub fn new() -> Self {
-        let Place { store, group, points } = Place::new();
+        let Place { store, group, points, .. } = Place::new();
         let (cuts, restorer) = (BTreeMap::new(), Restorer::default());
         let (put_back, taken_over, entries, other) = (false, false, Vec::new(), None);
         let unmet = Vec::new();
-        Self { store, cuts, points, put_back, taken_over, entries, unmet, group, restorer, other }
+        Self {
+            store,
+            cuts,
+            points,
+            put_back,
+            taken_over,
+            entries,
+            unmet,
+            group,
+            catalog: None,
+            restorer,
+            other,
+        }
     }
 
     /// Looks at the entries that were put since it last looked: a point must be the instant of its cut.
@@ -145,7 +160,23 @@ impl Target {
     /// What a point is that it must not be.
     pub fn look(&mut self, counts: &mut Counts) -> Result<(), String> {
         for name in std::mem::take(&mut self.store.created) {
-            let Some(Parsed::Entry { seq, .. }) = names::parse(&name) else { continue };
+            let seq = match names::parse(&name) {
+                Some(Parsed::Entry { seq, .. }) => seq,
+                Some(Parsed::Catalog { number, .. }) => {
+                    self.catalog = Some(self.group.catalog_at(number).map_err(|error| error.line())?);
+                    let before = self.points.len();
+                    self.let_go();
+                    counts.add("catalogs");
+                    counts.more("points let go", (before - self.points.len()) as u64);
+                    continue;
+                }
+                _ => continue,
+            };
+            // It does not exist, whatever it is (V14).
+            if seq <= self.bound() {
+                counts.add("entries below the boundary");
+                continue;
+            }
             let entry = self.group.entry_at(seq).map_err(|error| format!("{name}: {}", error.line()))?;
             counts.add(&format!("entries: {}", entry.header.kind.word()));
             if entry.header.kind == EntryKind::Point {
@@ -206,14 +237,55 @@ impl Target {
         Ok(())
     }
 
+    /// Points that the catalog does not keep are gone.
+    fn let_go(&mut self) {
+        let Some(catalog) = &self.catalog else { return };
+        self.points.retain(|point| point.seq > catalog.bound() || catalog.kept(point.seq).is_some());
+    }
+
+    /// Entries up to this one exist only if they are kept.
+    pub fn bound(&self) -> u64 {
+        self.catalog.as_ref().map_or(0, Catalog::bound)
+    }
+
+    fn history(&self) -> Result<points::History, towline::Error> {
+        points::history(&open(Arc::new(self.store.objects.clone()))?, &self.group)
+    }
+
+    /// Readers find the points that there must be, and no others.
+    ///
+    /// # Errors
+    /// What is different.
+    pub fn check_points(&self) -> Result<(), String> {
+        let history = self.history().map_err(|error| error.line())?;
+        if let Some(damage) = history.damage.first().filter(|_| self.store.damaged.is_empty()) {
+            return Err(damage.line());
+        }
+        let found: Vec<u64> = history.points.iter().map(|point| point.seq).collect();
+        let expected: Vec<u64> = self.points.iter().map(|point| point.seq).collect();
+        if found != expected && self.store.damaged.is_empty() {
+            return Err(format!("there are the points {found:?} for {expected:?}"));
+        }
+        Ok(())
+    }
+
     /// The store was put back to an old copy: points that it had not are gone.
     pub fn forget_points(&mut self) {
+        self.catalog = self.group.catalog(0).expect("a copy has whole catalogs");
         let group = &self.group;
         self.points.retain(|point| {
             let header = group.entry_header(point.seq).ok().flatten();
             header.is_some_and(|header| (header.cut, header.time_ns) == point.cut)
         });
         self.entries.clear();
+        self.let_go();
+        // And those that were let go since are there again.
+        for point in self.history().map(|history| history.points).unwrap_or_default() {
+            if let Err(at) = self.points.binary_search_by_key(&point.seq, |point| point.seq) {
+                let (seq, cut, sources) = (point.seq, (point.id, point.time_ns), Sources::new());
+                self.points.insert(at, Point { seq, cut, sources });
+            }
+        }
         self.put_back = true;
     }
 
@@ -254,6 +326,7 @@ impl Target {
         let mut other = self.other.take().unwrap_or_else(|| Box::new(Place::new()));
         std::mem::swap(&mut self.store, &mut other.store);
         std::mem::swap(&mut self.group, &mut other.group);
+        std::mem::swap(&mut self.catalog, &mut other.catalog);
         std::mem::swap(&mut self.points, &mut other.points);
         self.store.moods = moods;
         self.entries.clear();

@@ -1,6 +1,7 @@
 //! The world of one seed: host, tracker, guest, shippers, and the order of what happens.
 
 mod client;
+mod collecting;
 mod coping;
 mod cost;
 mod engine;
@@ -19,6 +20,7 @@ mod twin;
 mod workload;
 
 use self::client::Again;
+use self::collecting::Collector;
 use self::coping::Unmet;
 use self::cost::{Cost, Ended};
 use self::hang::Hang;
@@ -245,6 +247,8 @@ pub struct World {
     target: Rc<RefCell<Target>>,
     shippers: Vec<Shipper>,
     shippers_begun: u64,
+    collectors: Vec<Collector>,
+    collectors_begun: u64,
     shipper_steps: Vec<u64>,
     /// Whose step the crash struck.
     striking: u64,
@@ -400,6 +404,8 @@ impl World {
             target,
             shippers: Vec::new(),
             shippers_begun: 0,
+            collectors: Vec::new(),
+            collectors_begun: 0,
             shipper_steps: Vec::new(),
             striking: 0,
             opened: Vec::new(),

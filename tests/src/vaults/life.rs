@@ -1,5 +1,6 @@
 //! A life: what happens to hosts and their vault, by a seed.
 
+use super::collector;
 use super::host::{Cuts, Host};
 use super::ship::{Run, after_claim, differs, lock, points, refused, run};
 use crate::sim::rng::Rng;
@@ -82,7 +83,7 @@ impl Life {
     fn check_all(&mut self) {
         let vault = Vault::open(Arc::new(self.store.clone())).expect("memory");
         let group = vault.group("vm");
-        let headers = match points(&group) {
+        let headers = match points(&vault, &group) {
             Ok(headers) => headers,
             Err(error) => {
                 return self.is_wrong(Oracle::Lineage, format!("the log is damaged: {}", error.line()));
@@ -122,6 +123,10 @@ enum Amid {
     PutBack,
     /// A copy of this very process and its host goes on, too.
     Twin,
+    /// Somebody collects.
+    Collect,
+    /// It stops for so long that others claim and ship, and what they no longer need is collected.
+    Weeks,
 }
 
 /// A run of a host's shipper, with something amid its puts.
@@ -173,10 +178,18 @@ fn ship(life: &Arc<Mutex<Life>>, host: usize, amid: Amid, rng: &mut Rng) {
             }
             Amid::PutBack => lock(&inner).put_back(rng),
             Amid::Twin => twin(&inner, &inner_store, rng),
+            Amid::Collect => collector::undisturbed(&inner, &inner_store, rng),
+            Amid::Weeks => {
+                for _ in 0..3 {
+                    drop(run(&inner, store(), Run { cycles: 1 + rng.index(3), ..other }, rng));
+                }
+                collector::undisturbed(&inner, &inner_store, rng);
+            }
         }
         Mood::Good
     });
-    let amid_others = matches!(amid, Amid::Newer | Amid::Asleep | Amid::Other | Amid::PutBack | Amid::Twin);
+    let amid_others =
+        matches!(amid, Amid::Newer | Amid::Asleep | Amid::Other | Amid::PutBack | Amid::Twin | Amid::Weeks);
     let undo = rng.chance(200);
     let unreleased = rng.chance(100) && !amid_others;
     let cycles = rng.index(4);
@@ -224,7 +237,9 @@ fn event(life: &Arc<Mutex<Life>>, rng: &mut Rng) {
     let host = rng.index(lock(life).hosts.len());
     let count = rng.index(40);
     lock(life).hosts[host].write(rng, count);
-    let amid = match rng.below(20) {
+    let amid = match rng.below(24) {
+        20 | 21 => Amid::Collect,
+        22 | 23 => Amid::Weeks,
         0..=4 => Amid::Nothing,
         5 => Amid::Asleep,
         6..=8 => Amid::Die,
@@ -236,7 +251,12 @@ fn event(life: &Arc<Mutex<Life>>, rng: &mut Rng) {
         17 => Amid::PutBack,
         _ => Amid::Twin,
     };
-    match rng.below(30) {
+    match rng.below(36) {
+        30..=32 => collector::disturbed(life, rng),
+        33 => {
+            let store = lock(life).store.clone();
+            collector::undisturbed(life, &store, rng);
+        }
         0 => {
             let mut life = lock(life);
             let copy = life.hosts[0].cloned();
@@ -287,9 +307,10 @@ fn finish(life: &Arc<Mutex<Life>>, rng: &mut Rng) {
         match run(life, Arc::new(store), wanted, rng) {
             // A fuzzy entry is followed by another cut.
             Ok(()) => {
-                let mut life = lock(life);
-                life.check_all();
-                return;
+                lock(life).check_all();
+                let store = lock(life).store.clone();
+                collector::undisturbed(life, &store, rng);
+                return lock(life).check_all();
             }
             Err(error) if refused(&error) && !others => {
                 return lock(life).is_wrong(Oracle::Lineage, error.line());

@@ -4,7 +4,6 @@ use super::BLOCK;
 use super::life::Life;
 use crate::sim::Oracle;
 use crate::sim::rng::Rng;
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use towline::edge::Edge;
@@ -12,6 +11,7 @@ use towline::pipeline::{
     self, Below, Checkpoint, Counters, Crew, Cycle, Hooks, ImageBelow, Lately, MEMORY_MIN, NothingBelow,
     Plan, Retry, Turn, Turns,
 };
+use towline::points::history;
 use towline::ship::plan::{self, Opening};
 use towline::source::Source;
 use towline::store::Store;
@@ -320,15 +320,16 @@ fn restored(group: &Group, image: &DiskImage) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Points of a log, the oldest first, that are of its lineage.
-pub(super) fn points(group: &Group) -> Result<Vec<EntryHeader>> {
-    let head = group.head(0)?;
-    let mut seen = HashSet::new();
-    let headers = group.chain(1, head)?;
-    Ok(headers
-        .into_iter()
-        .filter(|header| header.kind == EntryKind::Point && seen.insert(header.seq))
-        .collect())
+/// Every point of the group, the oldest first, by its entry.
+pub(super) fn points(vault: &Vault, group: &Group) -> Result<Vec<EntryHeader>> {
+    let history = match history(vault, group) {
+        Err(error) if error.kind() == Kind::GroupNotFound => return Ok(Vec::new()),
+        history => history?,
+    };
+    if let Some(damage) = history.damage.into_iter().next() {
+        return Err(damage);
+    }
+    history.points.iter().map(|point| Ok(group.entry_at(point.seq)?.header)).collect()
 }
 
 /// Whether a claim goes on over somebody else's entries only by the word.

@@ -11,7 +11,8 @@ use towline_tracker::id::{Anchor, Cut, DiskId, VaultId};
 
 fn decide_now(world: &World, take_over: bool) -> Decision {
     let head = world.group.head(0).unwrap();
-    decide(&world.attached, world.vault.id(), head, &mut &world.group, take_over).unwrap()
+    let mut view = View { group: &world.group, catalog: None, claimed: None };
+    decide(&world.attached, world.vault.id(), head, &mut view, take_over).unwrap()
 }
 
 fn one(block: u64) -> super::super::sample::Cycle {

@@ -38,7 +38,7 @@ impl World {
         let found = match answer {
             Ok(Done::Put(Put::AlreadyExists) | Done::Bytes(_) | Done::Length(_)) => true,
             Ok(Done::Listed(rest)) => !rest.is_empty(),
-            Ok(Done::Put(Put::Created)) | Err(_) => false,
+            Ok(Done::Put(Put::Created) | Done::Deleted) | Err(_) => false,
         };
         let lists = matches!(request, Request::List { .. });
         self.coped(number, |fault, of| {

@@ -49,6 +49,27 @@ impl World {
         (0..self.shippers.len()).filter(ready).collect()
     }
 
+    /// How much there is to collect for whom.
+    fn collecting(&self) -> u64 {
+        let late = !self.target.borrow().store.late_deletes.is_empty();
+        let begins = self.settings.collects && !self.finishing && self.collectors.len() < 2;
+        u64::from(late) + u64::from(begins) + 16 * self.ready_collectors().len() as u64
+    }
+
+    fn somebody_collects(&mut self) {
+        let ready = self.ready_collectors();
+        let late = !self.target.borrow().store.late_deletes.is_empty();
+        let begins = self.settings.collects && !self.finishing && self.collectors.len() < 2;
+        match self.rng.weighted(&[u64::from(begins), u64::from(late), 16 * ready.len() as u64]) {
+            Some(0) => self.begin_collector(),
+            Some(1) => self.delete_late(),
+            _ => {
+                let chosen = ready[self.rng.index(ready.len())];
+                self.collect(chosen);
+            }
+        }
+    }
+
     fn event_without_tracker(&mut self) {
         let ships = self.steppers();
         let late = !self.target.borrow().store.late.is_empty();
@@ -60,6 +81,7 @@ impl World {
             5 * u64::from(orphans),
             3 * u64::from(mischief),
             u64::from(late),
+            self.collecting(),
         ];
         match self.rng.weighted(&weights) {
             Some(1) => {
@@ -69,6 +91,7 @@ impl World {
             Some(2) => self.land_orphan(),
             Some(3) => self.mischief_while_down(),
             Some(4) => self.land_late(),
+            Some(5) => self.somebody_collects(),
             _ => self.start_tracker(),
         }
     }
@@ -118,6 +141,7 @@ impl World {
             if self.shippers.is_empty() && (self.ships || self.finishing) { 6 } else { 0 },
             u64::from(late),
             if again.is_some() { 30 } else { 0 },
+            self.collecting(),
         ];
         match self.rng.weighted(&weights) {
             Some(0) => self.guest_asks(),
@@ -140,6 +164,7 @@ impl World {
             Some(10) => self.begin_shipper(),
             Some(11) => self.land_late(),
             Some(12) => self.send_again(again.expect("weighed")),
+            Some(13) => self.somebody_collects(),
             _ => {
                 let jump = match self.rng.below(1000) {
                     draw if draw < self.settings.jumps && calm => 1_200_000_000,

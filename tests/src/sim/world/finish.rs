@@ -26,6 +26,7 @@ impl World {
             let store = &mut target.store;
             (store.moods, store.down, store.full) = (Moods::default(), false, false);
             store.late.clear();
+            store.late_deletes.clear();
             // What was damaged heals when everything is shipped again.
             self.heal = !store.damaged.is_empty();
         }
@@ -74,6 +75,7 @@ impl World {
                 let what = format!("the last point is entry {}, and not the latest", newest.seq);
                 return Err((Oracle::Lineage, what));
             }
+            target.check_points().map_err(|what| (Oracle::Lineage, what))?;
             drop(target);
             self.look_again();
             return self.wrong.take().map_or(Ok(()), Err);

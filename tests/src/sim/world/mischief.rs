@@ -254,6 +254,7 @@ impl World {
         }
         if self.rng.chance(if away { 700 } else { 300 }) && self.settings.twin.is_none() {
             self.kill_shippers();
+            self.stop_collectors();
             self.target.borrow_mut().switch();
             self.backup = None;
             self.vault_meets("vaults changed");
@@ -262,6 +263,7 @@ impl World {
         }
         if let Some(backup) = self.backup.take_if(|_| self.rng.chance(500)) {
             self.kill_shippers();
+            self.stop_collectors();
             let mut target = self.target.borrow_mut();
             target.store.put_back(&backup);
             target.forget_points();
@@ -274,7 +276,8 @@ impl World {
             return;
         }
         let mut target = self.target.borrow_mut();
-        let names: Vec<_> = target.store.names().filter(|name| *name != "vault").cloned().collect();
+        let names = target.store.names().filter(|name| *name != "vault" && !name.contains("/catalog/"));
+        let names: Vec<_> = names.cloned().collect();
         if !names.is_empty() {
             // Of all objects the log's newest entries are looked at the most: half of the time it is one of them.
             let entries = names.iter().filter(|name| name.contains("/log/"));

@@ -31,6 +31,8 @@ pub(super) struct Settings {
     pub(super) clock: bool,
     /// Somebody lays hands on the vault.
     pub(super) vault_hands: u64,
+    /// Points are let go, and what nobody needs is collected.
+    pub(super) collects: bool,
     /// Disks are resized between two sessions.
     pub(super) resizes: bool,
     /// Of a hundred sessions so many are without tracking.
@@ -103,6 +105,7 @@ impl Settings {
             },
             holes: rng.chance(500),
             clock: mischief && rng.chance(150),
+            collects: mischief && rng.chance(300),
             vault_hands: if mischief && rng.chance(120) { 1 } else { 0 },
             resizes: mischief && rng.chance(200),
             off: if mischief && rng.chance(100) { 15 } else { 0 },

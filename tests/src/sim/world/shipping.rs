@@ -499,7 +499,8 @@ impl World {
         if error.line().contains("must be removed") {
             self.counts.add("gaps that somebody closed");
             let mut target = self.target.borrow_mut();
-            target.store.close_gap();
+            let bound = target.bound();
+            target.store.close_gap(bound);
             target.forget_points();
         }
         let target = self.target.borrow();

@@ -28,6 +28,7 @@ impl World {
         twin.settings.twin = None;
         twin.harsh = None;
         twin.settings.vault_hands = 0;
+        twin.settings.collects = false;
         match kind {
             Twin::Stranger => {
                 // Whoever comes second is refused; whether he insists is his administrator's.

@@ -1,0 +1,347 @@
+//! Deleting what no kept point needs: roots, candidates, the condemned entry, the deletes.
+
+use super::live::live;
+use crate::vault::Group;
+use crate::vault::access::Reader;
+use crate::vault::catalog::Catalog;
+use crate::vault::entry::{Condemned, Content, Draft, Entry, EntryHeader, EntryKind, EntryRef, Payload};
+use crate::vault::log::Appended;
+use crate::vault::names::{self, Parsed};
+use crate::{Error, Kind, Result, store};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use towline_tracker::id::CutId;
+use towline_tracker::mutant;
+
+/// Memory for index pages.
+const CACHE: usize = 64 << 20;
+/// Names of one condemned entry: some 1.5 MiB.
+const NAMES: usize = 10_000;
+/// Objects deleted between two looks at whether the plan still stands.
+const BATCH: usize = 1000;
+
+/// An object that nothing needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Garbage {
+    /// Its name.
+    pub name: String,
+    /// Its length.
+    pub length: u64,
+}
+
+/// What a group has that nothing needs.
+#[derive(Debug)]
+pub struct Plan {
+    /// In the order of their names.
+    pub garbage: Vec<Garbage>,
+    /// Objects and bytes that stay.
+    pub live: (u64, u64),
+    /// The last entry that was looked at, and its epoch.
+    head: EntryHeader,
+    /// The number of the catalog, and its hash.
+    catalog: (u64, [u8; 32]),
+    /// Condemned already, by an entry that is still there.
+    condemned: HashSet<String>,
+}
+
+/// What was collected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Objects deleted, and their bytes.
+    pub deleted: (u64, u64),
+    /// Objects and bytes that stay.
+    pub live: (u64, u64),
+}
+
+/// How far a collection is: told, and asked whether to go on.
+pub trait Progress {
+    /// `done` of `total` blocks were looked at.
+    ///
+    /// # Errors
+    /// Any: it ends the collection, which may be done again at any time.
+    fn looked(&mut self, done: u64, total: u64) -> Result<()>;
+
+    /// `done` of `total` objects were deleted.
+    ///
+    /// # Errors
+    /// As [`Self::looked`].
+    fn deleted(&mut self, done: u64, total: u64) -> Result<()>;
+}
+
+/// What exists of a log, at one moment.
+struct State {
+    head: EntryHeader,
+    catalog: Option<Catalog>,
+    /// Entries above the boundary.
+    above: Vec<Entry>,
+    /// Points at or below it.
+    kept: Vec<Entry>,
+    /// The newest claim.
+    claim: Entry,
+    /// What it is based on, if that is not among the others: somebody may be shipping over it.
+    built_on: Option<Entry>,
+    /// Cuts whose shipment under it is over.
+    over: BTreeSet<CutId>,
+}
+
+impl State {
+    fn read(group: &Group, head: u64, catalog: Option<Catalog>) -> Result<Self> {
+        let bound = catalog.as_ref().map_or(0, Catalog::bound);
+        let at = |known: EntryRef| {
+            let entry = group.entry_at(known.seq)?;
+            if entry.header.reference() == known {
+                return Ok(entry);
+            }
+            Err(Error::damage(&group.name_of(known.seq), "it is not the one that the catalog keeps"))
+        };
+        group.chain(bound + 1, head)?;
+        let above = (bound + 1..=head).map(|seq| group.entry_at(seq)).collect::<Result<Vec<_>>>()?;
+        let kept = catalog.iter().flat_map(|catalog| &catalog.kept);
+        let kept = kept.map(|kept| at(kept.entry)).collect::<Result<Vec<_>>>()?;
+        let Some(last) = above.last() else {
+            return Err(Error::new(Kind::GroupNotFound, format!("group {} has no log", group.name)));
+        };
+        let (head, epoch) = (last.header, last.header.epoch);
+        let claim = match above.iter().find(|entry| entry.header.seq == epoch) {
+            Some(claim) => claim.clone(),
+            None => match catalog
+                .as_ref()
+                .and_then(|catalog| catalog.claim)
+                .filter(|claim| claim.seq == epoch)
+            {
+                Some(claim) => at(claim)?,
+                None => {
+                    return Err(Error::damage(&group.name_of(epoch), "the newest claim is not catalogued"));
+                }
+            },
+        };
+        let Some(words) = claim.claim() else {
+            return Err(Error::damage(&group.name_of(epoch), "it is not the claim that others say it is"));
+        };
+        let exists = |base: &EntryRef| catalog.as_ref().is_none_or(|catalog| catalog.has(*base));
+        let headers = || above.iter().map(|entry| &entry.header);
+        let built_on = super::built_on(words.base, headers(), epoch);
+        let built_on = built_on.filter(|base| !exists(base)).map(at).transpose()?;
+        let mut over = super::over(headers(), epoch);
+        // Those that ended lower are of this claim only if it is there, too.
+        if let Some(catalog) =
+            catalog.as_ref().filter(|catalog| catalog.claim.is_some_and(|c| c.seq == epoch))
+        {
+            over.extend(&catalog.shipped);
+        }
+        Ok(Self { head, catalog, above, kept, claim, built_on, over })
+    }
+
+    fn contents(&self) -> Vec<Content> {
+        // Mutant: a claim does not say what it builds on.
+        let built_on = self.built_on.as_ref().filter(|_| !mutant::active("claims-base-swept"));
+        let roots = self.above.iter().chain(&self.kept).chain(built_on);
+        // Mutant: what is no point is nobody's.
+        let root =
+            |entry: &&Entry| entry.header.kind == EntryKind::Point || !mutant::active("void-entries-swept");
+        roots.filter(root).filter_map(Entry::content).cloned().collect()
+    }
+
+    fn bound(&self) -> u64 {
+        self.catalog.as_ref().map_or(0, Catalog::bound)
+    }
+
+    /// Whether a shipment may still be putting, or listing, what it has put in the folder of this epoch and cut.
+    fn in_use(&self, epoch: u64, cut: CutId) -> bool {
+        // Mutant: what no entry lists is nobody's.
+        if mutant::active("sweep-packs-in-use") {
+            return false;
+        }
+        let newest = self.claim.header.seq;
+        let continued = self.claim.claim().is_some_and(|claim| claim.continued.contains(&cut));
+        epoch > newest || (epoch == newest || continued) && !self.over.contains(&cut)
+    }
+}
+
+/// What is garbage in a group, by a catalog that is there, or by one that is to be.
+///
+/// # Errors
+/// `GroupNotFound`; `Damage`: who does not know all that is needed deletes nothing; the store's; the progress's.
+pub fn plan(group: &Group, by: Option<&Catalog>, progress: &mut dyn Progress) -> Result<Plan> {
+    loop {
+        let (head, catalog) = group.tail(0)?;
+        let number = catalog.as_ref().map_or((0, [0; 32]), |catalog| (catalog.number, catalog.hash()));
+        let planned = State::read(group, head, catalog).and_then(|mut state| {
+            if let Some(by) = by {
+                state = state.under(by);
+            }
+            planned(group, &state, number, progress)
+        });
+        // What was let go, or went on, while it was read is not damaged.
+        match planned {
+            Err(error) if error.kind() == Kind::Damage && group.has_moved(head, number.0)? => {}
+            Err(error) if error.kind() == Kind::Damage => {
+                let remedy =
+                    "nothing is deleted of a group whose log can't be read whole: run `towline verify`";
+                return Err(Error::new(Kind::Damage, format!("{}; {remedy}", error.line())));
+            }
+            planned => return planned,
+        }
+    }
+}
+
+impl State {
+    /// As it will be when this catalog is there.
+    fn under(self, by: &Catalog) -> Self {
+        let (below, above) = self.above.into_iter().partition(|entry: &Entry| entry.header.seq <= by.bound());
+        let kept = self.kept.into_iter().chain::<Vec<_>>(below);
+        let kept = kept.filter(|entry| by.kept(entry.header.seq).is_some()).collect();
+        Self { catalog: Some(by.clone()), above, kept, ..self }
+    }
+}
+
+fn planned(
+    group: &Group,
+    state: &State,
+    catalog: (u64, [u8; 32]),
+    progress: &mut dyn Progress,
+) -> Result<Plan> {
+    let reader = Arc::new(Reader::new(group.clone(), CACHE));
+    let mut told = Ok(());
+    let mut tell = |done, total| {
+        if told.is_ok() {
+            told = progress.looked(done, total);
+        }
+    };
+    let mut needed = live(&reader, &state.contents(), &mut tell)?;
+    told?;
+    // The catalogued claim, too, if it is not the newest any more: whoever knows no newer catalog looks for it.
+    needed.names.extend(
+        state.catalog.iter().filter_map(|catalog| catalog.claim).map(|claim| group.name_of(claim.seq)),
+    );
+    let entries = state.above.iter().chain(&state.kept).chain([&state.claim]).chain(&state.built_on);
+    needed.names.extend(entries.map(|entry| group.name_of(entry.header.seq)));
+    let mut plan = Plan {
+        garbage: Vec::new(),
+        live: (0, 0),
+        head: state.head,
+        catalog,
+        condemned: state.above.iter().filter_map(condemned).flatten().cloned().collect(),
+    };
+    store::each(&*group.store, &names::group(group.id()), "", |object| {
+        let free = match names::parse(&object.name) {
+            Some(Parsed::Entry { seq, .. }) => seq <= state.bound(),
+            Some(Parsed::Data { epoch, cut, .. }) => !state.in_use(epoch, cut),
+            // What has another name is not ours, and catalogs are for ever.
+            _ => false,
+        };
+        if free && !needed.needs(&object.name) {
+            plan.garbage.push(Garbage { name: object.name.clone(), length: object.length });
+        } else {
+            plan.live = (plan.live.0 + 1, plan.live.1 + object.length);
+        }
+        Ok::<_, Error>(())
+    })?;
+    Ok(plan)
+}
+
+fn condemned(entry: &Entry) -> Option<&Vec<String>> {
+    match &entry.payload {
+        Payload::Condemned(condemned) => Some(&condemned.names),
+        _ => None,
+    }
+}
+
+/// Deletes what nothing needs. May be ended anywhere and done again; any number may do it at once, beside shippers, readers
+/// and prunes.
+///
+/// # Errors
+/// As [`plan`]; `Denied` if the credentials may not delete.
+pub fn collect(group: &Group, now_ns: u64, progress: &mut dyn Progress) -> Result<Collected> {
+    let plan = condemned_plan(group, now_ns, progress)?;
+    let mut collected = Collected { live: plan.live, ..Collected::default() };
+    let total = plan.garbage.len() as u64;
+    for batch in plan.garbage.chunks(BATCH) {
+        plan.check(group)?;
+        for garbage in batch {
+            group.store.delete(&garbage.name)?;
+            collected.deleted = (collected.deleted.0 + 1, collected.deleted.1 + garbage.length);
+            progress.deleted(collected.deleted.0, total)?;
+        }
+    }
+    Ok(collected)
+}
+
+/// A plan that stands in the log.
+fn condemned_plan(group: &Group, now_ns: u64, progress: &mut dyn Progress) -> Result<Plan> {
+    loop {
+        let mut plan = plan(group, None, progress)?;
+        loop {
+            plan.check(group)?;
+            match condemn(group, &mut plan, now_ns) {
+                Ok(true) => return Ok(plan),
+                // The log went on: a writer who is busy must not keep us from it for ever.
+                Ok(false) if plan.catch_up(group)? => {}
+                Ok(false) => break,
+                // We slept for so long that our place does not exist any more.
+                Err(error) if error.kind() == Kind::Revoked => break,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Takes what was appended since for read; `false`: a new claim may build on what nobody built on.
+    ///
+    /// A content of the claim that was the newest lists what its base does, which is a root, and what its shipment has put,
+    /// which was in use; so what was garbage still is.
+    fn catch_up(&mut self, group: &Group) -> Result<bool> {
+        while let Some(entry) = group.entry(self.head.seq + 1)? {
+            if entry.header.previous != self.head.hash() {
+                return Err(Error::damage(
+                    &group.name_of(entry.header.seq),
+                    "it does not follow the entry before it",
+                ));
+            }
+            if entry.header.epoch != self.head.epoch {
+                return Ok(false);
+            }
+            self.condemned.extend(condemned(&entry).into_iter().flatten().cloned());
+            self.head = entry.header;
+        }
+        Ok(true)
+    }
+
+    /// That the vault was not put back to an older copy, in which what was garbage is needed.
+    fn check(&self, group: &Group) -> Result<()> {
+        let (number, hash) = self.catalog;
+        let same = number == 0 || group.catalog_at(number)?.hash() == hash;
+        if same && group.entry_header(self.head.seq)?.is_some_and(|there| there == self.head) {
+            return Ok(());
+        }
+        // Or it was let go: then somebody else has seen to all of it.
+        let line =
+            format!("group {} went on, or was put back, while it was looked at; start again", group.name);
+        Err(Error::new(Kind::Other, line))
+    }
+}
+
+/// Puts what is garbage into the log, behind all that was looked at; `false`: something else stands there.
+fn condemn(group: &Group, plan: &mut Plan, now_ns: u64) -> Result<bool> {
+    let names = plan.garbage.iter().map(|garbage| &garbage.name);
+    let new: BTreeSet<&String> = names.filter(|name| !plan.condemned.contains(*name)).collect();
+    for names in new.into_iter().collect::<Vec<_>>().chunks(NAMES) {
+        let draft = Draft {
+            kind: EntryKind::Condemned,
+            cut: CutId((group.seal.draw)()),
+            time_ns: now_ns,
+            base: 0,
+            attached: Vec::new(),
+            payload: Payload::Condemned(Condemned {
+                catalog: plan.catalog,
+                names: names.iter().map(|name| (*name).clone()).collect(),
+            }),
+        };
+        match group.append(Some(plan.head.reference()), plan.head.epoch, &draft)? {
+            Appended::Ours(header) => plan.head = header,
+            Appended::Theirs(_) => return Ok(false),
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,223 @@
+//! What of a group is kept (V14): a boundary in its log, and the points at or below it that still exist.
+//!
+//! ```text
+//!   log      1 . . 4 . . . 8 . . . | 12 13 14 15 16      at or below the boundary: what the catalog names, nothing else
+//!   catalog  kept 4, 8; boundary 11 '---- above: everything
+//! ```
+//!
+//! At or below the boundary only what is catalogued exists, whatever a listing or a read by name says; above it everything
+//! does. The boundary never falls and a point that was let go never comes back, so names below it may be deleted in any
+//! order and at any later time. Catalogs are numbered without a gap, put if absent, each with the hash of the one before,
+//! and never deleted: whoever knows one finds the newest by asking for the next, with no listing (F35).
+
+use super::entry::{EntryHeader, EntryRef};
+use super::envelope::{HEADER, ObjectKind, POSITION_TABLE, Seal, TAG};
+use super::limits::CATALOG_MAX;
+use super::{Group, names, numbers};
+use crate::store::{self, Put, StoreErrorKind};
+use crate::{Error, Kind, Result};
+use bincode::{Decode, Encode};
+use std::sync::atomic::Ordering;
+use towline_tracker::codec;
+use towline_tracker::id::CutId;
+
+/// A catalog.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Catalog {
+    /// Its number, from 1.
+    pub number: u64,
+    /// The hash of the one before; zero in the first.
+    pub previous: [u8; 32],
+    /// When it was made, in nanoseconds since 1970; for people.
+    pub time_ns: u64,
+    /// The group's name.
+    pub group: String,
+    /// The last entry of which only what is catalogued exists; seq 0: there is none.
+    pub boundary: Option<EntryRef>,
+    /// The newest claim, if it is not above the boundary: what says whose the group is.
+    pub claim: Option<EntryRef>,
+    /// The points at or below the boundary, the oldest first.
+    pub kept: Vec<Kept>,
+    /// For each base of an entry above the boundary that is let go: the newest kept point below it in its lineage, 0 if none.
+    pub links: Vec<(u64, u64)>,
+    /// Cuts whose shipment under that claim ended at or below the boundary, and of which there still are objects.
+    pub shipped: Vec<CutId>,
+    /// Points that no rule lets go, wherever they are, the oldest first.
+    pub pins: Vec<EntryRef>,
+}
+
+/// A point that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Kept {
+    /// Its entry.
+    pub entry: EntryRef,
+    /// The newest kept point below it in its lineage; 0: none.
+    pub below: u64,
+}
+
+impl Catalog {
+    /// The boundary's number; 0: everything exists.
+    pub fn bound(&self) -> u64 {
+        self.boundary.map_or(0, |boundary| boundary.seq)
+    }
+
+    /// A point at or below the boundary.
+    pub fn kept(&self, seq: u64) -> Option<&Kept> {
+        self.kept.binary_search_by_key(&seq, |kept| kept.entry.seq).ok().map(|at| &self.kept[at])
+    }
+
+    /// What stands in a lineage for an entry: itself if it exists, else the newest kept point below it; 0: nothing.
+    pub fn stands_for(&self, seq: u64) -> u64 {
+        if seq > self.bound() || self.kept(seq).is_some() {
+            return seq;
+        }
+        self.links.binary_search_by_key(&seq, |link| link.0).map_or(0, |at| self.links[at].1)
+    }
+
+    /// What lies below an image that exists.
+    pub fn below(&self, header: &EntryHeader) -> u64 {
+        self.kept(header.seq).map_or_else(|| self.stands_for(header.base), |kept| kept.below)
+    }
+
+    /// Whether an entry exists, if it is there.
+    pub fn has(&self, entry: EntryRef) -> bool {
+        entry.seq > self.bound() || self.kept(entry.seq).is_some_and(|kept| kept.entry == entry)
+    }
+
+    /// Whether a point is pinned.
+    pub fn is_pinned(&self, entry: EntryRef) -> bool {
+        self.pins.contains(&entry)
+    }
+
+    /// What the next one names it by.
+    pub fn hash(&self) -> [u8; 32] {
+        *blake3::hash(&codec::encode_any(self)).as_bytes()
+    }
+
+    /// The object's bytes.
+    ///
+    /// # Errors
+    /// `GroupFull` if it keeps more than a catalog holds.
+    pub fn encode(&self, seal: &Seal) -> Result<Vec<u8>> {
+        let body = codec::encode_any(self);
+        if body.len() > CATALOG_MAX {
+            let line =
+                format!("group {} keeps more points than a catalog holds: let some of them go", self.group);
+            return Err(Error::new(Kind::GroupFull, line));
+        }
+        let sealer = seal.sealer(ObjectKind::Catalog, &names::catalog(seal.group, self.number));
+        let mut bytes = sealer.header().to_vec();
+        sealer.seal(POSITION_TABLE, &body, &mut bytes);
+        Ok(bytes)
+    }
+
+    /// Reads catalog `number`.
+    ///
+    /// # Errors
+    /// `NewerVault`, `Damage`.
+    pub fn decode(seal: &Seal, number: u64, bytes: &[u8]) -> Result<Self> {
+        let name = names::catalog(seal.group, number);
+        let opener = seal.opener(ObjectKind::Catalog, &name, bytes)?;
+        let mut section = bytes[HEADER..].to_vec();
+        let body = opener.open(POSITION_TABLE, &mut section)?;
+        let catalog: Self = codec::decode::<_, CATALOG_MAX>(body)
+            .map_err(|error| Error::caused(Kind::Damage, format!("{name} is damaged"), error))?;
+        match catalog.check(seal, number) {
+            true => Ok(catalog),
+            false => Err(Error::damage(&name, "it contradicts itself")),
+        }
+    }
+
+    fn check(&self, seal: &Seal, number: u64) -> bool {
+        let bound = self.bound();
+        let kept = |seq: u64| seq == 0 || self.kept(seq).is_some();
+        self.number == number
+            && number > 0
+            && (number == 1) == (self.previous == [0; 32])
+            && seal.group_of(&self.group) == seal.group
+            && self.kept.is_sorted_by(|a, b| a.entry.seq < b.entry.seq)
+            && self.links.is_sorted_by(|a, b| a.0 < b.0)
+            && self.pins.is_sorted_by(|a, b| a.seq < b.seq)
+            && self.shipped.is_sorted_by(|a, b| a < b)
+            && self.claim.is_none_or(|claim| claim.seq <= bound)
+            && self.kept.iter().all(|k| k.entry.seq <= bound && k.below < k.entry.seq && kept(k.below))
+            && self.links.iter().all(|(base, to)| *base <= bound && to < base && kept(*to))
+            && self.pins.iter().all(|pin| self.has(*pin))
+    }
+}
+
+impl Group {
+    /// The newest catalog; `None` if there is none: everything exists. `known` may be the number of one that there is; 0: look.
+    ///
+    /// # Errors
+    /// `Damage`, `NewerVault`, the store's.
+    pub fn catalog(&self, known: u64) -> Result<Option<Catalog>> {
+        let mut start = known;
+        if known == 0 {
+            store::each(&*self.store, &names::catalogs(self.id()), "", |object| {
+                if let Some(names::Parsed::Catalog { number, .. }) = names::parse(&object.name) {
+                    start = start.max(number);
+                }
+                Ok::<_, Error>(())
+            })?;
+        }
+        let newest = numbers::last(start, |number| self.has_object(&names::catalog(self.id(), number)))?;
+        match newest {
+            0 => Ok(None),
+            newest => self.catalog_at(newest).map(Some),
+        }
+    }
+
+    /// A catalog newer than the one of this number; `None`: there is none. One request where nothing has changed.
+    ///
+    /// # Errors
+    /// As [`Self::catalog`].
+    pub fn newer_catalog(&self, known: u64) -> Result<Option<Catalog>> {
+        match self.has_object(&names::catalog(self.id(), known + 1))? {
+            true => self.catalog(known + 1),
+            false => Ok(None),
+        }
+    }
+
+    /// Catalog `number`, which must be there.
+    ///
+    /// # Errors
+    /// As [`Self::catalog`].
+    pub fn catalog_at(&self, number: u64) -> Result<Catalog> {
+        let name = names::catalog(self.id(), number);
+        let bytes = match self.store.get(&name, HEADER + CATALOG_MAX + TAG) {
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                return Err(Error::damage(&name, "it is missing"));
+            }
+            bytes => bytes?,
+        };
+        let catalog = Catalog::decode(&self.seal, number, &bytes)?;
+        self.catalogs.fetch_max(number, Ordering::Relaxed);
+        Ok(catalog)
+    }
+
+    /// Puts a catalog behind the one before it; `false`: somebody else was quicker, and everything must be looked at again.
+    ///
+    /// # Errors
+    /// `GroupFull`, the store's; after one that may pass it may be there all the same.
+    pub fn put_catalog(&self, catalog: &Catalog) -> Result<bool> {
+        let name = names::catalog(self.id(), catalog.number);
+        match self.store.put_if_absent(&name, &catalog.encode(&self.seal)?)? {
+            Put::Created => Ok(true),
+            // Perhaps ours, by a try whose answer was lost: sealed anew, so compared by what it says.
+            Put::AlreadyExists => Ok(self.catalog_at(catalog.number)? == *catalog),
+        }
+    }
+
+    /// Whether there is an object of this name.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn has_object(&self, name: &str) -> Result<bool> {
+        match self.store.len(name) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == StoreErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
