@@ -7,7 +7,7 @@ mod packs;
 use crate::points::{Point, history_with};
 use crate::retention::live::{Live, live};
 use crate::vault::access::{Place, Reader};
-use crate::vault::entry::{Entry, EntryKind, IndexRef};
+use crate::vault::entry::{Entry, EntryKind, IndexRef, Payload};
 use crate::vault::envelope::{self, ObjectKind};
 use crate::vault::image::Image;
 use crate::vault::index::PackRef;
@@ -172,12 +172,15 @@ impl<'a> Check<'a> {
     fn run(mut self) -> Result<GroupReport> {
         let mut listed: HashMap<ObjectName, Listed> = HashMap::new();
         let mut points = 0;
-        let pruned = self.group().catalog(0)?.is_some();
-        let mut contents = Vec::new();
+        let pruned = self.catalogs()?;
+        let (mut contents, mut rests_on) = (Vec::new(), Vec::new());
         let (mut contradictions, mut order) = (Vec::new(), Vec::new());
         let history = history_with(self.vault, self.group(), |entry| {
             let is_point = entry.header.kind == EntryKind::Point;
             contents.extend(entry.content().filter(|_| pruned).cloned());
+            if let Payload::Condemned(condemned) = &entry.payload {
+                rests_on.push((entry.header.seq, condemned.catalog));
+            }
             for reference in indexes(entry) {
                 let found = listed.entry(reference.name).or_insert_with(|| {
                     order.push(reference.name);
@@ -195,6 +198,13 @@ impl<'a> Check<'a> {
             points += usize::from(is_point);
         })?;
         self.damage.extend(history.damage.iter().map(Error::line));
+        for (seq, (number, hash)) in rests_on.into_iter().filter(|(_, (number, _))| *number > 0) {
+            let catalog = self.group().catalog_at(number);
+            if self.note(catalog)?.is_some_and(|catalog| catalog.hash() != hash) {
+                let name = names::catalog(self.group().id(), number);
+                self.damage.push(Error::damage(&name, format_args!("entry {seq} rests on another")).line());
+            }
+        }
         if pruned {
             self.needed = Some(live(&self.reader, &contents, &mut |_, _| {})?);
         }
@@ -219,6 +229,26 @@ impl<'a> Check<'a> {
             bytes: self.bytes,
             orphans,
         })
+    }
+
+    /// Reads every catalog and checks their chain; whether there is one.
+    fn catalogs(&mut self) -> Result<bool> {
+        let newest = self.group().catalog(0);
+        let Some(newest) = self.note(newest)?.flatten() else { return Ok(false) };
+        let mut before = Some([0; 32]);
+        for number in 1..=newest.number {
+            let catalog = self.group().catalog_at(number);
+            let Some(catalog) = self.note(catalog)? else {
+                before = None;
+                continue;
+            };
+            if before.is_some_and(|before| before != catalog.previous) {
+                let name = names::catalog(self.group().id(), number);
+                self.damage.push(Error::damage(&name, "it does not follow the catalog before it").line());
+            }
+            before = Some(catalog.hash());
+        }
+        Ok(true)
     }
 
     /// Passes damage on into the report; any other failure ends the verification.

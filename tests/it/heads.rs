@@ -71,6 +71,27 @@ fn an_older_copy_of_a_vault_is_noticed_by_who_has_read_the_newer_one() {
     assert_eq!(fs::read(to).unwrap(), vec![7; 64 * BLOCK]);
 }
 
+/// T7: a log that is pruned beyond what was seen is no older; and an older copy of it still is.
+#[test]
+fn a_log_that_was_pruned_is_no_older_copy() {
+    let (site, old) = site();
+    let memory = site.path("memory");
+    with_memory(&site, &memory, "points", &[]).good();
+    let tracker = site.start(&[]);
+    for turn in 0..4 {
+        tracker.client("").unwrap().write(turn * BLOCK as u64, &[3; BLOCK]).unwrap();
+        site.once(&[]);
+    }
+    tracker.stop();
+    let vault = site.vault();
+    site.towline(["prune", "--keep-last", "1", "--vault", vault.to_str().unwrap()]).good();
+    with_memory(&site, &memory, "verify", &[]).good();
+    with_memory(&site, &memory, "points", &[]).good();
+    fs::remove_dir_all(&vault).unwrap();
+    copy(&old, &vault);
+    assert_eq!(with_memory(&site, &memory, "points", &[]).code, ROLLED_BACK);
+}
+
 /// T7: a host that has never seen the vault is told by its administrator what must be in it.
 #[test]
 fn a_host_without_memory_is_told_which_entry_must_be_there() {

@@ -383,6 +383,36 @@ fn a_collector_gets_its_place_beside_a_writer_who_is_quicker_each_time() {
     assert_eq!(sound(&world).len(), 8);
 }
 
+/// F34: every flipped bit of a catalog, and one that is lost or exchanged for another, is found.
+#[test]
+fn a_damaged_catalog_is_found() {
+    let mut world = world(6);
+    to(&world, last(3));
+    world.claim(false).unwrap();
+    grow(&mut world, 4);
+    to(&world, last(2));
+    // An entry rests on the newest one.
+    assert!(collect(&world.group, 1, &mut Quiet).unwrap().deleted.0 > 0);
+    let name = |number| names::catalog(world.group.id(), number);
+    let [first, second] = [1, 2].map(|number| world.store.get(&name(number), 1 << 20).unwrap());
+    let found = |world: &World| verify(&world.vault, Some("db")).map_or(true, |report| !report.is_sound());
+    for number in [1, 2] {
+        let bytes = world.store.get(&name(number), 1 << 20).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            world.store.overwrite(&name(number), flipped);
+            assert!(found(&world), "bit {bit} of catalog {number}");
+        }
+        world.store.overwrite(&name(number), if number == 1 { &second } else { &first }.clone());
+        assert!(found(&world), "exchanged");
+        world.store.delete(&name(number)).unwrap();
+        assert!(found(&world), "catalog {number} is lost");
+        world.store.put(&name(number), &bytes).unwrap();
+    }
+    sound(&world);
+}
+
 #[test]
 fn who_can_not_read_all_that_is_needed_deletes_nothing() {
     let mut world = world(12);

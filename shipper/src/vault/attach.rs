@@ -29,6 +29,9 @@
 //! be read is an error; with `take_over` it becomes resynchronization over the newest image that can be read, or, where
 //! there is none, initial.
 //!
+//! The lineage is followed down to the catalog's boundary (V14): every anchor of a tracker whose lineage it is lies above, so one
+//! at or below it is not in T's lineage, and a tracker without an anchor does not have all of it vouched for.
+//!
 //! Adopting needs no look at A: a point of our live cut in this vault was put by a shipper of this very freeze, which
 //! chose its base by this table, and it is whole by itself.
 

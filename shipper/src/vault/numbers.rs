@@ -24,20 +24,20 @@ impl Numbers {
         listed: &[u64],
         mut exists: impl FnMut(u64) -> Result<bool>,
     ) -> Result<Self> {
-        let mut last = catalog.as_ref().map_or(0, Catalog::bound);
+        let mut last = catalog.as_ref().map(Catalog::bound).filter(|bound| *bound > 0);
         let kept = catalog.iter().flat_map(|catalog| &catalog.kept).map(|kept| kept.entry.seq);
         let mut all: Vec<u64> = kept.collect();
         for seq in listed.iter().copied().map(Some).chain([None]) {
-            while let Some(next) = last.checked_add(1)
+            while let Some(next) = last.map_or(Some(1), |last| last.checked_add(1))
                 && seq.is_none_or(|seq| next < seq)
                 && exists(next)?
             {
                 all.push(next);
-                last = next;
+                last = Some(next);
             }
-            if let Some(seq) = seq.filter(|seq| last < *seq) {
+            if let Some(seq) = seq.filter(|seq| last.is_none_or(|last| last < *seq)) {
                 all.push(seq);
-                last = seq;
+                last = Some(seq);
             }
         }
         Ok(Self { all, catalog })
