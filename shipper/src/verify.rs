@@ -12,7 +12,7 @@ use crate::vault::envelope::{self, ObjectKind};
 use crate::vault::image::Image;
 use crate::vault::index::PackRef;
 use crate::vault::limits::PACK_MAX;
-use crate::vault::names::{self, ObjectName, Parsed};
+use crate::vault::names::{self, GroupId, ObjectName, Parsed};
 use crate::vault::pack::PackReader;
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result, store};
@@ -76,7 +76,7 @@ pub fn verify(vault: &Vault, group: Option<&str>) -> Result<Report> {
         let (id, name) = (group.id(), group.name.clone());
         report.groups.push(loop {
             let done = match Check::new(vault, group.clone()).run() {
-                Err(error) if error.kind() == Kind::GroupNotFound && has(vault, &names::packs(id))? => {
+                Err(error) if error.kind() == Kind::GroupNotFound && has_data(vault, id)? => {
                     lost(name.clone())
                 }
                 done => done?,
@@ -93,7 +93,10 @@ pub fn verify(vault: &Vault, group: Option<&str>) -> Result<Report> {
         store::each(&*vault.store, "", "", |object| {
             match names::parse(&object.name) {
                 Some(
-                    Parsed::Data { group, .. } | Parsed::Entry { group, .. } | Parsed::Catalog { group, .. },
+                    Parsed::Data { group, .. }
+                    | Parsed::Fold { group, .. }
+                    | Parsed::Entry { group, .. }
+                    | Parsed::Catalog { group, .. },
                 ) => {
                     others.insert(group);
                 }
@@ -116,6 +119,11 @@ pub fn verify(vault: &Vault, group: Option<&str>) -> Result<Report> {
 /// Whether there is an object of this prefix.
 fn has(vault: &Vault, prefix: &str) -> Result<bool> {
     Ok(!vault.store.list(prefix, "", 1)?.is_empty())
+}
+
+/// Whether a group has packs, indexes or folds that are objects of their own.
+fn has_data(vault: &Vault, group: GroupId) -> Result<bool> {
+    Ok(has(vault, &names::packs(group))? || has(vault, &names::folds(group))?)
 }
 
 /// A group of which there are packs, and no log that says what they mean.
@@ -300,9 +308,11 @@ impl<'a> Check<'a> {
         };
         let findings = check_packs(&self.reader, &index, &expected, &is_needed)?;
         for pack in index.directory.packs.iter().filter(|pack| is_needed(pack)) {
-            self.objects += 1;
-            self.bytes += pack.length;
-            self.seen.insert(self.reader.pack_place(pack).name);
+            // A fold refers to packs of the indexes that it folds.
+            if self.seen.insert(self.reader.pack_place(pack).name) {
+                self.objects += 1;
+                self.bytes += pack.length;
+            }
         }
         for finding in findings {
             let pack = &index.directory.packs[finding.pack];
@@ -318,15 +328,21 @@ impl<'a> Check<'a> {
     /// Objects that no entry lists are checked as far as they can be by themselves.
     fn orphans(&mut self) -> Result<u64> {
         let mut found = Vec::new();
-        store::each(&*self.vault.store, &names::packs(self.group().id()), "", |object| {
-            if !self.seen.contains(&object.name) {
-                found.push((object.name.clone(), object.length));
-            }
-            Ok::<_, Error>(())
-        })?;
+        for folder in [names::packs(self.group().id()), names::folds(self.group().id())] {
+            store::each(&*self.vault.store, &folder, "", |object| {
+                if !self.seen.contains(&object.name) {
+                    found.push((object.name.clone(), object.length));
+                }
+                Ok::<_, Error>(())
+            })?;
+        }
         let count = found.len() as u64;
         for (name, length) in found {
-            let Some(Parsed::Data { index, .. }) = names::parse(&name) else { continue };
+            let index = match names::parse(&name) {
+                Some(Parsed::Data { index, .. }) => index,
+                Some(Parsed::Fold { .. }) => true,
+                _ => continue,
+            };
             self.objects += 1;
             self.bytes += length;
             let checked = self.orphan(&name, index);

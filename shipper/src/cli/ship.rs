@@ -6,6 +6,7 @@ use crate::pipeline::{MEMORY_MIN, Retry};
 use crate::progress::Progress;
 use crate::ship::{self, Ended, Options, Stop};
 use crate::store::location::FORMS;
+use crate::vault::fold;
 use crate::vault::limits::{PACK_SIZE_MAX, PACK_SIZE_MIN};
 use crate::{Error, Kind, Result};
 use std::path::PathBuf;
@@ -49,6 +50,10 @@ pub struct Args {
     /// Bytes after which a long shipment puts a checkpoint (also every 5 minutes)
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::size)]
     checkpoint_every: u64,
+    /// Indexes of so many cycles are folded into one, and so many of these again, 2 to 1024: fewer make restores read less,
+    /// and write more. For tests; there is no need to change it
+    #[arg(long, value_name = "N", default_value_t = fold::EVERY as u16, value_parser = clap::value_parser!(u16).range(2..=1024))]
+    fold_every: u16,
     /// At each cut, compare so much of what did not change with the vault all the same, going through the disks from a
     /// random place on; 0: nothing. What differs was changed unseen by the tracker: everything is compared then, and
     /// --once ends with exit code 21
@@ -89,6 +94,7 @@ pub fn run(args: Args) -> Result<()> {
         memory: args.memory,
         pack_size: usize::try_from(args.pack_size).unwrap_or(PACK_SIZE_MAX),
         checkpoint_every: args.checkpoint_every,
+        fold_every: args.fold_every.into(),
         audit: args.audit,
         retry: Retry::STORE,
         minute: Duration::from_secs(60),

@@ -64,6 +64,11 @@ impl Plan {
         }
     }
 
+    /// What folding may hold (V6), also while a cycle is shipped: of the two parts that are left, a quarter.
+    pub fn fold_bytes(&self) -> u64 {
+        self.cache_bytes / 2
+    }
+
     /// What an index of this many blocks and zero runs takes while it is built.
     pub fn index_weight(blocks: u64, zero_runs: u64) -> u64 {
         blocks * INDEX_BYTES_PER_BLOCK + zero_runs * INDEX_BYTES_PER_RUN
@@ -83,7 +88,7 @@ mod tests {
                     let packs = (3 + plan.putters) * plan.pack_size;
                     // A job's data stand in read buffers and in frames at once.
                     let jobs = (plan.window + plan.workers) * JOB_BYTES;
-                    let sum = (packs + jobs) as u64 + plan.index_bytes + plan.cache_bytes;
+                    let sum = (packs + jobs) as u64 + plan.index_bytes + plan.cache_bytes + plan.fold_bytes();
                     assert!(sum <= memory * 15 / 16, "{memory} {pack_size} {cores}: {sum} {plan:?}");
                     assert!(plan.workers >= 1 && plan.window > plan.workers && plan.putters >= 1);
                 }

@@ -6,7 +6,7 @@
 //!    │        an open freeze: finish it (from its last checkpoint), release it, or undo it
 //!    │                   │
 //!    │         ┌─► cut ─ read ─ packs ─ confirm (R2) ─ entry ─ release (V9) ─┐
-//!    │         └──────────────── wait for the next cycle ◄───────────────────┘
+//!    │         └────── fold indexes (V6), wait for the next cycle ◄─────────┘
 //!    └── anything that may pass (the tracker or the store away): wait, begin again
 //! ```
 //!
@@ -53,6 +53,8 @@ pub struct Options {
     pub pack_size: usize,
     /// Bytes after which a checkpoint is put.
     pub checkpoint_every: u64,
+    /// So many indexes of a level are folded into one of the next; at least 2.
+    pub fold_every: usize,
     /// Bytes that each cut's audit compares with the vault.
     pub audit: u64,
     /// How a store's bad moments are sat out within a cycle.

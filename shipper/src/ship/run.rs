@@ -10,6 +10,7 @@ use crate::pipeline::{self, Checkpoint, Counters, Cycle, Hooks, Lately, Plan, Sh
 use crate::source::{FrozenSource, OpenedFreeze, Source};
 use crate::vault::attach::{Base, Claimant, Decision, TakeOver};
 use crate::vault::entry::{Content, EntryHeader, EntryKind, EntryRef, Totals};
+use crate::vault::fold::Folder;
 use crate::vault::publish::Publisher;
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result};
@@ -19,6 +20,9 @@ use towline_tracker::id::{Anchor, CutId, TargetId};
 
 /// A checkpoint is put at least this often while a freeze ships.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(300);
+/// Steps of folding between two cycles, and more for each disk, although the next cycle is due: lists must not grow because
+/// cuts follow one another without a pause. A small fold takes about two for each index.
+const FOLD_STEPS: usize = 4;
 /// How often a wait listens.
 const LISTEN: Duration = Duration::from_millis(100);
 
@@ -137,6 +141,7 @@ struct Writer {
     base: Option<Base>,
     lately: Lately,
     auditor: Auditor,
+    folder: Folder,
     attached: Attached,
 }
 
@@ -182,6 +187,7 @@ impl Shipper<'_> {
         let start = u64::from_le_bytes((self.edge().draw)()[..8].try_into().expect("eight bytes"));
         let mut writer = Writer {
             auditor: Auditor::new(&group, self.options.audit, start, self.plan.cache_bytes),
+            folder: Folder::new(&group, publisher.epoch(), self.options.fold_every, self.plan.fold_bytes()),
             group,
             publisher,
             base: decision.base().cloned(),
@@ -205,6 +211,10 @@ impl Shipper<'_> {
                 // Stored by the tracker, so that it outlives this process and the tracker's.
                 tracker.resynchronize(&reason)?;
             }
+            // A single point has none before it whose folds it could list, and none comes after it.
+            if self.options.every.is_none() {
+                self.fold(&mut tracker, &mut writer, None)?;
+            }
             let summary = self.cycle(&mut tracker, &mut writer, whole)?;
             whole = false;
             if self.full {
@@ -227,8 +237,27 @@ impl Shipper<'_> {
             if self.fuzzy.hopeless() {
                 tracing::error!("{}", self.hopeless().line());
             }
+            self.fold(&mut tracker, &mut writer, Some(begun + every))?;
             wait(&mut tracker, self.edge(), begun + every)?;
         }
+    }
+
+    /// Folds what is due in the base that the next entry will be laid over (V6): as far as it goes until the next cycle is due,
+    /// and a little in any case; a larger fold goes on after that cycle.
+    fn fold(&self, tracker: &mut Tracker<'_>, writer: &mut Writer, until: Option<Instant>) -> Result<()> {
+        let Some(base) = &mut writer.base else { return Ok(()) };
+        let edge = self.edge();
+        let (mut least, mut listened) = (FOLD_STEPS * (1 + base.content.disks.len()), (edge.now)());
+        while (least > 0 || until.is_none_or(|until| (edge.now)() < until))
+            && writer.folder.step(&mut base.content)
+        {
+            least = least.saturating_sub(1);
+            if edge.since(listened) >= LISTEN {
+                tracker.tick()?;
+                listened = (edge.now)();
+            }
+        }
+        Ok(())
     }
 
     /// What this process shipped of the freeze that is live, in case it could not say so.

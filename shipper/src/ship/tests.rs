@@ -83,6 +83,7 @@ fn options(fake: &Fake, every: Option<Duration>) -> Options {
         memory: MEMORY_MIN,
         pack_size: 256 << 10,
         checkpoint_every: u64::MAX,
+        fold_every: crate::vault::fold::EVERY,
         audit: 0,
         retry: Retry { first: Duration::from_millis(1), tries: 3 },
         minute: Duration::from_secs(60),

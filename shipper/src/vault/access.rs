@@ -61,8 +61,7 @@ impl Reader {
 
     /// Where an index is.
     pub fn index_place(&self, index: &IndexRef) -> Place {
-        let name = names::index(self.group.id(), index.epoch, index.cut, index.name);
-        self.place(name, index.entry, index.offset, index.length)
+        self.place(index.object(self.group.id()), index.entry, index.offset, index.length)
     }
 
     /// Where a pack is.

@@ -4,12 +4,13 @@
 //! every overlapping page once and holds some 50 bytes a block of the window, whatever the disk's size.
 
 use super::access::{Index, Reader};
-use super::entry::DiskImage;
+use super::entry::{DiskImage, IndexRef};
 use super::frame::BlockHash;
 use super::index::{PackRef, blocks_of};
 use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
+use towline_tracker::id::DiskId;
 use towline_tracker::mutant;
 
 /// A frame that holds blocks of an image.
@@ -53,12 +54,12 @@ pub struct Image {
     packs: Vec<PackRef>,
 }
 
-struct Layer {
-    index: Index,
+pub(super) struct Layer {
+    pub(super) index: Index,
     /// Blocks from here on are clipped by a newer index for a smaller disk, or by the image's own size.
-    end: u64,
+    pub(super) end: u64,
     /// Its first pack among the image's.
-    first_pack: u32,
+    pub(super) first_pack: u32,
 }
 
 impl Image {
@@ -67,8 +68,12 @@ impl Image {
     /// # Errors
     /// `Damage`, `NewerVault`, the store's.
     pub fn open(reader: Arc<Reader>, disk: &DiskImage) -> Result<Self> {
-        Self { reader, size: 0, block_shift: disk.block_shift, layers: Vec::new(), packs: Vec::new() }
-            .then(disk)
+        Self::empty(reader, disk.block_shift).then(disk)
+    }
+
+    /// Of no disk yet, and without an index.
+    pub(super) fn empty(reader: Arc<Reader>, block_shift: u8) -> Self {
+        Self { reader, size: 0, block_shift, layers: Vec::new(), packs: Vec::new() }
     }
 
     /// The image of the same disk in another entry: indexes that are the same in both are not opened again.
@@ -83,22 +88,33 @@ impl Image {
             self.packs.truncate(layer.first_pack as usize);
             self.layers.truncate(same);
         }
-        for reference in &disk.indexes[same..] {
-            let index = self.reader.open_index(reference)?;
-            let head = &index.directory.head;
-            if head.disk != disk.id || head.block_shift != disk.block_shift {
-                return Err(Error::damage(
-                    &self.reader.index_place(reference).name,
-                    "it is about another disk than the entry says",
-                ));
-            }
-            let first_pack =
-                u32::try_from(self.packs.len()).map_err(|_| Error::damage("an image", "too many packs"))?;
-            self.packs.extend_from_slice(&index.directory.packs);
-            self.layers.push(Layer { end: 0, index, first_pack });
+        self.block_shift = disk.block_shift;
+        disk.indexes[same..].iter().try_for_each(|reference| self.lay(disk.id, reference))?;
+        self.clip(disk.size);
+        Ok(self)
+    }
+
+    /// Opens an index and lays it over the others; then they must be clipped.
+    pub(super) fn lay(&mut self, disk: DiskId, reference: &IndexRef) -> Result<()> {
+        let index = self.reader.open_index(reference)?;
+        let head = &index.directory.head;
+        if head.disk != disk || head.block_shift != self.block_shift {
+            return Err(Error::damage(
+                &self.reader.index_place(reference).name,
+                "it is about another disk than the entry says",
+            ));
         }
-        (self.size, self.block_shift) = (disk.size, disk.block_shift);
-        let mut end = blocks_of(disk.size, disk.block_shift);
+        let first_pack =
+            u32::try_from(self.packs.len()).map_err(|_| Error::damage("an image", "too many packs"))?;
+        self.packs.extend_from_slice(&index.directory.packs);
+        self.layers.push(Layer { end: 0, index, first_pack });
+        Ok(())
+    }
+
+    /// The disk has this size, and what lies beyond the end of anything newer is gone.
+    pub(super) fn clip(&mut self, size: u64) {
+        self.size = size;
+        let mut end = blocks_of(size, self.block_shift);
         for layer in self.layers.iter_mut().rev() {
             let head = &layer.index.directory.head;
             let own = blocks_of(head.size, head.block_shift);
@@ -106,7 +122,11 @@ impl Image {
             // Mutant: each index ends where its own disk ended.
             layer.end = if mutant::active("index-not-clipped") { own } else { end };
         }
-        Ok(self)
+    }
+
+    /// Its indexes, the oldest first.
+    pub(super) fn layers(&self) -> &[Layer] {
+        &self.layers
     }
 
     /// The disk's size in bytes.
@@ -290,7 +310,7 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{BLOCK, Change, Cycle, World};
+    use super::super::sample::{BLOCK, Change, World, with_edges};
     use super::*;
     use crate::vault::entry::EntryKind;
     use proptest::prelude::*;
@@ -310,20 +330,6 @@ mod tests {
             let blocks = size.div_ceil(BLOCK as u64);
             (Just(size), prop::collection::btree_map(0..blocks, change(), 0..60))
         })
-    }
-
-    /// A block that a shrink cut through, or that came back, is dirty (DESIGN 3.6): the tracker marks what lies
-    /// between the old and the new end.
-    fn with_edges(cycle: &mut Cycle, disks: &[Vec<u8>; 2]) {
-        for (n, (size, changes)) in cycle.iter_mut().enumerate() {
-            let (old, new) = (disks[n].len() as u64, *size);
-            for end in [old, new] {
-                let edge = end / BLOCK as u64;
-                if old != new && end % BLOCK as u64 != 0 && edge * (BLOCK as u64) < new {
-                    changes.entry(edge).or_insert(Change::Text(3));
-                }
-            }
-        }
     }
 
     proptest! {

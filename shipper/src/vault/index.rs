@@ -1,8 +1,10 @@
 //! Indexes: which blocks of a disk lie where, with the hash of each, so that comparing needs only index pages (V6).
 
 mod build;
+mod write;
 
 pub use build::IndexBuilder;
+pub use write::IndexWriter;
 
 use super::entry::IndexRef;
 use super::envelope::{HEADER, Opener, POSITION_TABLE, TAG};
@@ -13,7 +15,7 @@ use super::limits::{
     INDEX_PAGES_MAX, PACK_FRAMES_MAX, PACK_MAX, PAGE_MAX, PAGE_SEALED_MAX,
 };
 use super::names::ObjectName;
-use super::pack::{self, TRAILER};
+use super::pack::{self, PackSummary, TRAILER};
 use crate::{Error, Result};
 use towline_tracker::id::{CutId, DiskId};
 
@@ -35,7 +37,7 @@ pub struct IndexHead {
     pub size: u64,
     /// log2 of the block size.
     pub block_shift: u8,
-    /// 0: of one cut.
+    /// 0: of one cut. Above: a fold.
     pub level: u8,
 }
 
@@ -56,6 +58,14 @@ pub struct PackRef {
     pub length: u64,
     /// Its salt.
     pub salt: [u8; 32],
+}
+
+impl PackRef {
+    /// To a pack beside the index.
+    fn of(pack: &PackSummary) -> Self {
+        let PackSummary { name, epoch, cut, length, salt, offset, .. } = *pack;
+        Self { name, cut, epoch, entry: 0, offset, length, salt }
+    }
 }
 
 /// An index with all its bytes.

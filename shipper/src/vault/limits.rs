@@ -39,8 +39,10 @@ pub const DIRECTORY_MAX: usize = 64 + INDEX_PAGES_MAX * 64 + INDEX_PACKS_MAX * 9
 pub const ATTACHED_MAX: usize = 1 << 20;
 /// An entry's payload: [`INDEXES_MAX`] indexes, and each disk's name and numbers.
 pub const PAYLOAD_MAX: usize = 64 << 20;
-/// Indexes that a content lists, over all disks: half a million. One a cycle and disk until they are folded (V6).
+/// Indexes that a content lists, over all disks: half a million. Far more than folding leaves (V6), unless none can be made.
 pub const INDEXES_MAX: usize = 1 << 19;
+/// The largest part of a fold, unless its last page is large: one put, and as much memory.
+pub const FOLD_PART_MAX: usize = 8 << 20;
 /// What a content needs for an index that it lists.
 pub const INDEX_REF: usize = 97;
 /// A whole entry.
@@ -57,6 +59,8 @@ pub const DISKS_MAX: usize = 1 << 12;
 const _: () = assert!(FRAME_BLOCKS_MAX == 16);
 // A kibibyte for each disk's image and what is covered of it (a tracker's names have at most 200 bytes), and one for the rest.
 const _: () = assert!(INDEXES_MAX * INDEX_REF + (DISKS_MAX + 1) * 1024 <= PAYLOAD_MAX);
+// Each pack of a part has at least one frame with one run of one block in it.
+const _: () = assert!((FOLD_PART_MAX + PAGE_SEALED_MAX) / (24 + 16 + 32) <= INDEX_PACKS_MAX);
 const _: () = assert!(FRAME_DATA_MAX >= FRAME_DATA);
 // A page holds at least one frame with one run for each of its blocks.
 const _: () = assert!(16 + 24 + FRAME_BLOCKS_MAX * (16 + 32) <= PAGE_MAX);

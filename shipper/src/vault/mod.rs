@@ -23,6 +23,7 @@ pub mod cycle;
 pub mod descriptor;
 pub mod entry;
 pub mod envelope;
+pub mod fold;
 pub mod frame;
 pub mod image;
 pub mod index;
@@ -45,7 +46,7 @@ use descriptor::Descriptor;
 use envelope::Seal;
 use frame::BlockHasher;
 use keys::{Keys, Masters, Secret};
-use names::GroupId;
+use names::{GroupId, Parsed};
 use slots::{Making, Secrets};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -183,9 +184,10 @@ impl Vault {
         while let Some(object) = self.store.list(names::GROUPS, &after, 1)?.pop() {
             let parsed = names::parse(&object.name);
             let Some(
-                names::Parsed::Entry { group, .. }
-                | names::Parsed::Data { group, .. }
-                | names::Parsed::Catalog { group, .. },
+                Parsed::Entry { group, .. }
+                | Parsed::Data { group, .. }
+                | Parsed::Fold { group, .. }
+                | Parsed::Catalog { group, .. },
             ) = parsed
             else {
                 after = object.name;

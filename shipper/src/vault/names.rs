@@ -116,6 +116,17 @@ pub fn catalog(group: GroupId, number: u64) -> String {
     format!("{GROUPS}{group}/catalog/{number:020}")
 }
 
+/// The folder of folded indexes of a group.
+pub fn folds(group: GroupId) -> String {
+    format!("{GROUPS}{group}/folds/")
+}
+
+/// A fold, or a part of one: made by the writer of this epoch, and its own random name. What it ends at is in the list that
+/// it stands in, and not in its name: until it stands in one it is nothing (V6).
+pub fn fold(group: GroupId, epoch: u64, name: ObjectName) -> String {
+    format!("{GROUPS}{group}/folds/{epoch:020}-{name}.index")
+}
+
 /// Made whole at once: they are long, and asked for more often than anything is read.
 fn data(group: GroupId, epoch: u64, cut: CutId, name: ObjectName, extension: &str) -> String {
     const LENGTH: usize = "groups//packs/-/.index".len() + 3 * 32 + 20;
@@ -168,6 +179,15 @@ pub enum Parsed {
         /// It is an index, not a pack.
         index: bool,
     },
+    /// A folded index.
+    Fold {
+        /// Of this group.
+        group: GroupId,
+        /// Made by this writer.
+        epoch: u64,
+        /// Its own name.
+        name: ObjectName,
+    },
 }
 
 /// Reads a name back; `None` for names that are not ours.
@@ -206,6 +226,10 @@ pub fn parse(name: &str) -> Option<Parsed> {
                 index,
             }
         }
+        "folds" => {
+            let (epoch, name) = parts.next()?.strip_suffix(".index")?.split_once('-')?;
+            Parsed::Fold { group, epoch: number(epoch)?, name: ObjectName(hex(name)?) }
+        }
         _ => return None,
     };
     parts.next().is_none().then_some(parsed)
@@ -236,6 +260,7 @@ mod tests {
             (catalog(g, 7), Parsed::Catalog { group: g, number: 7 }),
             (pack(g, 3, cut, name), Parsed::Data { group: g, epoch: 3, cut, name, index: false }),
             (index(g, 3, cut, name), Parsed::Data { group: g, epoch: 3, cut, name, index: true }),
+            (fold(g, 3, name), Parsed::Fold { group: g, epoch: 3, name }),
         ];
         for (text, parsed) in cases {
             crate::store::check_name(&text).unwrap();

@@ -271,3 +271,17 @@ pub(crate) fn simple(changes: impl IntoIterator<Item = (u64, Change)>) -> Cycle 
     let size = 40 * BLOCK as u64 + 512;
     [(size, changes.into_iter().collect()), (size, BTreeMap::new())]
 }
+
+/// A block that a shrink cut through, or that came back, is dirty (DESIGN 3.6): the tracker marks what lies
+/// between the old and the new end.
+pub(crate) fn with_edges(cycle: &mut Cycle, disks: &[Vec<u8>; 2]) {
+    for (n, (size, changes)) in cycle.iter_mut().enumerate() {
+        let (old, new) = (disks[n].len() as u64, *size);
+        for end in [old, new] {
+            let edge = end / BLOCK as u64;
+            if old != new && end % BLOCK as u64 != 0 && edge * (BLOCK as u64) < new {
+                changes.entry(edge).or_insert(Change::Text(3));
+            }
+        }
+    }
+}

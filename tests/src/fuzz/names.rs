@@ -24,6 +24,7 @@ pub fn run(data: &[u8]) {
             Parsed::Ring { generation } => names::ring(generation),
             Parsed::Entry { group, seq } => names::entry(group, seq),
             Parsed::Catalog { group, number } => names::catalog(group, number),
+            Parsed::Fold { group, epoch, name } => names::fold(group, epoch, name),
             Parsed::Data { group, epoch, cut, name, index: true } => names::index(group, epoch, cut, name),
             Parsed::Data { group, epoch, cut, name, index: false } => names::pack(group, epoch, cut, name),
         };

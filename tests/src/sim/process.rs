@@ -93,6 +93,8 @@ pub struct Orders {
     pub take_over: bool,
     /// Bytes after which a checkpoint is put.
     pub checkpoint_every: u64,
+    /// So many indexes are folded into one.
+    pub fold_every: usize,
     /// Sizes.
     pub plan: Plan,
 }
@@ -112,6 +114,7 @@ pub fn ship(orders: Orders, stop: Stop) -> Running {
             memory: 64 << 20,
             pack_size: orders.plan.pack_size,
             checkpoint_every: orders.checkpoint_every,
+            fold_every: orders.fold_every,
             retry: Retry { first: Duration::from_millis(2), tries: 3 },
             minute: Duration::from_millis(60),
             audit: 64 << 10,

@@ -18,6 +18,7 @@ use towline::store::Store;
 use towline::vault::access::Reader;
 use towline::vault::attach::{Base, Claimant, Claimed};
 use towline::vault::entry::{Content, DiskImage, EntryHeader, EntryKind, Totals};
+use towline::vault::fold::Folder;
 use towline::vault::image::Image;
 use towline::vault::publish::Publisher;
 use towline::vault::{Group, Vault, pack};
@@ -134,6 +135,9 @@ pub(super) fn after_claim(
     let mut whole = plan::needs_whole(&claimed.decision);
     let anchor =
         |header: &EntryHeader| Anchor { vault: group.seal.vault, seq: header.seq, hash: header.hash() };
+    // As soon as there are two; and parts of a page or two, or all in one.
+    let memory = if rng.chance(500) { 4 << 10 } else { 4 << 20 };
+    let mut folder = Folder::new(group, publisher.epoch(), 2 + rng.index(3), memory);
     let mut lately = lock(life).hosts[run.host].lately.take().unwrap_or_else(|| Lately::new(1 << 20));
     let mut ship = |base: &mut Option<Base>, resume: bool, rng: &mut Rng| {
         one(life, group, attached, &mut publisher, &mut lately, base, resume, run, rng)
@@ -179,6 +183,11 @@ pub(super) fn after_claim(
             }
             ship(&mut base, false, rng)?;
             whole = false;
+            // As far as there is time; the rest goes on behind the next cycle.
+            let steps = rng.index(20);
+            if let Some(base) = &mut base {
+                (0..steps).take_while(|_| folder.step(&mut base.content)).for_each(drop);
+            }
         }
         Ok(())
     };

@@ -4,7 +4,7 @@ use super::{ATTACHED, EntryHeader};
 use crate::vault::limits::{
     ATTACHED_MAX, BLOCK_SHIFT_MAX, BLOCK_SHIFT_MIN, DISK_SIZE_MAX, DISKS_MAX, INDEXES_MAX,
 };
-use crate::vault::names::ObjectName;
+use crate::vault::names::{self, GroupId, ObjectName};
 use crate::{Error, Kind, Result};
 use bincode::{Decode, Encode};
 use towline_tracker::id::{AttachNumber, CutId, DiskId, Generation, Session};
@@ -60,7 +60,7 @@ pub struct DiskImage {
 pub struct IndexRef {
     /// The writer epoch in its name.
     pub epoch: u64,
-    /// The cut in its name.
+    /// The cut whose changes it holds, in its name; of a fold, the newest of them.
     pub cut: CutId,
     /// Its random name.
     pub name: ObjectName,
@@ -72,8 +72,18 @@ pub struct IndexRef {
     pub length: u64,
     /// Its hash: BLAKE3 of its directory.
     pub hash: [u8; 32],
-    /// 0: of one cut.
+    /// 0: of one cut. Above: a fold, or a part of one (V6).
     pub level: u8,
+}
+
+impl IndexRef {
+    /// The full name that it is sealed under, and put under unless it is attached.
+    pub fn object(&self, group: GroupId) -> String {
+        match self.level {
+            0 => names::index(group, self.epoch, self.cut, self.name),
+            _ => names::fold(group, self.epoch, self.name),
+        }
+    }
 }
 
 /// Blocks `[first, first + count)` of a disk are shipped, or were found zero or unchanged.
@@ -134,8 +144,8 @@ impl Content {
             return Ok(());
         }
         let line = format!(
-            "the group's image lists {listed} indexes, one for each cycle and disk, and an entry holds {INDEXES_MAX}; ship \
-             to a new vault, or give the tracker another --group"
+            "the group's image lists {listed} indexes, which could not be folded, and an entry holds {INDEXES_MAX}; \
+             `towline verify` says whether the vault is damaged; ship to a new vault, or give the tracker another --group"
         );
         Err(Error::new(Kind::GroupFull, line))
     }
@@ -164,6 +174,7 @@ impl Content {
                         (ATTACHED..ATTACHED + ATTACHED_MAX)
                             .contains(&usize::try_from(index.offset).unwrap_or(0))
                             && index.entry <= header.seq
+                            && index.level == 0
                             && index.length <= ATTACHED_MAX as u64
                     }
                     false => index.entry == 0,

@@ -39,6 +39,7 @@ impl World {
             ..Sizes::new(64 << 20, 64 << 10, 1)
         };
         let checkpoint_every = pick(&[32 << 10, 128 << 10, u64::MAX, u64::MAX]);
+        let fold_every = pick(&[2, 3, 4]) as usize;
         let every = Some(Duration::from_millis(pick(&[0, 50, 400])));
         let once = if self.settings.preserve_limit.is_some() { 400 } else { 100 };
         let every = if !plain && rng.chance(once) { None } else { every };
@@ -53,6 +54,7 @@ impl World {
             distrust: full && rng.chance(300) || self.heal,
             take_over: self.word,
             checkpoint_every,
+            fold_every,
             plan,
         };
         self.shippers_begun += 1;
