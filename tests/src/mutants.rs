@@ -247,6 +247,19 @@ pub const MUTANTS: &[Mutant] = &[
     .by(VAULTS),
     of("V6", "slots-of-split-frame", "a frame's second run of blocks is indexed by the first one's places")
         .by(VAULTS),
+    of(
+        "V6",
+        "fold-loses-zeros",
+        "a fold leaves out zeros although something is below it, as if it were the beginning of its list",
+    )
+    .by(VAULTS),
+    of(
+        "V6",
+        "fold-not-clipped",
+        "what is below a fold shows again where the disk shrank and grew between the indexes that it folds",
+    )
+    .by(VAULTS),
+    of("V6", "fold-listed-before-put", "an entry lists a fold whose put failed").by(VAULTS),
     of("V7", "unchanged-across-fuzzy", "unchanged means: equal to the last point, also over a fuzzy entry")
         .by(VAULTS),
     of("V7", "hash-cache-kept", "the hash cache outlives a cycle that was given up").by(VAULTS),

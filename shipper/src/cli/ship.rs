@@ -50,8 +50,8 @@ pub struct Args {
     /// Bytes after which a long shipment puts a checkpoint (also every 5 minutes)
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::size)]
     checkpoint_every: u64,
-    /// Indexes of so many cycles are folded into one, and so many of these again, 2 to 1024: fewer make restores read less,
-    /// and write more. For tests; there is no need to change it
+    /// Fold the indexes of so many cycles into one, and so many of these into one again, 2 to 1024. Small numbers write more, large
+    /// ones make restores read more
     #[arg(long, value_name = "N", default_value_t = fold::EVERY as u16, value_parser = clap::value_parser!(u16).range(2..=1024))]
     fold_every: u16,
     /// At each cut, compare so much of what did not change with the vault all the same, going through the disks from a

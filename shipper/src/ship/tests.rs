@@ -2,6 +2,7 @@
 
 mod audit;
 mod damaged;
+mod folding;
 mod interrupted;
 mod limit;
 mod lineage;

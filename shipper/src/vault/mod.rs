@@ -12,6 +12,7 @@
 //! confirm    with the tracker: still exact? (R2)
 //! point      put-if-absent at head+1, after everything that it names is durable
 //! release    with the tracker (V9)
+//! folds      put, between cycles; the next entry lists them (V6)   fold::Folder
 //! ```
 //!
 #![doc = include_str!("format.md")]

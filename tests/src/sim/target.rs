@@ -179,6 +179,10 @@ impl Target {
             }
             let entry = self.group.entry_at(seq).map_err(|error| format!("{name}: {}", error.line()))?;
             counts.add(&format!("entries: {}", entry.header.kind.word()));
+            let disks = entry.content().map_or(&[][..], |content| &content.disks);
+            let level = disks.iter().flat_map(|disk| &disk.indexes).map(|index| index.level).max();
+            counts.more("entries over folds", u64::from(level >= Some(1)));
+            counts.more("entries over folds of folds", u64::from(level >= Some(2)));
             if entry.header.kind == EntryKind::Point {
                 let back = self.points.last().is_some_and(|point| point.cut.1 > entry.header.time_ns);
                 counts.more("points that are older than those before", u64::from(back));

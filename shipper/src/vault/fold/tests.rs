@@ -1,20 +1,29 @@
 //! Folds, compared with what they stand for.
 
+use super::super::Vault;
 use super::super::entry::EntryKind;
 use super::super::frame::BlockHash;
 use super::super::image::{Found, Image};
 use super::super::index::PackRef;
+use super::super::limits::INDEX_REF;
 use super::super::sample::{BLOCK, Change, Cycle, World, simple, with_edges};
 use super::*;
+use crate::points::Wanted;
+use crate::restore::{Request, restore};
 use crate::store::Store;
+use crate::store::scripted::{Mood, Scripted, What};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use towline_tracker::id::CutId;
 
 const BLOCKS: u64 = 100;
 
-/// All that an image has: of each block where it is, to the byte, and its hash; `None`: zeros.
-fn walk(group: &Group, disk: &DiskImage) -> Vec<Option<(PackRef, (u64, u32, u32, u16), BlockHash)>> {
+/// Where a block is, to the byte, and its hash.
+type Block = (PackRef, (u64, u32, u32, u16), BlockHash);
+
+/// All that an image has; `None`: zeros.
+fn walk(group: &Group, disk: &DiskImage) -> Vec<Option<Block>> {
     let image = Image::open(Arc::new(Reader::new(group.clone(), 1 << 20)), disk).unwrap();
     let mut walk = Vec::new();
     for window in image.windows(64) {
@@ -77,7 +86,9 @@ proptest! {
     ) {
         let mut world = World::new();
         world.attached_max = if attached { 1 << 20 } else { 0 };
-        cycles.iter().for_each(|cycle| drop(world.cycle(cycle)));
+        for cycle in &cycles {
+            world.cycle(cycle);
+        }
         for mut disk in world.base.clone().unwrap().content.disks {
             let expected = walk(&world.group, &disk);
             for (from, to) in &folds {
@@ -273,4 +284,92 @@ fn what_cannot_be_read_is_left_alone_and_what_is_covered_is_not_read() {
     assert!(gets(&mut world, &mut folder) > 4);
     assert_eq!(levels(&world).len(), 1);
     assert_eq!(walk(&world.group, &world.base.as_ref().unwrap().content.disks[0]), expected);
+}
+
+/// What was read of a store: requests, objects, bytes.
+#[derive(Default)]
+struct Reads {
+    objects: BTreeSet<String>,
+    requests: usize,
+    bytes: u64,
+}
+
+/// Goal: what is read for point 500 is what its image needs, not its history (V12): at most 1.2 times the objects, requests and
+/// bytes of one index and of the frames in which something shows. Method: a disk, 499 small cycles and what folding makes of
+/// them between two, a restore through a store that counts.
+#[test]
+fn a_restore_of_point_500_reads_what_its_image_needs() {
+    const DISK: u64 = 1024;
+    let mut world = World::new();
+    let mut random = 1u64;
+    let mut draw = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random >> 33
+    };
+    let cycle =
+        |changes: BTreeMap<u64, Change>| -> Cycle { [(DISK * BLOCK as u64, changes), (0, BTreeMap::new())] };
+    world.cycle(&cycle((0..DISK).map(|block| (block, Change::Noise(block))).collect()));
+    let mut folder = folder(&world, EVERY);
+    for n in 1..500 {
+        world.cycle(&cycle((0..4).map(|k| (draw() % DISK, Change::Noise(n << 20 | k << 12))).collect()));
+        all(&mut folder, &mut world.base.as_mut().unwrap().content);
+    }
+    let point = world.group.entry_at(world.head.unwrap().seq).unwrap();
+    let disk = point.content().unwrap().disks[0].clone();
+    assert!(disk.indexes.len() <= 3 * EVERY, "{} indexes", disk.indexes.len());
+    assert!(point.header.payload < 3 * EVERY as u64 * INDEX_REF as u64 + 1024);
+
+    let mut needs = Reads::default();
+    let mut one = disk.clone();
+    one.indexes =
+        fold(&world.group, &disk, Due { range: 0..disk.indexes.len(), level: 9 }, usize::MAX).unwrap();
+    let image = Image::open(Arc::new(Reader::new(world.group.clone(), 1 << 20)), &one).unwrap();
+    let window = image.window(0, usize::try_from(DISK).unwrap()).unwrap();
+    let frames: BTreeSet<_> = window.data().map(|(_, frame, ..)| *frame).collect();
+    needs.objects.extend(frames.iter().map(|frame| image.reader().pack_place(image.pack(frame.pack)).object));
+    needs.objects.insert(world.group.name_of(point.header.seq));
+    needs.bytes = frames.iter().map(|frame| u64::from(frame.sealed)).sum::<u64>()
+        + one.indexes[0].length
+        + point.header.object_length();
+    // The frames of a pack of that size are one request; the entry is one, and the index.
+    needs.requests = needs.objects.len() + 1;
+    needs.objects.insert(one.indexes[0].object(world.group.id()));
+
+    let reads = Arc::new(Mutex::new(Reads::default()));
+    let counted = reads.clone();
+    let counting = Scripted::new(world.store.clone(), move |call| {
+        let mut reads = counted.lock().unwrap();
+        if let What::Range { length, .. } = call.what {
+            reads.objects.insert(call.name.to_owned());
+            reads.requests += 1;
+            reads.bytes += length as u64;
+        }
+        Mood::Good
+    });
+    let vault = Vault { store: counting, ..world.vault.clone() };
+    let folder = tempfile::tempdir().unwrap();
+    let request = Request {
+        group: "db".into(),
+        disk: Some("disk0.raw".into()),
+        point: Wanted::Latest,
+        to: folder.path().join("disk"),
+        force: false,
+        jobs: 1,
+    };
+    restore(&vault, &request, &|_, _| {}).unwrap();
+    assert!(std::fs::read(&request.to).unwrap() == world.points.last().unwrap().1[0]);
+    let reads = reads.lock().unwrap();
+    let told = format!(
+        "{} objects of {}, {} requests of {}, {} bytes of {}",
+        reads.objects.len(),
+        needs.objects.len(),
+        reads.requests,
+        needs.requests,
+        reads.bytes,
+        needs.bytes
+    );
+    println!("{told}; {} indexes", disk.indexes.len());
+    assert!(reads.objects.len() * 10 <= needs.objects.len() * 12, "{told}");
+    assert!(reads.requests * 10 <= needs.requests * 12, "{told}");
+    assert!(reads.bytes * 10 <= needs.bytes * 12, "{told}");
 }

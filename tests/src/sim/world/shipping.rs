@@ -10,6 +10,7 @@ use towline::ship::Ended;
 use towline::source::OpenedDisk;
 use towline::store::Put;
 use towline::vault::entry::EntryKind;
+use towline::vault::names;
 use towline_tracker::control::client::ClientError;
 use towline_tracker::control::message::{Frozen, Refusal};
 use towline_tracker::format::changes::{self, Record};
@@ -40,6 +41,7 @@ impl World {
         };
         let checkpoint_every = pick(&[32 << 10, 128 << 10, u64::MAX, u64::MAX]);
         let fold_every = pick(&[2, 3, 4]) as usize;
+        let fold_every = if self.plan.workload == Some(Workload::Fold) { 2 } else { fold_every };
         let every = Some(Duration::from_millis(pick(&[0, 50, 400])));
         let once = if self.settings.preserve_limit.is_some() { 400 } else { 100 };
         let every = if !plain && rng.chance(once) { None } else { every };
@@ -75,6 +77,8 @@ impl World {
         self.killed(shipper.attached.is_some());
         self.note(8, || format!("shipper {number} is killed; {}", shipper.state()));
         for put in shipper.under_way() {
+            let of_fold = matches!(names::parse(&put.name), Some(names::Parsed::Fold { .. }));
+            self.counts.more("shippers killed at a fold", u64::from(of_fold));
             let mut target = self.target.borrow_mut();
             match () {
                 () if fate.lands(333) => drop(target.store.land(&put)),

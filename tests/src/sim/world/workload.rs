@@ -4,6 +4,10 @@
 //! after a crash is the end of every life: recovery, shipping, and the comparison of what was shipped with the disks.
 
 use super::*;
+use crate::sim::process::Ask;
+use crate::sim::shipper::Waits;
+use crate::sim::store::Request;
+use towline::vault::names;
 
 /// A piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub enum Workload {
     Claim,
     /// A large freeze is published in parts.
     Checkpoint,
+    /// Indexes are folded, and the next point lists what came of them.
+    Fold,
 }
 
 /// Why a script does not go on.
@@ -69,6 +75,7 @@ impl Workload {
             Self::Publish,
             Self::Claim,
             Self::Checkpoint,
+            Self::Fold,
         ]
         .into_iter()
         .chain(recoveries)
@@ -92,6 +99,7 @@ impl Workload {
             Self::Publish => "publish",
             Self::Claim => "claim",
             Self::Checkpoint => "checkpoint",
+            Self::Fold => "fold",
         }
     }
 }
@@ -214,6 +222,12 @@ impl World {
                 self.begins();
                 self.until_published(1)?;
             }
+            Workload::Fold => {
+                // What it reads before is nobody's loss.
+                self.until("a fold is put", Self::puts_fold)?;
+                self.begins();
+                self.until_more("entries over folds", 1)?;
+            }
             Workload::Claim => {
                 // Over the last image, or over a freeze that its own shipper has left.
                 let road = if self.rng.chance(500) { Road::None } else { Road::Sealed };
@@ -266,6 +280,16 @@ impl World {
         let all = |world: &Self| world.counts.get("entries: point") + world.counts.get("entries: fuzzy");
         let from = all(self);
         self.until("published", |world| all(world) >= from + count)
+    }
+
+    /// A shipper asks for a fold to be put.
+    fn puts_fold(&self) -> bool {
+        self.shippers.iter().any(|shipper| match &shipper.waits {
+            Waits::Ask(Ask::Store(Request::Put(put))) => {
+                matches!(names::parse(&put.name), Some(names::Parsed::Fold { .. }))
+            }
+            _ => false,
+        })
     }
 
     /// Nobody ships, and nobody writes.
