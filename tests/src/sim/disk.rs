@@ -331,11 +331,15 @@ impl Disk {
         let mut happened = Happened::new();
         for (name, write) in std::mem::take(&mut self.flying) {
             let (all, count) = (write.all.clone(), write.all.len());
-            let share = fate.share();
+            let (share, times) = (fate.share(), self.times);
             for sector in write.rest {
                 if fate.lands(share) {
                     self.land(name, sector, write.value, false);
                 }
+            }
+            // The file system knows of no ghost.
+            if write.ghost {
+                self.times = times;
             }
             self.settle(name, write.all);
             // Neither what was there nor what was written.
