@@ -6,7 +6,7 @@ use crate::vault::access::Reader;
 use crate::vault::catalog::Catalog;
 use crate::vault::entry::{Condemned, Content, Draft, Entry, EntryHeader, EntryKind, EntryRef, Payload};
 use crate::vault::log::Appended;
-use crate::vault::names::{self, Parsed};
+use crate::vault::names::{self, ObjectName, Parsed};
 use crate::{Error, Kind, Result, store};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -82,6 +82,8 @@ struct State {
     built_on: Option<Entry>,
     /// Cuts whose shipment under it is over.
     over: BTreeSet<CutId>,
+    /// Folds made under it that were listed.
+    folded: BTreeSet<ObjectName>,
 }
 
 impl State {
@@ -123,13 +125,17 @@ impl State {
         let built_on = super::built_on(words.base, headers(), epoch);
         let built_on = built_on.filter(|base| !exists(base)).map(at).transpose()?;
         let mut over = super::over(headers(), epoch);
+        let contents = above.iter().chain(&kept).filter_map(Entry::content);
+        let mut folded: BTreeSet<_> =
+            contents.flat_map(super::folds).filter(|fold| fold.0 == epoch).map(|fold| fold.1).collect();
         // Those that ended lower are of this claim only if it is there, too.
         if let Some(catalog) =
             catalog.as_ref().filter(|catalog| catalog.claim.is_some_and(|c| c.seq == epoch))
         {
             over.extend(&catalog.shipped);
+            folded.extend(&catalog.folded);
         }
-        Ok(Self { head, catalog, above, kept, claim, built_on, over })
+        Ok(Self { head, catalog, above, kept, claim, built_on, over, folded })
     }
 
     fn contents(&self) -> Vec<Content> {
@@ -155,6 +161,14 @@ impl State {
         let newest = self.claim.header.seq;
         let continued = self.claim.claim().is_some_and(|claim| claim.continued.contains(&cut));
         epoch > newest || (epoch == newest || continued) && !self.over.contains(&cut)
+    }
+
+    /// Whether no next entry will list a fold, if none does now.
+    fn may_fold_go(&self, epoch: u64, name: ObjectName) -> bool {
+        let newest = self.claim.header.seq;
+        // Mutant: as for packs.
+        epoch < newest
+            || epoch == newest && (self.folded.contains(&name) || mutant::active("sweep-packs-in-use"))
     }
 }
 
@@ -227,6 +241,7 @@ fn planned(
         let free = match names::parse(&object.name) {
             Some(Parsed::Entry { seq, .. }) => seq <= state.bound(),
             Some(Parsed::Data { epoch, cut, .. }) => !state.in_use(epoch, cut),
+            Some(Parsed::Fold { epoch, name, .. }) => state.may_fold_go(epoch, name),
             // What has another name is not ours, and catalogs are for ever.
             _ => false,
         };

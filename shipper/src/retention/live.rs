@@ -34,7 +34,7 @@ impl Live {
 /// hears how much is done of how much. Where what is to be looked at is damaged, all that it may show is needed.
 ///
 /// # Errors
-/// The store's.
+/// `Damage` of a fold's directory, the store's.
 pub fn live(reader: &Arc<Reader>, contents: &[Content], tell: &mut dyn FnMut(u64, u64)) -> Result<Live> {
     let mut disks: BTreeMap<DiskId, Vec<&DiskImage>> = BTreeMap::new();
     contents
@@ -69,7 +69,12 @@ impl Live {
     /// Everything that the indexes of a disk name, and everything beside those that can't be read.
     fn all_of(&mut self, reader: &Reader, disk: &DiskImage) -> Result<()> {
         for reference in &disk.indexes {
-            match unless_damaged(reader.open_index(reference))? {
+            // The packs that a fold shows are anywhere.
+            let index = match reference.level {
+                0 => unless_damaged(reader.open_index(reference))?,
+                _ => Some(reader.open_index(reference)?),
+            };
+            match index {
                 Some(index) => {
                     self.names
                         .extend(index.directory.packs.iter().map(|pack| reader.pack_place(pack).object));

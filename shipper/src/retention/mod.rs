@@ -19,7 +19,8 @@ pub mod live;
 pub mod policy;
 pub mod prune;
 
-use crate::vault::entry::{EntryHeader, EntryKind, EntryRef};
+use crate::vault::entry::{Content, EntryHeader, EntryKind, EntryRef};
+use crate::vault::names::ObjectName;
 use std::collections::BTreeSet;
 use towline_tracker::id::CutId;
 
@@ -37,6 +38,12 @@ fn over<'a>(headers: impl Iterator<Item = &'a EntryHeader>, epoch: u64) -> BTree
         }
     }
     over
+}
+
+/// The folds that a content lists, with the claims that they were made under: what was listed is not about to be.
+fn folds(content: &Content) -> impl Iterator<Item = (u64, ObjectName)> {
+    let indexes = content.disks.iter().flat_map(|disk| &disk.indexes);
+    indexes.filter(|index| index.level > 0).map(|index| (index.epoch, index.name))
 }
 
 /// The base of the newest claim, as long as no content of it is there, which would list all of that base. It exists, whatever

@@ -4,7 +4,7 @@ use super::policy::{Candidate, Policy, Reason, reasons};
 use crate::points::{History, Point, history_with};
 use crate::vault::catalog::{Catalog, Kept};
 use crate::vault::entry::{Claim, EntryHeader, EntryRef};
-use crate::vault::names::{self, Parsed};
+use crate::vault::names::{self, ObjectName, Parsed};
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result, store};
 use jiff::tz::TimeZone;
@@ -38,6 +38,8 @@ struct Log {
     headers: BTreeMap<u64, EntryHeader>,
     /// The newest.
     claim: Claim,
+    /// Which folds each content lists.
+    folds: BTreeMap<u64, Vec<(u64, ObjectName)>>,
 }
 
 impl Log {
@@ -60,8 +62,9 @@ pub fn plan(vault: &Vault, group: &Group, policy: &Policy, zone: &TimeZone, now_
     let log = read(vault, group)?;
     let mut pruning = decide(&log, &group.name, policy, zone, now_ns);
     // Of what is not listed nothing is to be collected; a stale listing costs a while.
-    let listed = folders(group)?;
-    pruning.catalog.shipped.retain(|cut| listed.contains(cut));
+    let (cuts, folds) = there(group)?;
+    pruning.catalog.shipped.retain(|cut| cuts.contains(cut));
+    pruning.catalog.folded.retain(|fold| folds.contains(fold));
     let before = log.history.catalog.as_ref();
     let same = |before: &Catalog| {
         let Catalog { number, previous, time_ns, .. } = *before;
@@ -130,10 +133,13 @@ fn next(before: Option<&Catalog>, group: &str, now_ns: u64) -> Catalog {
 
 fn read(vault: &Vault, group: &Group) -> Result<Log> {
     loop {
-        let (mut headers, mut claim) = (BTreeMap::new(), None);
+        let (mut headers, mut claim, mut folds) = (BTreeMap::new(), None, BTreeMap::new());
         let history = history_with(vault, group, |entry| {
             headers.insert(entry.header.seq, entry.header);
             claim = entry.claim().cloned().or(claim.take());
+            if let Some(content) = entry.content() {
+                folds.insert(entry.header.seq, super::folds(content).collect());
+            }
         })?;
         let damage = match history.damage.first() {
             None => None,
@@ -145,7 +151,7 @@ fn read(vault: &Vault, group: &Group) -> Result<Log> {
             None => known_claim(group, history.catalog.as_ref()),
         });
         return match read {
-            Ok(claim) => Ok(Log { history, headers, claim }),
+            Ok(claim) => Ok(Log { history, headers, claim, folds }),
             Err(error) if error.kind() == Kind::Damage && history.is_old(group)? => continue,
             Err(error) => {
                 let remedy = "nothing is let go of a group that can't be read whole: run `towline verify`";
@@ -219,6 +225,7 @@ fn decide(log: &Log, group: &str, policy: &Policy, zone: &TimeZone, now_ns: u64)
     catalog.claim =
         (epoch <= bound).then(|| reference(epoch).or(before.and_then(|catalog| catalog.claim))).flatten();
     catalog.shipped = shipped(headers, before, epoch, bound).into_iter().collect();
+    catalog.folded = folded(log, &catalog).into_iter().collect();
     let verdicts = history.points.iter().zip(why);
     let verdicts = verdicts.map(|(point, reasons)| Verdict { point: point.clone(), reasons }).collect();
     Pruning { verdicts, catalog, is_new: true }
@@ -258,14 +265,32 @@ fn shipped(
     passed.into_iter().chain(same.into_iter().flat_map(|before| before.shipped.iter().copied())).collect()
 }
 
-/// The cuts that have a folder of objects.
-fn folders(group: &Group) -> Result<BTreeSet<CutId>> {
-    let mut cuts = BTreeSet::new();
-    store::each(&*group.store, &names::packs(group.id()), "", |object| {
-        if let Some(Parsed::Data { cut, .. }) = names::parse(&object.name) {
-            cuts.insert(cut);
-        }
-        Ok::<_, Error>(())
-    })?;
-    Ok(cuts)
+/// The folds of the newest claim that were listed, and are not by what exists from now on.
+fn folded(log: &Log, catalog: &Catalog) -> BTreeSet<ObjectName> {
+    let epoch = log.epoch();
+    let exists = |seq: u64| seq > catalog.bound() || catalog.kept(seq).is_some();
+    let of = |there: bool| {
+        let contents = log.folds.iter().filter(move |(seq, _)| exists(**seq) == there);
+        contents.flat_map(|(_, folds)| folds).filter(move |fold| fold.0 == epoch).map(|fold| fold.1)
+    };
+    let before = log.history.catalog.as_ref();
+    let same = before.filter(|before| before.claim.is_some_and(|claim| claim.seq == epoch));
+    let gone = of(false).chain(same.into_iter().flat_map(|before| before.folded.iter().copied()));
+    &gone.collect::<BTreeSet<_>>() - &of(true).collect()
+}
+
+/// The cuts that have a folder of objects, and the folds.
+fn there(group: &Group) -> Result<(BTreeSet<CutId>, BTreeSet<ObjectName>)> {
+    let (mut cuts, mut folds) = (BTreeSet::new(), BTreeSet::new());
+    for prefix in [names::packs(group.id()), names::folds(group.id())] {
+        store::each(&*group.store, &prefix, "", |object| {
+            match names::parse(&object.name) {
+                Some(Parsed::Data { cut, .. }) => drop(cuts.insert(cut)),
+                Some(Parsed::Fold { name, .. }) => drop(folds.insert(name)),
+                _ => {}
+            }
+            Ok::<_, Error>(())
+        })?;
+    }
+    Ok((cuts, folds))
 }

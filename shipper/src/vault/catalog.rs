@@ -13,7 +13,8 @@
 use super::entry::{EntryHeader, EntryRef};
 use super::envelope::{HEADER, ObjectKind, POSITION_TABLE, Seal, TAG};
 use super::limits::CATALOG_MAX;
-use super::{Group, names, numbers};
+use super::names::{self, ObjectName};
+use super::{Group, numbers};
 use crate::store::{self, Put, StoreErrorKind};
 use crate::{Error, Kind, Result};
 use bincode::{Decode, Encode};
@@ -42,6 +43,8 @@ pub struct Catalog {
     pub links: Vec<(u64, u64)>,
     /// Cuts whose shipment under that claim ended at or below the boundary, and of which there still are objects.
     pub shipped: Vec<CutId>,
+    /// Folds of that claim that were listed by what is let go, and are by nothing that exists.
+    pub folded: Vec<ObjectName>,
     /// Points that no rule lets go, wherever they are, the oldest first.
     pub pins: Vec<EntryRef>,
 }
@@ -139,6 +142,7 @@ impl Catalog {
             && self.links.is_sorted_by(|a, b| a.0 < b.0)
             && self.pins.is_sorted_by(|a, b| a.seq < b.seq)
             && self.shipped.is_sorted_by(|a, b| a < b)
+            && self.folded.is_sorted_by(|a, b| a < b)
             && self.claim.is_none_or(|claim| claim.seq <= bound)
             && self.kept.iter().all(|k| k.entry.seq <= bound && k.below < k.entry.seq && kept(k.below))
             && self.links.iter().all(|(base, to)| *base <= bound && to < base && kept(*to))
