@@ -181,6 +181,10 @@ impl World {
                 return;
             };
             self.ship_on(at);
+            // Whoever waits for that sees it.
+            if self.plan.workload == Some(Workload::Fold) && self.puts_fold() {
+                return;
+            }
             if self.struck || self.wrong.is_some() || self.tracker.is_none() {
                 return;
             }

@@ -283,7 +283,7 @@ impl World {
     }
 
     /// A shipper asks for a fold to be put.
-    fn puts_fold(&self) -> bool {
+    pub(super) fn puts_fold(&self) -> bool {
         self.shippers.iter().any(|shipper| match &shipper.waits {
             Waits::Ask(Ask::Store(Request::Put(put))) => {
                 matches!(names::parse(&put.name), Some(names::Parsed::Fold { .. }))
