@@ -114,7 +114,7 @@ fn enumerate(plan: &Plan, second: usize, points: &mut Points) -> Result<(), (Pla
 fn a_crash_at_every_step_breaks_no_promise() {
     let of = Run::begin("crashpoints", 0);
     let of_environment = |name, default| number(name).unwrap_or(default);
-    let (lives, second) = (of_environment("TOWLINE_LIVES", 2), of_environment("TOWLINE_SECOND", 500));
+    let (lives, second) = (of_environment("TOWLINE_LIVES", 2), of_environment("TOWLINE_SECOND", 1000));
     let mut tally = Tally::default();
     for seed in of.seed..of.seed + lives {
         for workload in Workload::all() {
