@@ -55,3 +55,53 @@ fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
+
+/// An edge for tests: time passes when somebody sleeps, in each thread by itself, and names are drawn in order.
+#[cfg(test)]
+pub(crate) mod by_hand {
+    use super::Edge;
+    use std::cell::{Cell, RefCell};
+    use std::time::{Duration, Instant};
+
+    thread_local! {
+        static BEGINNING: Instant = Instant::now();
+        static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+        static WALL: Cell<u64> = const { Cell::new(0) };
+        static SLEPT: RefCell<Vec<Duration>> = const { RefCell::new(Vec::new()) };
+        static DRAWN: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// The edge.
+    pub(crate) const EDGE: Edge = Edge {
+        now: || BEGINNING.with(|beginning| *beginning + PASSED.get()),
+        wall_ns: || WALL.get() + u64::try_from(PASSED.get().as_nanos()).unwrap(),
+        sleep: |time| {
+            PASSED.set(PASSED.get() + time);
+            SLEPT.with_borrow_mut(|slept| slept.push(time));
+        },
+        draw: || {
+            DRAWN.set(DRAWN.get() + 1);
+            blake3::hash(&DRAWN.get().to_le_bytes()).as_bytes()[..16].try_into().unwrap()
+        },
+        host: || "by-hand".to_owned(),
+    };
+
+    /// Time begins anew, at this time of day, and so do the names.
+    pub(crate) fn begin(wall: &str) {
+        let wall: jiff::Timestamp = wall.parse().unwrap();
+        WALL.set(u64::try_from(wall.as_nanosecond()).unwrap());
+        PASSED.set(Duration::ZERO);
+        DRAWN.set(0);
+        SLEPT.take();
+    }
+
+    /// The time that has passed.
+    pub(crate) fn passed() -> Duration {
+        PASSED.get()
+    }
+
+    /// What was slept since it was last asked, one by one.
+    pub(crate) fn slept() -> Vec<Duration> {
+        SLEPT.take()
+    }
+}

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod edge;
 pub mod error;
+pub mod limit;
 pub mod pipeline;
 pub mod points;
 pub mod progress;

@@ -68,6 +68,8 @@ impl Report for Progress {
             read = crate::cli::bytes(summary.bytes_read),
             put = crate::cli::bytes(summary.bytes_put),
             from_store = summary.reads_from_store,
+            requests = summary.requests.requests_put,
+            gets = summary.requests.requests_get,
             seconds = (summary.seconds * 1000.0).round() / 1000.0,
             "{} {}",
             summary.kind,

@@ -19,6 +19,7 @@ mod heads;
 mod in_process;
 mod isolation;
 mod kills;
+mod limits;
 mod lineage;
 mod locking;
 mod mutants;

@@ -1,10 +1,11 @@
 //! A network that fails between a shipper and its store, one request at a time: nothing is taken for done that is not, and
 //! nothing that is done is taken for somebody else's.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use towline::store::remote::RemoteStore;
+use towline::store::tally::Tally;
 use towline::store::{Put, Store, StoreError, StoreErrorKind};
 use towline_tests::live::process::Site;
 use towline_tests::live::proxy::{Fault, Proxy, Request};
@@ -40,6 +41,38 @@ fn everything(store: &dyn Store) -> Result<(), StoreError> {
     assert_eq!(store.len("there")?, 5);
     assert_eq!(store.list("", "", 10)?.len(), 2);
     store.delete("new")
+}
+
+/// What a store tells of its requests is what arrives at the server, with the tries that failed and the looks after a lost
+/// answer, each in its class.
+#[test]
+fn every_request_that_is_sent_is_counted_in_its_class() {
+    for server in [Server::s3(), Server::azurite()] {
+        for fault in [Fault::None, Fault::LoseAnswer, Fault::Answer(503, "", SLOW_DOWN)] {
+            let seen = Arc::new(Mutex::new([0; 3]));
+            let (counts, script) = (seen.clone(), once(fault.clone()));
+            let (_proxy, store) = behind(&server, move |request| {
+                let listing = request.target.contains("list-type=2") || request.target.contains("comp=list");
+                let class = match request.method.as_str() {
+                    "GET" | "HEAD" if !listing => 1,
+                    "DELETE" => 2,
+                    _ => 0,
+                };
+                counts.lock().unwrap()[class] += 1;
+                script(request)
+            });
+            let tally = Arc::new(Tally::default());
+            let store = store.counted_by(tally.clone());
+            everything(&store).unwrap();
+            store.delete("there").unwrap();
+            let told = tally.so_far();
+            let counted = [told.requests_put, told.requests_get, told.requests_delete];
+            assert_eq!(counted, *seen.lock().unwrap(), "{} {fault:?}", store.url());
+            // Three objects were sent and two read, at least; a listing is longer than its names.
+            assert!(told.bytes_up >= 13 && told.bytes_down >= 8 + 10, "{told:?}");
+            assert!(fault != Fault::None || told.bytes_up < 2000, "{told:?}");
+        }
+    }
 }
 
 /// F31, F32, F33: what passes soon is sat out in every question, whatever of it was done, and its answer is the right one.

@@ -3,6 +3,7 @@
 use super::{keys, store};
 use crate::Result;
 use crate::store::Store;
+use crate::store::tally::Tally;
 use crate::vault::Vault;
 use std::sync::Arc;
 
@@ -19,6 +20,11 @@ pub struct Access {
 }
 
 impl Access {
+    /// Counts what the stores that it opens are asked.
+    pub fn tally(&self) -> Arc<Tally> {
+        self.store.tally.clone()
+    }
+
     /// The store at a URL.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::access::Access;
 use super::{background, exit, units};
+use crate::limit::Rules;
 use crate::pipeline::{MEMORY_MIN, Retry};
 use crate::progress::Progress;
 use crate::ship::{self, Ended, Options, Stop};
@@ -9,6 +10,7 @@ use crate::store::location::FORMS;
 use crate::vault::fold;
 use crate::vault::limits::{PACK_SIZE_MAX, PACK_SIZE_MIN};
 use crate::{Error, Kind, Result};
+use jiff::tz::TimeZone;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,8 +46,9 @@ pub struct Args {
     /// Memory to use, whatever the size of the disks; at least 64MiB
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = units::size)]
     memory: u64,
-    /// Size at which a pack is closed, 64KiB to 256MiB; at most a sixteenth of the memory is used
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size)]
+    /// Size at which a pack is closed, 64KiB to 256MiB; at most a fifteenth of the memory is used. As it is, a full shipping
+    /// puts at most one object per 16 MiB, with its indexes and checkpoints
+    #[arg(long, value_name = "SIZE", default_value = "17MiB", value_parser = units::size)]
     pack_size: u64,
     /// Bytes after which a long shipment puts a checkpoint (also every 5 minutes)
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::size)]
@@ -59,6 +62,15 @@ pub struct Args {
     /// --once ends with exit code 21
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = units::size)]
     audit: u64,
+    /// Upload no faster: 50MiB/s, or at some times only: 'mon-fri 08:00-18:00 20MiB/s', 'sat,sun unlimited', '22:00-06:00
+    /// 90MiB/s' (the night that begins on each day). Can be given several times: the last that matches is in force, without
+    /// one there is no limit. Times are local. In any 10 s at most 10 s of the rate and one pack go out
+    #[arg(long, value_name = "RULE")]
+    limit_up: Vec<String>,
+    /// More such rules, one a line, behind those of --limit-up; '#' begins a note. The file is read again within a second
+    /// when it is replaced or written to; no signal is needed
+    #[arg(long, value_name = "FILE")]
+    limit_file: Option<PathBuf>,
     /// How far to stand back for others when the processors are busy, the guest's disk first of all: 0 (not at all) to
     /// 19. Not used if the program was started with a niceness of its own
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(i8).range(0..=19))]
@@ -97,7 +109,9 @@ pub fn run(args: Args) -> Result<()> {
         fold_every: args.fold_every.into(),
         audit: args.audit,
         retry: Retry::STORE,
+        limit: Rules::new(&args.limit_up, args.limit_file, TimeZone::system())?,
         minute: Duration::from_secs(60),
+        tally: args.access.tally(),
     };
     let stop = Stop::on_signals()?;
     let code = if args.once { exit::code(Kind::Stopped) } else { 0 };

@@ -3,6 +3,7 @@
 
 use crate::store::Store;
 use crate::store::location::{Addressing, Options};
+use crate::store::tally::Tally;
 use crate::{Result, store};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +32,9 @@ pub struct Args {
     /// A proxy: http://host:port [default: HTTPS_PROXY, HTTP_PROXY, NO_PROXY]
     #[arg(long, help_heading = HEADING, value_name = "URL")]
     store_proxy: Option<String>,
+    /// Counts what the command's stores are asked.
+    #[arg(skip)]
+    pub tally: Arc<Tally>,
 }
 
 impl Args {
@@ -50,6 +54,7 @@ impl Args {
     /// # Errors
     /// As [`store::open_with`].
     pub fn open(self, url: &str) -> Result<Arc<dyn Store>> {
-        store::open_with(url, &self.options())
+        let tally = self.tally.clone();
+        store::open_with(url, &self.options(), &tally)
     }
 }

@@ -7,6 +7,7 @@ use super::put::{Item, Outcome};
 use super::work::{Done, Said};
 use super::{Counters, Plan, Retry, TICK, inline, threads};
 use crate::edge::Edge;
+use crate::limit::Limit;
 use crate::source::Source;
 use crate::vault::Group;
 use crate::vault::cycle::{Assembler, Flushed, Maker, Object, Sizes};
@@ -59,6 +60,8 @@ pub struct Cycle<'a> {
     pub checkpoint: Checkpoint,
     /// The store's bad moments.
     pub retry: Retry,
+    /// How fast it may go.
+    pub limit: &'a Limit,
     /// Progress.
     pub counters: &'a Counters,
     /// Time and names.
@@ -424,6 +427,7 @@ impl<'a> Run<'a> {
         let put = self.cycle.group.append(Some(self.publisher.head()), self.publisher.epoch(), &draft);
         tracing::info!(jobs = jobs.len(), ?put, "what was put so far is listed in a checkpoint");
         if let Ok(Appended::Ours(header)) = put {
+            self.cycle.limit.charge(self.cycle.edge, header.object_length());
             content.resolve(header.seq);
             // The error that ends the cycle says why the tracker can't be told.
             let _ = self.hooks.published(&header, &content);

@@ -40,13 +40,13 @@ pub struct Plan {
 impl Plan {
     /// For `memory` bytes (at least [`MEMORY_MIN`]), packs of `pack_size` if they fit, and a machine of `cores`.
     ///
-    /// One part in sixteen is a pack. Packs take at most eight parts (two open ones where disks are many, one waiting,
-    /// five being put), jobs in flight at most three, the index two, the image below one. Two parts are left for
-    /// code, stacks, the allocator and the entry.
+    /// Packs take at most eight parts of sixteen: there are seven (two open ones where disks are many, one waiting, four
+    /// being put), and each is at most a sixteenth more than a part. Jobs in flight and their frames take at most four, the
+    /// index two, the image below one, folding a half. One part is left for code, stacks, the allocator and the entry.
     pub fn new(memory: u64, pack_size: usize, cores: usize) -> Self {
         let memory = memory.max(MEMORY_MIN);
         let part = memory / 16;
-        let fits = usize::try_from(part).unwrap_or(PACK_SIZE_MAX);
+        let fits = usize::try_from(part + part / 16).unwrap_or(PACK_SIZE_MAX);
         let pack_size = pack_size.min(fits).clamp(PACK_SIZE_MIN, PACK_SIZE_MAX);
         let jobs = usize::try_from(3 * part / JOB_BYTES as u64).unwrap_or(usize::MAX);
         let workers = cores.clamp(1, 8).min(jobs / 2).max(1);
@@ -54,7 +54,7 @@ impl Plan {
         Self {
             workers,
             putters,
-            window: jobs.min(2 * workers + 2).max(2),
+            window: (jobs * 5 / 6).min(2 * workers + 2).max(2),
             job_bytes: JOB_BYTES,
             batch_bytes: BATCH,
             pack_size,
@@ -64,7 +64,7 @@ impl Plan {
         }
     }
 
-    /// What folding may hold (V6), also while a cycle is shipped: of the two parts that are left, a quarter.
+    /// What folding may hold (V6), also while a cycle is shipped: half a part.
     pub fn fold_bytes(&self) -> u64 {
         self.cache_bytes / 2
     }

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::edge::Edge;
+use crate::limit::{Limit, Rules};
 use crate::source::{FreezeInfo, MemoryDisk, MemorySource, Source, SourceDisk};
 use crate::store::memory::MemoryStore;
 use crate::store::scripted::{Mood, Scripted};
@@ -181,6 +182,7 @@ impl World {
             plan: self.plan,
             checkpoint: self.checkpoint,
             retry: self.retry,
+            limit: &Limit::new(&Rules::none(), 1),
             counters: &counters,
             edge: Edge::SYSTEM,
             crew: Crew::Threads,
@@ -284,6 +286,40 @@ fn an_initial_cycle_and_deltas_restore_to_the_disks() {
     let shipped = world.ship_quietly(&source);
     world.check(&shipped.content);
     assert_eq!((shipped.content.totals.bytes_put, shipped.header.attached), (0, 0));
+}
+
+/// Goal: each object is a request, also where disks are many. Method: cycles that are too large to ride in their entries, of
+/// which something is.
+#[test]
+fn beside_large_packs_the_indexes_and_the_small_packs_ride_in_the_entry() {
+    let mut world = World::new((0..6).map(|disk| mixed(1200, disk)).collect());
+    let source = world.cut(world.whole(), false, true);
+    world.ship_quietly(&source);
+    let objects = |world: &World| world.store.list("groups/", "", usize::MAX).unwrap().len();
+    // Blocks of each disk, and how many packs are objects of their own.
+    for (cycle, (blocks, own)) in [
+        ([600, 10, 10, 0, 1, 10], 1),
+        ([300, 0, 0, 300, 0, 0], 2),
+        ([200, 200, 200, 0, 0, 9], 2),
+        ([9; 6], 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (disk, blocks) in blocks.iter().enumerate() {
+            (0..*blocks)
+                .for_each(|block| world.write(disk, block, &noise(block << 16 | (cycle as u64 + 7) << 40)));
+        }
+        let frozen =
+            blocks.iter().map(|blocks| if *blocks > 0 { vec![0..*blocks] } else { vec![] }).collect();
+        let source = world.cut(frozen, false, false);
+        world.plan.pack_size = 16 << 20;
+        let before = objects(&world);
+        let shipped = world.ship_quietly(&source);
+        world.check(&shipped.content);
+        assert!(shipped.header.attached > 0, "cycle {cycle}");
+        assert_eq!(objects(&world) - before, 2 + own, "a claim, an entry, and packs: cycle {cycle}");
+    }
 }
 
 #[test]
@@ -613,6 +649,7 @@ fn an_error_of_a_hook_ends_the_cycle() {
         plan: world.plan,
         checkpoint: world.checkpoint,
         retry: Retry::STORE,
+        limit: &Limit::new(&Rules::none(), 1),
         counters: &counters,
         edge: Edge::SYSTEM,
         crew: Crew::Threads,

@@ -29,9 +29,12 @@ pub use run::{Report, run, run_in};
 pub use stop::Stop;
 pub use tracker::refusal;
 
+use crate::limit::Rules;
 use crate::pipeline::Retry;
+use crate::store::tally::{Requests, Tally};
 use serde::Serialize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What to ship, where to, and how.
@@ -59,12 +62,17 @@ pub struct Options {
     pub audit: u64,
     /// How a store's bad moments are sat out within a cycle.
     pub retry: Retry,
+    /// How fast uploads may go.
+    pub limit: Rules,
     /// What longer waits for a store are counted in: a minute, but in tests.
     pub minute: Duration,
+    /// Where the vault's store counts what it is asked.
+    pub tally: Arc<Tally>,
 }
 
 /// Why the loop ended without a failure.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Ended {
     /// The one point that was asked for.
     Once(Summary),
@@ -111,4 +119,7 @@ pub struct Summary {
     pub bytes_audited: u64,
     /// Blocks of these that were changed, unseen by the tracker: everything was compared for them.
     pub blocks_untracked: u64,
+    /// What the store was asked since the entry before, or the start.
+    #[serde(flatten)]
+    pub requests: Requests,
 }

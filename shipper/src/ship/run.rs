@@ -6,8 +6,10 @@ use super::plan::{self, Backoff, Fuzzy, Opening};
 use super::tracker::{Mine, Tracker};
 use super::{Ended, Options, Stop, Summary, Surroundings};
 use crate::edge::Edge;
+use crate::limit::Limit;
 use crate::pipeline::{self, Checkpoint, Counters, Cycle, Hooks, Lately, Plan, Shipped};
 use crate::source::{FrozenSource, OpenedFreeze, Source};
+use crate::store::tally::Requests;
 use crate::vault::attach::{Base, Claimant, Decision, TakeOver};
 use crate::vault::entry::{Content, EntryHeader, EntryKind, EntryRef, Totals};
 use crate::vault::fold::Folder;
@@ -72,6 +74,7 @@ pub fn run_in(
         stop,
         report,
         plan,
+        limit: Limit::new(&options.limit, plan.pack_size),
         full: options.full,
         full_cut: None,
         untold: None,
@@ -82,6 +85,7 @@ pub fn run_in(
         fuzzy: Fuzzy::default(),
         unreadable: 0,
         audited: (0, 0),
+        told: Requests::default(),
     };
     loop {
         let error = match shipper.attached() {
@@ -116,6 +120,8 @@ struct Shipper<'a> {
     stop: &'a Stop,
     report: &'a mut dyn Report,
     plan: Plan,
+    /// Outlives the attaches: what the bucket owes it owes.
+    limit: Limit,
     /// A whole cut is still to be made because somebody asked for it.
     full: bool,
     /// The whole cut that was made for it: when it is shipped, by whatever attach, the wish is fulfilled.
@@ -132,6 +138,8 @@ struct Shipper<'a> {
     unreadable: u32,
     /// What was audited since the last entry.
     audited: (u64, u64),
+    /// What the store had been asked when the last entry was told.
+    told: Requests,
 }
 
 /// The right to append to a group's log, and the image that the next index is laid over.
@@ -168,6 +176,7 @@ impl Shipper<'_> {
         let claimant =
             Claimant { host: (self.edge().host)(), target: self.target, time_ns: (self.edge().wall_ns)() };
         let claimed = group.claim(&attached, &claimant, self.take_over, &mut || tracker.is_newest())?;
+        self.limit.charge(self.edge(), claimed.claim.object_length());
         let decision = claimed.decision;
         // The word was for what was found now, not for what may come: until something of ours lies over it, the next
         // attach finds the same.
@@ -428,6 +437,7 @@ impl Shipper<'_> {
             plan: self.plan,
             checkpoint: Checkpoint { bytes: self.options.checkpoint_every, age: CHECKPOINT_AGE },
             retry: self.options.retry,
+            limit: &self.limit,
             counters: &counters,
             edge: self.edge(),
             crew: self.surroundings.crew,
@@ -488,6 +498,7 @@ impl Shipper<'_> {
         self.fuzzy.published(header.kind, header.time_ns, content.totals.bytes_changed);
         let summary = self.summary(writer, header, content, counters, seconds);
         self.audited = (0, 0);
+        self.told = self.options.tally.so_far();
         self.report.published(&summary);
         summary
     }
@@ -521,6 +532,7 @@ impl Shipper<'_> {
             fuzzy_in_a_row: self.fuzzy.in_a_row,
             bytes_audited: self.audited.0,
             blocks_untracked: self.audited.1,
+            requests: self.options.tally.so_far() - self.told,
         }
     }
 

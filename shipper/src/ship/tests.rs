@@ -6,13 +6,16 @@ mod folding;
 mod interrupted;
 mod limit;
 mod lineage;
+mod pace;
 mod passing;
+mod requests;
 mod unchanged;
 mod unreadable;
 
 use super::fake::{BLOCK, Fake, State};
 use super::run::{Report, run_in};
 use super::{Ended, Options, Stop, Summary, Surroundings};
+use crate::limit::Rules;
 use crate::pipeline::tests::{noise, restored};
 use crate::pipeline::{Counters, MEMORY_MIN, Retry};
 use crate::store::memory::MemoryStore;
@@ -87,7 +90,9 @@ fn options(fake: &Fake, every: Option<Duration>) -> Options {
         fold_every: crate::vault::fold::EVERY,
         audit: 0,
         retry: Retry { first: Duration::from_millis(1), tries: 3 },
+        limit: Rules::none(),
         minute: Duration::from_secs(60),
+        tally: Arc::default(),
     }
 }
 

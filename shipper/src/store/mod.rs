@@ -10,10 +10,12 @@ pub mod memory;
 pub mod probe;
 pub mod remote;
 pub mod scripted;
+pub mod tally;
 
 use location::{Location, Options};
 use std::fmt;
 use std::sync::Arc;
+use tally::{Counted, Tally};
 
 /// The longest name of an object, in bytes.
 pub const NAME_MAX: usize = 512;
@@ -249,20 +251,23 @@ pub fn check_name(name: &str) -> Result<(), StoreError> {
 /// # Errors
 /// `Usage` for what is no URL of a store, and what is missing to reach it.
 pub fn open(url: &str) -> crate::Result<Arc<dyn Store>> {
-    open_with(url, &Options::default())
+    open_with(url, &Options::default(), &Arc::default())
 }
 
-/// The store at a URL. Nothing is asked of it yet.
+/// The store at a URL, whose requests are counted. Nothing is asked of it yet.
 ///
 /// # Errors
 /// `Usage` for what is no URL of a store, and what is missing to reach it.
-pub fn open_with(url: &str, options: &Options) -> crate::Result<Arc<dyn Store>> {
+pub fn open_with(url: &str, options: &Options, tally: &Arc<Tally>) -> crate::Result<Arc<dyn Store>> {
     let location = Location::parse(url)?;
     options.check(&location)?;
     Ok(match location {
-        Location::Directory(path) => Arc::new(directory::DirectoryStore::new(path)),
+        Location::Directory(path) => {
+            Arc::new(Counted::new(Arc::new(directory::DirectoryStore::new(path)), tally.clone()))
+        }
         Location::Bucket(bucket) => {
-            Arc::new(remote::RemoteStore::new(&bucket, options, &remote::Environment::here())?)
+            let store = remote::RemoteStore::new(&bucket, options, &remote::Environment::here())?;
+            Arc::new(store.counted_by(tally.clone()))
         }
     })
 }

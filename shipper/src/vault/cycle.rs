@@ -1,6 +1,7 @@
 //! One cycle's objects, without I/O: frames in, packs and indexes out, and the lists for the entry.
 //!
-//! A cycle that stays within [`ATTACHED_MAX`] rides inside its entry: one request (V1).
+//! A cycle that stays within [`ATTACHED_MAX`] rides inside its entry: one request (V1). Of a larger one what fits does: its
+//! indexes first, then its small packs.
 
 use super::entry::{ATTACHED, Content, DiskImage};
 use super::envelope::Seal;
@@ -187,23 +188,21 @@ impl Assembler {
         Flushed { objects, attached: Vec::new(), disks: self.images() }
     }
 
-    /// Closes all that is open: for the entry that ends the cycle.
+    /// Closes all that is open: for the entry that ends the cycle. As much as fits rides in it, for each object is a request.
     pub fn finish(mut self) -> Flushed {
-        let open = |disk: &Disk| disk.pack.as_ref().map_or(0, PackBuilder::len);
-        if self.disks.iter().map(open).sum::<usize>() > self.attached_max {
-            return self.checkpoint();
-        }
         let mut packs: Vec<Option<FinishedPack>> =
             self.disks.iter_mut().map(|disk| disk.pack.take().map(PackBuilder::finish)).collect();
-        if let Some(flushed) = self.attach(&packs) {
-            return flushed;
-        }
         let mut objects = Vec::new();
-        for (disk, pack) in self.disks.iter_mut().zip(&mut packs) {
-            if let Some(pack) = pack.take() {
-                disk.index.add_pack(pack.summary);
-                objects.push(Object { name: pack.object, bytes: pack.bytes });
+        loop {
+            if let Some(flushed) = self.attach(&packs) {
+                return Flushed { objects, ..flushed };
             }
+            // Without the largest there may be room for all others, and at last for the indexes alone.
+            let length = |disk: &usize| packs[*disk].as_ref().map(|pack| pack.bytes.len());
+            let Some(largest) = (0..packs.len()).max_by_key(length) else { break };
+            let Some(pack) = packs[largest].take() else { break };
+            self.disks[largest].index.add_pack(pack.summary);
+            objects.push(Object { name: pack.object, bytes: pack.bytes });
         }
         let mut flushed = self.checkpoint();
         objects.append(&mut flushed.objects);
@@ -228,7 +227,8 @@ impl Assembler {
     /// The end of a cycle with these packs and their indexes inside the entry, if they fit.
     fn attach(&self, packs: &[Option<FinishedPack>]) -> Option<Flushed> {
         // What is far too large is not copied only to see that.
-        if self.disks.iter().map(|disk| disk.index.least()).sum::<usize>() > self.attached_max {
+        let packed = packs.iter().flatten().map(|pack| pack.bytes.len());
+        if self.disks.iter().map(|disk| disk.index.least()).chain(packed).sum::<usize>() > self.attached_max {
             return None;
         }
         let mut attached = Vec::new();

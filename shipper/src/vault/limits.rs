@@ -35,8 +35,9 @@ pub const INDEX_PAGES_MAX: usize = 1 << 18;
 pub const INDEX_PACKS_MAX: usize = 1 << 18;
 /// An index's directory.
 pub const DIRECTORY_MAX: usize = 64 + INDEX_PAGES_MAX * 64 + INDEX_PACKS_MAX * 96 + 16;
-/// What rides inside an entry: a cycle of up to 1 MiB (V1).
-pub const ATTACHED_MAX: usize = 1 << 20;
+/// What rides inside an entry (V1): a cycle of up to 1 MiB of blocks that can't be compressed, with their frames, footers and
+/// indexes: at most some 100 bytes a block and 1 KiB a disk.
+pub const ATTACHED_MAX: usize = (1 << 20) + (64 << 10);
 /// An entry's payload: [`INDEXES_MAX`] indexes, and each disk's name and numbers.
 pub const PAYLOAD_MAX: usize = 64 << 20;
 /// Indexes that a content lists, over all disks: half a million. Far more than folding leaves (V6), unless none can be made.

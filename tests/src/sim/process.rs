@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use towline::edge::Edge;
+use towline::limit::Rules;
 use towline::pipeline::{Begun, Counters, Crew, Plan, Retry, Turn, Turns};
 use towline::retention::collect;
 use towline::retention::policy::Policy;
@@ -116,8 +117,10 @@ pub fn ship(orders: Orders, stop: Stop) -> Running {
             checkpoint_every: orders.checkpoint_every,
             fold_every: orders.fold_every,
             retry: Retry { first: Duration::from_millis(2), tries: 3 },
+            limit: Rules::none(),
             minute: Duration::from_millis(60),
             audit: 64 << 10,
+            tally: Arc::default(),
         };
         let surroundings =
             Surroundings { edge: EDGE, connect, crew: Crew::InLine(&Dice), plan: Some(orders.plan) };

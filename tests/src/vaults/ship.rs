@@ -7,6 +7,7 @@ use crate::sim::rng::Rng;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use towline::edge::Edge;
+use towline::limit::{Limit, Rules};
 use towline::pipeline::{
     self, Below, Checkpoint, Counters, Crew, Cycle, Hooks, ImageBelow, Lately, MEMORY_MIN, NothingBelow,
     Plan, Retry, Turn, Turns,
@@ -243,6 +244,7 @@ fn one(
         plan: Plan { workers: 1, putters: 1 + rng.index(2), ..Plan::new(MEMORY_MIN, pack_size, 1) },
         checkpoint: Checkpoint { bytes, age: Duration::from_secs(3600) },
         retry: Retry { first: Duration::from_micros(10), tries: 3 },
+        limit: &Limit::new(&Rules::none(), 1),
         counters: &counters,
         edge: Edge { sleep: |_| {}, ..Edge::SYSTEM },
         crew: Crew::InLine(&dice),

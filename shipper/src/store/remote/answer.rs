@@ -1,5 +1,6 @@
 //! What a server's answer says, beside the object in it: foreign text, read here and nowhere else. Without I/O.
 
+use crate::store::tally::Class;
 use std::time::{Duration, SystemTime};
 
 /// What became of the last request of a try.
@@ -7,6 +8,12 @@ use std::time::{Duration, SystemTime};
 pub struct Note {
     /// Who was asked: host and port.
     pub host: String,
+    /// What was asked, by how providers count it.
+    pub class: Option<Class>,
+    /// Bytes of the request's body.
+    pub up: u64,
+    /// Bytes of the answer's, as far as it was read or it says so.
+    pub down: u64,
     /// The status, if there was an answer.
     pub status: Option<u16>,
     /// The error's code: `SlowDown`.

@@ -62,6 +62,11 @@ impl From<object_store::Error> for Trouble {
     }
 }
 
+/// Whether the store's host was asked, and not somebody else for credentials.
+pub fn is_of(note: &Note, host: &str) -> bool {
+    note.host.ends_with(host)
+}
+
 /// Codes of a store that is full, by whoever uses them.
 const FULL: [&str; 5] = [
     "QuotaExceeded",
@@ -101,7 +106,7 @@ pub fn judge(trouble: Trouble, note: &Note, host: &str) -> Failure {
     };
     let last = |kind| failure(What::Kind(kind), false, false);
     let again = |lost| failure(What::Kind(Transient), true, lost);
-    if !note.host.is_empty() && !note.host.ends_with(host) {
+    if !note.host.is_empty() && !is_of(note, host) {
         // Nobody to ask for credentials: they have to be given.
         let unsent = matches!(note.broken, Some((_, true))) || trouble == Trouble::Late;
         let text = format!(

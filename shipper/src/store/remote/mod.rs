@@ -27,6 +27,7 @@ mod profile;
 mod wire;
 
 use super::location::{Bucket, Options};
+use super::tally::Tally;
 use super::{Listed, Put, Store, StoreError, StoreErrorKind, check_name};
 use crate::{Error, Kind};
 pub use connect::Environment;
@@ -35,7 +36,7 @@ use judge::{Failure, Trouble, What};
 use object_store::list::PaginatedListOptions;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
@@ -66,6 +67,7 @@ pub struct RemoteStore {
     runtime: Runtime,
     /// Nothing is asked before: a server asked for it.
     open_from: Mutex<Instant>,
+    tally: Arc<Tally>,
 }
 
 impl RemoteStore {
@@ -86,7 +88,14 @@ impl RemoteStore {
             "" => String::new(),
             prefix => format!("{prefix}/"),
         };
-        Ok(Self { url: bucket.url(), root, connected, runtime, open_from: Mutex::new(Instant::now()) })
+        let (url, open_from) = (bucket.url(), Mutex::new(Instant::now()));
+        Ok(Self { url, root, connected, runtime, open_from, tally: Arc::default() })
+    }
+
+    /// The same store; what it is asked is counted there.
+    #[must_use]
+    pub fn counted_by(self, tally: Arc<Tally>) -> Self {
+        Self { tally, ..self }
     }
 
     fn client(&self) -> &dyn Client {
@@ -107,6 +116,9 @@ impl RemoteStore {
             for tried in 1.. {
                 self.wait().await;
                 let (answer, note) = wire::noted(ask()).await;
+                if let Some(class) = note.class.filter(|_| judge::is_of(&note, &self.connected.host)) {
+                    self.tally.add(class, note.up, note.down);
+                }
                 let trouble = match answer {
                     Ok(answer) => return (Ok(answer), lost),
                     Err(trouble) => trouble,

@@ -3,6 +3,7 @@
 
 use super::answer::{self, Note};
 use super::connect::host_of;
+use crate::store::tally::Class;
 use futures_util::StreamExt;
 use object_store::ClientOptions;
 use object_store::client::{
@@ -69,11 +70,18 @@ impl HttpService for Wire {
 impl Wire {
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let host = request.uri().authority().map(|host| host_of(host.as_str())).unwrap_or_default();
-        note(|note| *note = Note { host, ..Note::default() });
         let put = request.method() == "PUT";
         let query = request.uri().query().unwrap_or_default();
         let listing =
             ["list-type=2", "comp=list"].iter().any(|part| query.split('&').any(|one| one == *part));
+        let head = request.method() == "HEAD";
+        let class = match request.method().as_str() {
+            "DELETE" => Class::Delete,
+            "GET" | "HEAD" if !listing => Class::Get,
+            _ => Class::Put,
+        };
+        let up = request.body().content_length() as u64;
+        note(|note| *note = Note { host, class: Some(class), up, ..Note::default() });
         let response = self.client.execute(request).await.inspect_err(broken)?;
         let (parts, body) = response.into_parts();
         note(|note| note.status = Some(parts.status.as_u16()));
@@ -100,7 +108,11 @@ impl Wire {
             }
             return Ok(HttpResponse::from_parts(parts, bytes.into()));
         }
-        note(|note| note.whole = header("content-range").and_then(answer::whole));
+        let length = header("content-length").and_then(|length| length.parse().ok()).filter(|_| !head);
+        note(|note| {
+            note.whole = header("content-range").and_then(answer::whole);
+            note.down = length.unwrap_or(0);
+        });
         Ok(HttpResponse::from_parts(parts, body))
     }
 }
@@ -122,6 +134,7 @@ async fn read(body: HttpResponseBody, limit: usize) -> Result<Vec<u8>, HttpError
     let (mut stream, mut bytes) = (body.bytes_stream(), Vec::new());
     while let Some(piece) = stream.next().await {
         bytes.extend_from_slice(&piece.inspect_err(broken)?);
+        note(|note| note.down = bytes.len() as u64);
         if bytes.len() > limit {
             return Err(HttpError::new(
                 HttpErrorKind::Decode,
