@@ -11,6 +11,7 @@ pub mod restore;
 pub mod retention;
 pub mod ship;
 pub mod source;
+pub mod stat;
 pub mod store;
 pub mod unfinished;
 pub mod vault;

@@ -30,6 +30,7 @@ mod replays;
 mod sealed;
 mod shipping;
 mod sim;
+mod stat;
 mod store_faults;
 mod stores;
 mod successors;

@@ -12,6 +12,7 @@ pub mod points;
 pub mod prune;
 pub mod restore;
 pub mod ship;
+pub mod stat;
 pub mod status;
 pub mod store;
 pub mod units;
@@ -58,6 +59,8 @@ enum Command {
     Doctor(doctor::Args),
     /// List recovery points, and pin them
     Points(points::Args),
+    /// Show what a vault holds, what its cycles put, and what it costs
+    Stat(stat::Args),
     /// Restore a recovery point
     Restore(restore::Args),
     /// Read everything in a vault and check it
@@ -80,6 +83,7 @@ impl Cli {
             Command::Status(args) => status::run(args),
             Command::Doctor(args) => doctor::run(args),
             Command::Points(args) => points::run(args),
+            Command::Stat(args) => stat::run(args),
             Command::Restore(args) => restore::run(args),
             Command::Verify(args) => verify::run(args),
             Command::Prune(args) => prune::run(args),
