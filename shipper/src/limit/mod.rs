@@ -17,8 +17,9 @@ use crate::{Error, Kind, Result};
 use bucket::{Bucket, Rate};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use schedule::{Moment, Schedule};
+use schedule::{Moment, Rule, Schedule};
 use std::fs;
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,6 +45,11 @@ impl Rules {
     /// No limit.
     pub fn none() -> Self {
         Self { rules: Schedule::default(), file: None, zone: TimeZone::UTC }
+    }
+
+    /// One limit, at all times.
+    pub fn always(rate: NonZeroU64) -> Self {
+        Self { rules: Schedule(vec![Rule::always(Some(rate))]), ..Self::none() }
     }
 
     /// These rules, in the order in which they stand, and behind them those of the file; times are of this zone.

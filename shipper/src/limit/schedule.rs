@@ -40,6 +40,11 @@ pub struct Moment {
 }
 
 impl Rule {
+    /// A rate at all times.
+    pub fn always(rate: Rate) -> Self {
+        Self { days: [true; 7], times: (0, DAY_MINUTES), rate }
+    }
+
     fn matches(&self, Moment { day, minute }: Moment) -> bool {
         let (begin, end) = self.times;
         let today = self.days[day];
@@ -82,7 +87,7 @@ impl FromStr for Rule {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words: Vec<_> = text.split_ascii_whitespace().collect();
         let last = words.pop().ok_or("a limit is a rate: 50MiB/s")?;
-        let mut rule = Self { days: [true; 7], times: (0, DAY_MINUTES), rate: rate(last)? };
+        let mut rule = Self::always(rate(last)?);
         let mut words = words.into_iter().peekable();
         if let Some(word) = words.next_if(|word| !word.starts_with(|first: char| first.is_ascii_digit())) {
             rule.days = days(word)?;

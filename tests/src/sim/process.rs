@@ -96,6 +96,8 @@ pub struct Orders {
     pub checkpoint_every: u64,
     /// So many indexes are folded into one.
     pub fold_every: usize,
+    /// How fast it may upload.
+    pub limit: Rules,
     /// Sizes.
     pub plan: Plan,
 }
@@ -117,7 +119,7 @@ pub fn ship(orders: Orders, stop: Stop) -> Running {
             checkpoint_every: orders.checkpoint_every,
             fold_every: orders.fold_every,
             retry: Retry { first: Duration::from_millis(2), tries: 3 },
-            limit: Rules::none(),
+            limit: orders.limit,
             minute: Duration::from_millis(60),
             audit: 64 << 10,
             tally: Arc::default(),

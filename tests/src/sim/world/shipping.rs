@@ -4,7 +4,9 @@ use super::*;
 use crate::sim::coroutine::Came;
 use crate::sim::process::{self, Ask, DiskHandle, LogHandle, MapHandle, Orders, Reply, StoreHandle};
 use crate::sim::shipper::{Connection, Shipper, Waits, closed};
+use std::num::NonZeroU64;
 use towline::Kind;
+use towline::limit::Rules;
 use towline::pipeline::Plan as Sizes;
 use towline::ship::Ended;
 use towline::source::OpenedDisk;
@@ -50,6 +52,11 @@ impl World {
             true => (Sizes { job_bytes: 16 << 10, batch_bytes: 16 << 10, ..plan }, 4 << 10),
             false => (plan, checkpoint_every),
         };
+        // A pack in a sixteenth of a second, for every fourth.
+        let limit = match self.shippers_begun % 4 {
+            1 => Rules::always(NonZeroU64::new(1 << 20).expect("it is more")),
+            _ => Rules::none(),
+        };
         let orders = Orders {
             every,
             full: full || self.heal,
@@ -57,6 +64,7 @@ impl World {
             take_over: self.word,
             checkpoint_every,
             fold_every,
+            limit,
             plan,
         };
         self.shippers_begun += 1;
