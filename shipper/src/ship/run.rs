@@ -16,6 +16,7 @@ use crate::vault::fold::Folder;
 use crate::vault::publish::Publisher;
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use towline_tracker::control::message::Attached;
 use towline_tracker::id::{Anchor, CutId, TargetId};
@@ -421,6 +422,8 @@ impl Shipper<'_> {
             None => (Vec::new(), Totals::default()),
         };
         let counters = Counters::default();
+        let frozen = source.disks().iter().map(|disk| disk.frozen_bytes).sum();
+        counters.todo.store(frozen, Ordering::Relaxed);
         // The first tick comes later than the end of a short cycle, which is shown too.
         self.report.progress(&counters);
         let cycle = Cycle {
