@@ -2,8 +2,8 @@
 //!
 //! The lanes wait here before each try of a put, in the pipeline and not below the store's trait: there whoever gives the
 //! cycle up ends the wait at once, and time is whose the pipeline's is. Entries that are put past the lanes (a claim, the last
-//! checkpoint of a cycle that ends early) wait for nothing, but what they take is missing to what follows. No guest waits for
-//! any of it.
+//! checkpoint of a cycle that ends early) wait for nothing, but what they take is missing to what follows, and so is what a fold
+//! puts between two cycles, part by part. No guest waits for any of it.
 //!
 //! Besides the rules of the command line there may be a file of them. It is looked at again every second while something
 //! is uploaded: a unit needs no `ExecReload=`, and no signal can be lost. One that can't be read any more, or that makes no

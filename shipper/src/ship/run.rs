@@ -258,10 +258,25 @@ impl Shipper<'_> {
         let Some(base) = &mut writer.base else { return Ok(()) };
         let edge = self.edge();
         let (mut least, mut listened) = (FOLD_STEPS * (1 + base.content.disks.len()), (edge.now)());
-        while (least > 0 || until.is_none_or(|until| (edge.now)() < until))
-            && writer.folder.step(&mut base.content)
-        {
+        let early = || until.is_none_or(|until| (edge.now)() < until);
+        let mut put = self.options.tally.so_far().bytes_up;
+        while (least > 0 || early()) && writer.folder.step(&mut base.content) {
             least = least.saturating_sub(1);
+            // The lanes have nothing to do: what was put is the fold's. What it owes it waits for here, or they do later.
+            let before = std::mem::replace(&mut put, self.options.tally.so_far().bytes_up);
+            if put > before {
+                self.limit.charge(edge, put - before);
+                let mut heard = Ok(());
+                let paid = self.limit.wait(edge, 0, &mut |time| {
+                    (edge.sleep)(time.min(LISTEN));
+                    heard = tracker.tick();
+                    heard.is_ok() && early()
+                });
+                heard?;
+                if !paid {
+                    return Ok(());
+                }
+            }
             if edge.since(listened) >= LISTEN {
                 tracker.tick()?;
                 listened = (edge.now)();
