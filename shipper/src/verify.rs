@@ -1,9 +1,11 @@
 //! Reads everything in a vault and checks everything: every seal, the chain of every log, every hash of every block,
 //! and that indexes and packs agree. Says which recovery points damage affects: those whose image still needs what is
-//! damaged. One index and a few packs are in memory at a time.
+//! damaged. One index and a few packs are in memory at a time. Less may be asked for ([`Depth`]): that everything is there, or
+//! that and a sample of the data.
 
 mod packs;
 
+use crate::edge::Draw;
 use crate::points::{Point, history_with};
 use crate::retention::live::{Live, live};
 use crate::vault::access::{Place, Reader};
@@ -16,7 +18,7 @@ use crate::vault::names::{self, GroupId, ObjectName, Parsed};
 use crate::vault::pack::PackReader;
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result, store};
-use packs::{check_packs, expected};
+use packs::{Look, check_packs, expected};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,6 +27,40 @@ use std::sync::atomic::Ordering;
 const CACHE: usize = 4 << 20;
 /// Blocks looked at together when it is asked whether a point needs what is damaged.
 const WINDOW: usize = 1 << 18;
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Depth {
+    /// Logs, catalogs and indexes; of packs only that they are there, and as long as they must be.
+    Structure,
+    /// That, and each pack with this probability, in `0.0..=1.0`: so damage of one pack is found with it.
+    Sample(f64),
+    /// Every byte.
+    #[default]
+    All,
+}
+
+impl Depth {
+    /// Whether a pack is read, by this chance.
+    fn reads(self, chance: u64) -> bool {
+        match self {
+            Self::Structure => false,
+            Self::Sample(share) => (chance as f64) < share * u64::MAX as f64,
+            Self::All => true,
+        }
+    }
+}
+
+/// What a verification is to be.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// How much is read.
+    pub depth: Depth,
+    /// Draws a sample.
+    pub draw: Draw,
+    /// Hears of each index that is done: objects and bytes looked at so far, in this group.
+    pub progress: &'a dyn Fn(u64, u64),
+}
 
 /// What was found in a vault.
 #[derive(Debug, Default)]
@@ -50,6 +86,8 @@ pub struct GroupReport {
     pub objects: u64,
     /// Bytes of packs and indexes read.
     pub bytes: u64,
+    /// Packs that points need, and how many of them were read.
+    pub packs: (u64, u64),
     /// Packs and indexes that no entry lists: left by a writer that was stopped; harmless.
     pub orphans: u64,
 }
@@ -66,6 +104,15 @@ impl Report {
 /// # Errors
 /// `GroupNotFound`; the store's, when it is no damage but a failure to read. Damage is in the report.
 pub fn verify(vault: &Vault, group: Option<&str>) -> Result<Report> {
+    let options = Options { depth: Depth::All, draw: crate::edge::kernel, progress: &|_, _| {} };
+    verify_with(vault, group, &options)
+}
+
+/// As [`verify`], as deep as is asked for.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_with(vault: &Vault, group: Option<&str>, options: &Options<'_>) -> Result<Report> {
     let mut report = Report::default();
     let groups = match group {
         Some(name) => vec![vault.group(name)],
@@ -75,7 +122,7 @@ pub fn verify(vault: &Vault, group: Option<&str>) -> Result<Report> {
     for group in groups {
         let (id, name) = (group.id(), group.name.clone());
         report.groups.push(loop {
-            let done = match Check::new(vault, group.clone()).run() {
+            let done = match Check::new(vault, group.clone(), options).run() {
                 Err(error) if error.kind() == Kind::GroupNotFound && has_data(vault, id)? => {
                     lost(name.clone())
                 }
@@ -129,8 +176,8 @@ fn has_data(vault: &Vault, group: GroupId) -> Result<bool> {
 /// A group of which there are packs, and no log that says what they mean.
 fn lost(group: String) -> GroupReport {
     let damage = vec![format!("group {group} has packs and no log: its recovery points are lost")];
-    let (entries, objects, bytes, orphans) = (0, 0, 0, 0);
-    GroupReport { group, points: Vec::new(), damage, entries, objects, bytes, orphans }
+    let (entries, objects, bytes, packs, orphans) = (0, 0, 0, (0, 0), 0);
+    GroupReport { group, points: Vec::new(), damage, entries, objects, bytes, packs, orphans }
 }
 
 /// An index and the entries that list it.
@@ -142,6 +189,7 @@ struct Listed {
 
 struct Check<'a> {
     vault: &'a Vault,
+    options: &'a Options<'a>,
     reader: Arc<Reader>,
     damage: Vec<String>,
     /// Indexes that can't be used.
@@ -155,12 +203,14 @@ struct Check<'a> {
     needed: Option<Live>,
     objects: u64,
     bytes: u64,
+    packs: (u64, u64),
 }
 
 impl<'a> Check<'a> {
-    fn new(vault: &'a Vault, group: Group) -> Self {
+    fn new(vault: &'a Vault, group: Group, options: &'a Options<'a>) -> Self {
         Self {
             vault,
+            options,
             reader: Arc::new(Reader::new(group, CACHE)),
             damage: Vec::new(),
             bad_indexes: HashSet::new(),
@@ -170,6 +220,7 @@ impl<'a> Check<'a> {
             needed: None,
             objects: 0,
             bytes: 0,
+            packs: (0, 0),
         }
     }
 
@@ -235,6 +286,7 @@ impl<'a> Check<'a> {
             entries: history.entries,
             objects: self.objects,
             bytes: self.bytes,
+            packs: self.packs,
             orphans,
         })
     }
@@ -302,18 +354,19 @@ impl<'a> Check<'a> {
             self.damage.push(error.line());
             self.suspects.insert(reference.name);
         }
-        let is_needed = |pack: &PackRef| {
-            let needs = |needed: &Live| needed.needs(&self.reader.pack_place(pack).object);
-            self.needed.as_ref().is_none_or(needs)
-        };
-        let findings = check_packs(&self.reader, &index, &expected, &is_needed)?;
-        for pack in index.directory.packs.iter().filter(|pack| is_needed(pack)) {
-            // A fold refers to packs of the indexes that it folds.
+        // A fold refers to packs of the indexes that it folds; what it says of them is its own.
+        let looks: HashMap<ObjectName, Look> =
+            index.directory.packs.iter().map(|pack| (pack.name, self.look_at(pack))).collect();
+        let findings = check_packs(&self.reader, &index, &expected, &|pack| looks[&pack.name])?;
+        for pack in index.directory.packs.iter().filter(|pack| looks[&pack.name] != Look::Not) {
             if self.seen.insert(self.reader.pack_place(pack).name) {
+                let read = looks[&pack.name] == Look::Whole;
                 self.objects += 1;
-                self.bytes += pack.length;
+                self.bytes += if read { pack.length } else { 0 };
+                self.packs = (self.packs.0 + 1, self.packs.1 + u64::from(read));
             }
         }
+        (self.options.progress)(self.objects, self.bytes);
         for finding in findings {
             let pack = &index.directory.packs[finding.pack];
             self.damage.push(finding.error.line());
@@ -323,6 +376,18 @@ impl<'a> Check<'a> {
             self.bad_frames.extend(frames.into_iter().map(|frame| (pack.name, frame)));
         }
         Ok(())
+    }
+
+    fn look_at(&self, pack: &PackRef) -> Look {
+        let place = self.reader.pack_place(pack);
+        if self.needed.as_ref().is_some_and(|needed| !needed.needs(&place.object)) {
+            return Look::Not;
+        }
+        let chance = (self.options.draw)();
+        match self.options.depth.reads(u64::from_le_bytes(chance[..8].try_into().expect("eight bytes"))) {
+            true => Look::Whole,
+            false => Look::There,
+        }
     }
 
     /// Objects that no entry lists are checked as far as they can be by themselves.
@@ -337,7 +402,8 @@ impl<'a> Check<'a> {
             })?;
         }
         let count = found.len() as u64;
-        for (name, length) in found {
+        let all = self.options.depth == Depth::All;
+        for (name, length) in found.into_iter().filter(|_| all) {
             let index = match names::parse(&name) {
                 Some(Parsed::Data { index, .. }) => index,
                 Some(Parsed::Fold { .. }) => true,

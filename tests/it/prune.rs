@@ -82,8 +82,10 @@ fn are_there(site: &Site, points: &[(String, Vec<u8>)]) {
     for (id, image) in points {
         assert!(fs::read(&site.restore(id)[0]).unwrap() == *image, "point {id}");
     }
-    let verified = command(site, &["verify", "--json"], &[]).good().json();
-    assert_eq!(verified["sound"], true);
+    for depth in ["all", "sample", "structure"] {
+        let verified = command(site, &["verify", "--json", "--depth", depth], &[]).good().json();
+        assert_eq!((&verified["sound"], &verified["depth"]), (&Value::Bool(true), &Value::from(depth)));
+    }
     assert_eq!(ids(site), points.iter().map(|point| point.0.clone()).collect::<Vec<_>>());
 }
 

@@ -63,8 +63,8 @@ enum Command {
     Stat(stat::Args),
     /// Restore a recovery point
     Restore(restore::Args),
-    /// Read everything in a vault and check it
-    Verify(ReadArgs),
+    /// Read what is in a vault and check it
+    Verify(verify::Args),
     /// Let recovery points go by a policy, and delete what no other needs
     Prune(prune::Args),
     /// Delete what no recovery point needs

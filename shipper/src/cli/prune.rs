@@ -41,6 +41,9 @@ pub struct Args {
     /// Keep the last point of each of N years
     #[arg(long, value_name = "N", default_value_t = 0)]
     keep_yearly: u32,
+    /// Let entries go that can't be read, and the points with them; otherwise nothing is let go of a damaged group
+    #[arg(long)]
+    past_damage: bool,
     /// Say what would be let go and deleted, and change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -88,6 +91,7 @@ impl Args {
             weekly: self.keep_weekly,
             monthly: self.keep_monthly,
             yearly: self.keep_yearly,
+            past_damage: self.past_damage,
         }
     }
 }

@@ -2,13 +2,47 @@
 
 use super::{ReadArgs, bytes, json, print, time};
 use crate::vault::Vault;
-use crate::verify::{Report, verify};
+use crate::verify::{Depth, Options, Report, verify_with};
 use crate::{Error, Kind, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+
+/// `towline verify ...`
+///
+/// Checks every seal, the chain of every log, and that every recovery point has all that it needs; in full depth every block of
+/// it by its hash.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    read: ReadArgs,
+    /// How much is read: `structure` reads logs and indexes, and asks of packs whether they are there; `sample` reads some of
+    /// the packs as well, and `all` everything
+    #[arg(long, value_enum, default_value = "all")]
+    depth: Deep,
+    /// The share of packs that a sample reads, in per cent: the probability that damage of one pack is found
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
+    sample: f64,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Deep {
+    Structure,
+    Sample,
+    All,
+}
+
+fn percent(text: &str) -> std::result::Result<f64, String> {
+    let share: f64 = text.trim_end_matches('%').parse().map_err(|_| "give a number".to_owned())?;
+    match share > 0.0 && share <= 100.0 {
+        true => Ok(share),
+        false => Err("give more than 0 and at most 100".to_owned()),
+    }
+}
 
 #[derive(Serialize)]
 struct Verdict {
     vault: String,
+    depth: &'static str,
     sound: bool,
     groups: Vec<GroupVerdict>,
     unknown: Vec<String>,
@@ -20,6 +54,8 @@ struct GroupVerdict {
     entries: u64,
     objects: u64,
     bytes: u64,
+    packs: u64,
+    packs_read: u64,
     orphans: u64,
     damage: Vec<String>,
     points: u64,
@@ -37,10 +73,26 @@ struct Affected {
 ///
 /// # Errors
 /// `Damage`, or `RolledBack` if nothing is damaged, after telling all of it; as [`verify`].
-pub fn run(args: ReadArgs) -> Result<()> {
+pub fn run(args: Args) -> Result<()> {
+    let depth = match args.depth {
+        Deep::Structure => Depth::Structure,
+        Deep::Sample => Depth::Sample(args.sample / 100.0),
+        Deep::All => Depth::All,
+    };
+    let args = args.read;
     let vault = args.open()?;
-    let report = verify(&vault, args.group.as_deref())?;
-    let verdict = verdict(&vault, &report);
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{spinner} {msg} {bytes} {bytes_per_sec}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let progress = |objects: u64, bytes: u64| {
+        bar.set_message(format!("{objects} objects"));
+        bar.set_position(bytes);
+    };
+    let options = Options { depth, draw: crate::edge::kernel, progress: &progress };
+    let report = verify_with(&vault, args.group.as_deref(), &options);
+    bar.finish_and_clear();
+    let report = report?;
+    let verdict = verdict(&vault, depth, &report);
     print(&if args.json { json(&verdict)? } else { text(&verdict) })?;
     if report.is_sound() {
         let mut groups = report.groups.iter().map(|report| vault.group(&report.group));
@@ -54,12 +106,14 @@ pub fn run(args: ReadArgs) -> Result<()> {
     Err(Error::new(Kind::Damage, line))
 }
 
-fn verdict(vault: &Vault, report: &Report) -> Verdict {
+fn verdict(vault: &Vault, depth: Depth, report: &Report) -> Verdict {
     let groups = report.groups.iter().map(|group| GroupVerdict {
         group: group.group.clone(),
         entries: group.entries,
         objects: group.objects,
         bytes: group.bytes,
+        packs: group.packs.0,
+        packs_read: group.packs.1,
         orphans: group.orphans,
         damage: group.damage.clone(),
         points: group.points.len() as u64,
@@ -76,6 +130,11 @@ fn verdict(vault: &Vault, report: &Report) -> Verdict {
     });
     Verdict {
         vault: vault.id().to_string(),
+        depth: match depth {
+            Depth::Structure => "structure",
+            Depth::Sample(_) => "sample",
+            Depth::All => "all",
+        },
         sound: report.is_sound(),
         groups: groups.collect(),
         unknown: report.unknown.clone(),
@@ -93,6 +152,12 @@ fn text(verdict: &Verdict) -> String {
             group.objects,
             bytes(group.bytes),
         ));
+        if group.packs_read < group.packs {
+            text.push_str(&format!(
+                "  {} of {} packs read, the others are there\n",
+                group.packs_read, group.packs
+            ));
+        }
         if group.orphans > 0 {
             text.push_str(&format!("  {} objects that no entry lists (harmless)\n", group.orphans));
         }

@@ -25,12 +25,14 @@ pub struct Policy {
     pub monthly: u32,
     /// Of so many years.
     pub yearly: u32,
+    /// Entries that can't be read are let go; else they keep everything.
+    pub past_damage: bool,
 }
 
 impl Policy {
     /// Whether no rule keeps anything.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        Self { past_damage: false, ..*self } == Self::default()
     }
 }
 
@@ -248,7 +250,7 @@ mod tests {
                 .collect();
             let policy = |counts: [u32; 6]| {
                 let [last, hourly, daily, weekly, monthly, yearly] = counts;
-                Policy { last, hourly, daily, weekly, monthly, yearly }
+                Policy { last, hourly, daily, weekly, monthly, yearly, past_damage: false }
             };
             let mut more = counts;
             more[which] += 1;

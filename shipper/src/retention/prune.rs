@@ -59,7 +59,7 @@ impl Log {
 /// # Errors
 /// `GroupNotFound`; `Damage` of the log: who does not know every point lets none go; the store's.
 pub fn plan(vault: &Vault, group: &Group, policy: &Policy, zone: &TimeZone, now_ns: u64) -> Result<Pruning> {
-    let log = read(vault, group)?;
+    let log = read(vault, group, policy.past_damage)?;
     let mut pruning = decide(&log, &group.name, policy, zone, now_ns);
     // Of what is not listed nothing is to be collected; a stale listing costs a while.
     let (cuts, folds) = there(group)?;
@@ -131,7 +131,7 @@ fn next(before: Option<&Catalog>, group: &str, now_ns: u64) -> Catalog {
     catalog
 }
 
-fn read(vault: &Vault, group: &Group) -> Result<Log> {
+fn read(vault: &Vault, group: &Group, past_damage: bool) -> Result<Log> {
     loop {
         let (mut headers, mut claim, mut folds) = (BTreeMap::new(), None, BTreeMap::new());
         let history = history_with(vault, group, |entry| {
@@ -144,6 +144,7 @@ fn read(vault: &Vault, group: &Group) -> Result<Log> {
         let damage = match history.damage.first() {
             None => None,
             Some(_) if history.is_old(group)? => continue,
+            Some(_) if past_damage => None,
             Some(damage) => Some(Error::new(damage.kind(), damage.line())),
         };
         let read = damage.map_or(Ok(()), Err).and_then(|()| match claim {
@@ -154,7 +155,8 @@ fn read(vault: &Vault, group: &Group) -> Result<Log> {
             Ok(claim) => Ok(Log { history, headers, claim, folds }),
             Err(error) if error.kind() == Kind::Damage && history.is_old(group)? => continue,
             Err(error) => {
-                let remedy = "nothing is let go of a group that can't be read whole: run `towline verify`";
+                let remedy = "nothing is let go of a group that can't be read whole: run `towline verify`, and prune \
+                              with --past-damage to let go what it can't read";
                 Err(Error::new(error.kind(), format!("{}; {remedy}", error.line())))
             }
         };
@@ -196,10 +198,11 @@ fn decide(log: &Log, group: &str, policy: &Policy, zone: &TimeZone, now_ns: u64)
         .filter(|(point, why)| point.seq <= bound && !why.is_empty())
         .map(|(point, _)| point.seq)
         .collect();
-    // The newest kept point below an image.
+    // The newest kept point below an image. What can't be read is passed over, as by readers.
+    let before_in_log = |seq: u64| headers.range(..seq).next_back().map_or(0, |(seq, _)| *seq);
     let standing = |mut seq: u64| {
         while seq > 0 && !kept.contains(&seq) {
-            seq = headers.get(&seq).map_or(0, &lies_below);
+            seq = headers.get(&seq).map_or_else(|| before_in_log(seq), &lies_below);
         }
         seq
     };

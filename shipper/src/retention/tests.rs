@@ -442,6 +442,27 @@ fn who_can_not_read_all_that_is_needed_deletes_nothing() {
     sound(&world);
 }
 
+/// F43: an entry that is lost or damaged does not keep a group from being pruned for ever.
+#[test]
+fn what_can_not_be_read_is_let_go_by_who_says_so() {
+    let mut world = world(12);
+    let name = world.group.name_of(4);
+    let mut bytes = world.store.get(&name, 1 << 20).unwrap();
+    bytes[150] ^= 1;
+    world.store.overwrite(&name, bytes);
+    let policy = |past_damage| Policy { last: 2, yearly: 9, past_damage, ..Policy::default() };
+    let prune = |world: &World, past| prune(&world.vault, &world.group, &policy(past), &TimeZone::UTC, 1);
+    assert_eq!(prune(&world, false).unwrap_err().kind(), Kind::Damage);
+    let kept = prune(&world, true).unwrap();
+    assert!(kept.verdicts.iter().all(|verdict| !verdict.point.abandoned), "the lineage goes on below it");
+    collect(&world.group, 1, &mut Quiet).unwrap();
+    // What it had attached is gone with it: points that show that are told, the others are sound.
+    let report = verify(&world.vault, Some("db")).unwrap();
+    assert_eq!(report.groups[0].points.len(), 2);
+    assert!(history(&world.vault, &world.group).unwrap().damage.is_empty());
+    world.claim(false).unwrap();
+}
+
 /// An index that can't be read keeps all that it may show, and nothing else from being collected.
 #[test]
 fn a_damaged_index_keeps_its_packs_and_no_others() {

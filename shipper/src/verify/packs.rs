@@ -64,12 +64,23 @@ pub(super) struct Finding {
     pub(super) error: Error,
 }
 
-/// Checks the packs of an index, but those that are not `needed`: nothing of them shows, and they may be gone.
+/// How a pack is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Not at all: nothing of it shows, and it may be gone.
+    Not,
+    /// Whether it is there, as long as it must be.
+    There,
+    /// All of it is read.
+    Whole,
+}
+
+/// Checks the packs of an index, each as `look` says.
 pub(super) fn check_packs(
     reader: &Reader,
     index: &Index,
     expected: &[Vec<Needed>],
-    needed: &(dyn Fn(&PackRef) -> bool + Sync),
+    look: &(dyn Fn(&PackRef) -> Look + Sync),
 ) -> Result<Vec<Finding>> {
     let next = AtomicUsize::new(0);
     let findings = Mutex::new(Vec::new());
@@ -78,7 +89,8 @@ pub(super) fn check_packs(
         loop {
             let pack = next.fetch_add(1, Ordering::Relaxed);
             let Some(reference) = index.directory.packs.get(pack) else { return Ok(()) };
-            if !needed(reference) {
+            let look = look(reference);
+            if look == Look::Not {
                 continue;
             }
             let mut tell = |frame: Option<u32>, error: Error| match error.kind() {
@@ -88,6 +100,10 @@ pub(super) fn check_packs(
                 }
                 _ => Err(error),
             };
+            if look == Look::There {
+                there(reader, reference).or_else(|error| tell(None, error))?;
+                continue;
+            }
             match open_pack(reader, reference) {
                 Ok(found) if found.disk != index.directory.head.disk || found.block_shift != shift => {
                     tell(None, Error::damage(found.name(), "it holds blocks of another disk"))?;
@@ -109,13 +125,23 @@ pub(super) fn check_packs(
     Ok(findings)
 }
 
-fn open_pack(reader: &Reader, reference: &PackRef) -> Result<PackReader> {
+/// It is there, and as long as it must be.
+fn there(reader: &Reader, reference: &PackRef) -> Result<()> {
     let place = reader.pack_place(reference);
-    let length = usize::try_from(reference.length).expect("checked against the limit");
     let there = reader.group().store.len(&place.object)?;
     if place.offset == 0 && there != place.length {
-        return Err(Error::damage(&place.name, format_args!("it has {there} bytes instead of {length}")));
+        return Err(Error::damage(
+            &place.name,
+            format_args!("it has {there} bytes instead of {}", place.length),
+        ));
     }
+    Ok(())
+}
+
+fn open_pack(reader: &Reader, reference: &PackRef) -> Result<PackReader> {
+    there(reader, reference)?;
+    let place = reader.pack_place(reference);
+    let length = usize::try_from(reference.length).expect("checked against the limit");
     let bytes = reader.read(&place, 0, length)?;
     if bytes.get(crate::vault::layout::object::SALT) != Some(&reference.salt[..]) {
         return Err(Error::damage(&place.name, "its salt is not the one that the index names"));

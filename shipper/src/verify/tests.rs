@@ -210,3 +210,36 @@ fn the_vault_of_format_1_still_verifies_and_restores() {
         assert_eq!(found.collect::<Vec<_>>(), hashes, "{id}");
     }
 }
+
+/// Goal: what each depth promises. Method: each object lost, cut, and a bit of each pack's data flipped.
+#[test]
+fn less_depth_reads_less_and_still_finds_what_is_missing() {
+    let world = small();
+    let objects = objects(&world.store);
+    let at = |depth| {
+        let options = Options { depth, draw: crate::edge::kernel, progress: &|_, _| {} };
+        verify_with(&world.vault, Some("db"), &options)
+    };
+    let whole = at(Depth::All).unwrap();
+    let packs = whole.groups[0].packs.0;
+    assert_eq!(whole.groups[0].packs, (packs, packs));
+    // A log without its last entry is an older log: that a point is missing shows by its number.
+    let found =
+        |depth| !at(depth).is_ok_and(|report| report.is_sound() && report.groups[0].points.len() == 2);
+    for (name, bytes) in objects.iter().filter(|(name, _)| name.starts_with("groups/")) {
+        world.store.delete(name).unwrap();
+        assert!(found(Depth::Structure), "{name} is lost");
+        world.store.overwrite(name, bytes[..bytes.len() - 1].to_vec());
+        assert!(found(Depth::Structure), "{name} is cut");
+        let mut flipped = bytes.clone();
+        flipped[crate::vault::envelope::HEADER + 20] ^= 1;
+        world.store.overwrite(name, flipped);
+        if name.ends_with(".pack") {
+            assert!(!found(Depth::Structure) && found(Depth::Sample(1.0)) && found(Depth::All), "{name}");
+        }
+        world.store.overwrite(name, bytes.clone());
+    }
+    let report = at(Depth::Structure).unwrap();
+    assert!(report.is_sound() && report.groups[0].packs == (packs, 0));
+    assert!(report.groups[0].bytes < whole.groups[0].bytes);
+}
