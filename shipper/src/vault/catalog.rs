@@ -9,6 +9,9 @@
 //! does. The boundary never falls and a point that was let go never comes back, so names below it may be deleted in any
 //! order and at any later time. Catalogs are numbered without a gap, put if absent, each with the hash of the one before,
 //! and never deleted: whoever knows one finds the newest by asking for the next, with no listing (F35).
+//!
+//! Nobody can go on in a group whose newest catalog can't be read, so there are two of each: the second copy is put by who made
+//! the first, or by the next who makes a catalog. It says the same, and is read where the first can't be (F34, F43).
 
 use super::entry::{EntryHeader, EntryRef};
 use super::envelope::{HEADER, ObjectKind, POSITION_TABLE, Seal, TAG};
@@ -102,13 +105,17 @@ impl Catalog {
     /// # Errors
     /// `GroupFull` if it keeps more than a catalog holds.
     pub fn encode(&self, seal: &Seal) -> Result<Vec<u8>> {
+        self.encode_as(seal, &names::catalog(seal.group, self.number))
+    }
+
+    fn encode_as(&self, seal: &Seal, name: &str) -> Result<Vec<u8>> {
         let body = codec::encode_any(self);
         if body.len() > CATALOG_MAX {
             let line =
                 format!("group {} keeps more points than a catalog holds: let some of them go", self.group);
             return Err(Error::new(Kind::GroupFull, line));
         }
-        let sealer = seal.sealer(ObjectKind::Catalog, &names::catalog(seal.group, self.number));
+        let sealer = seal.sealer(ObjectKind::Catalog, name);
         let mut bytes = sealer.header().to_vec();
         sealer.seal(POSITION_TABLE, &body, &mut bytes);
         Ok(bytes)
@@ -119,15 +126,18 @@ impl Catalog {
     /// # Errors
     /// `NewerVault`, `Damage`.
     pub fn decode(seal: &Seal, number: u64, bytes: &[u8]) -> Result<Self> {
-        let name = names::catalog(seal.group, number);
-        let opener = seal.opener(ObjectKind::Catalog, &name, bytes)?;
+        Self::decode_as(seal, &names::catalog(seal.group, number), number, bytes)
+    }
+
+    fn decode_as(seal: &Seal, name: &str, number: u64, bytes: &[u8]) -> Result<Self> {
+        let opener = seal.opener(ObjectKind::Catalog, name, bytes)?;
         let mut section = bytes[HEADER..].to_vec();
         let body = opener.open(POSITION_TABLE, &mut section)?;
         let catalog: Self = codec::decode::<_, CATALOG_MAX>(body)
             .map_err(|error| Error::caused(Kind::Damage, format!("{name} is damaged"), error))?;
         match catalog.check(seal, number) {
             true => Ok(catalog),
-            false => Err(Error::damage(&name, "it contradicts itself")),
+            false => Err(Error::damage(name, "it contradicts itself")),
         }
     }
 
@@ -165,7 +175,11 @@ impl Group {
                 Ok::<_, Error>(())
             })?;
         }
-        let newest = numbers::last(start, |number| self.has_object(&names::catalog(self.id(), number)))?;
+        let first = |number| self.has_object(&names::catalog(self.id(), number));
+        // One copy will do; but who only asks for the next is not to ask twice each time.
+        let newest = numbers::last(start, |number| {
+            Ok(first(number)? || known == 0 && self.has_object(&names::catalog_copy(self.id(), number))?)
+        })?;
         match newest {
             0 => Ok(None),
             newest => self.catalog_at(newest).map(Some),
@@ -183,21 +197,36 @@ impl Group {
         }
     }
 
-    /// Catalog `number`, which must be there.
+    /// Catalog `number`, which must be there, from either of its copies.
     ///
     /// # Errors
     /// As [`Self::catalog`].
     pub fn catalog_at(&self, number: u64) -> Result<Catalog> {
-        let name = names::catalog(self.id(), number);
-        let bytes = match self.store.get(&name, HEADER + CATALOG_MAX + TAG) {
-            Err(error) if error.kind() == StoreErrorKind::NotFound => {
-                return Err(Error::damage(&name, "it is missing"));
-            }
-            bytes => bytes?,
-        };
-        let catalog = Catalog::decode(&self.seal, number, &bytes)?;
+        let [first, second] = self.catalog_names(number);
+        let catalog = self.catalog_named(&first, number).or_else(|error| match error.kind() {
+            Kind::Damage => self.catalog_named(&second, number).map_err(|_| error),
+            _ => Err(error),
+        })?;
         self.catalogs.fetch_max(number, Ordering::Relaxed);
         Ok(catalog)
+    }
+
+    /// Both copies of catalog `number`.
+    pub fn catalog_names(&self, number: u64) -> [String; 2] {
+        [names::catalog(self.id(), number), names::catalog_copy(self.id(), number)]
+    }
+
+    /// One copy of catalog `number`.
+    ///
+    /// # Errors
+    /// As [`Self::catalog`].
+    pub fn catalog_named(&self, name: &str, number: u64) -> Result<Catalog> {
+        match self.store.get(name, HEADER + CATALOG_MAX + TAG) {
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                Err(Error::damage(name, "it is missing"))
+            }
+            bytes => Catalog::decode_as(&self.seal, name, number, &bytes?),
+        }
     }
 
     /// Puts a catalog behind the one before it; `false`: somebody else was quicker, and everything must be looked at again.
@@ -205,12 +234,29 @@ impl Group {
     /// # Errors
     /// `GroupFull`, the store's; after one that may pass it may be there all the same.
     pub fn put_catalog(&self, catalog: &Catalog) -> Result<bool> {
-        let name = names::catalog(self.id(), catalog.number);
-        match self.store.put_if_absent(&name, &catalog.encode(&self.seal)?)? {
-            Put::Created => Ok(true),
-            // Perhaps ours, by a try whose answer was lost: sealed anew, so compared by what it says.
-            Put::AlreadyExists => Ok(self.catalog_at(catalog.number)? == *catalog),
+        // Who made the one before may have died before its second copy.
+        if catalog.number > 1 {
+            self.put_copy(&self.catalog_at(catalog.number - 1)?)?;
         }
+        let name = names::catalog(self.id(), catalog.number);
+        let ours = match self.store.put_if_absent(&name, &catalog.encode(&self.seal)?)? {
+            Put::Created => true,
+            // Perhaps ours, by a try whose answer was lost: sealed anew, so compared by what it says.
+            Put::AlreadyExists => self.catalog_at(catalog.number)? == *catalog,
+        };
+        if ours {
+            self.put_copy(catalog)?;
+        }
+        Ok(ours)
+    }
+
+    /// Puts the second copy of a catalog that is there.
+    fn put_copy(&self, catalog: &Catalog) -> Result<()> {
+        let name = names::catalog_copy(self.id(), catalog.number);
+        if !self.has_object(&name)? {
+            self.store.put_if_absent(&name, &catalog.encode_as(&self.seal, &name)?)?;
+        }
+        Ok(())
     }
 
     /// Whether there is an object of this name.

@@ -116,6 +116,13 @@ pub fn catalog(group: GroupId, number: u64) -> String {
     format!("{GROUPS}{group}/catalog/{number:020}")
 }
 
+/// Its second copy.
+pub fn catalog_copy(group: GroupId, number: u64) -> String {
+    format!("{GROUPS}{group}/catalog/{number:020}{COPY}")
+}
+
+const COPY: &str = ".copy";
+
 /// The folder of folded indexes of a group.
 pub fn folds(group: GroupId) -> String {
     format!("{GROUPS}{group}/folds/")
@@ -165,6 +172,8 @@ pub enum Parsed {
         group: GroupId,
         /// Its number.
         number: u64,
+        /// It is the second copy.
+        copy: bool,
     },
     /// A pack or an index.
     Data {
@@ -209,7 +218,11 @@ pub fn parse(name: &str) -> Option<Parsed> {
     let group = GroupId(hex(parts.next()?)?);
     let parsed = match parts.next()? {
         "log" => Parsed::Entry { group, seq: number(parts.next()?)? },
-        "catalog" => Parsed::Catalog { group, number: number(parts.next()?)? },
+        "catalog" => {
+            let name = parts.next()?;
+            let first = name.strip_suffix(COPY);
+            Parsed::Catalog { group, number: number(first.unwrap_or(name))?, copy: first.is_some() }
+        }
         "packs" => {
             let (epoch, cut) = parts.next()?.split_once('-')?;
             let (name, extension) = parts.next()?.split_once('.')?;
@@ -257,7 +270,8 @@ mod tests {
         let cases = [
             (DESCRIPTOR.to_owned(), Parsed::Descriptor),
             (entry(g, 7), Parsed::Entry { group: g, seq: 7 }),
-            (catalog(g, 7), Parsed::Catalog { group: g, number: 7 }),
+            (catalog(g, 7), Parsed::Catalog { group: g, number: 7, copy: false }),
+            (catalog_copy(g, 7), Parsed::Catalog { group: g, number: 7, copy: true }),
             (pack(g, 3, cut, name), Parsed::Data { group: g, epoch: 3, cut, name, index: false }),
             (index(g, 3, cut, name), Parsed::Data { group: g, epoch: 3, cut, name, index: true }),
             (fold(g, 3, name), Parsed::Fold { group: g, epoch: 3, name }),

@@ -162,7 +162,7 @@ impl Target {
         for name in std::mem::take(&mut self.store.created) {
             let seq = match names::parse(&name) {
                 Some(Parsed::Entry { seq, .. }) => seq,
-                Some(Parsed::Catalog { number, .. }) => {
+                Some(Parsed::Catalog { number, copy: false, .. }) => {
                     self.catalog = Some(self.group.catalog_at(number).map_err(|error| error.line())?);
                     let before = self.points.len();
                     self.let_go();

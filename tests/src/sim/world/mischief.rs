@@ -276,7 +276,10 @@ impl World {
             return;
         }
         let mut target = self.target.borrow_mut();
-        let names = target.store.names().filter(|name| *name != "vault" && !name.contains("/catalog/"));
+        // Of a catalog's two copies one is to be left.
+        let catalog = |name: &String| name.contains("/catalog/");
+        let left = !target.store.damaged.iter().any(catalog);
+        let names = target.store.names().filter(|name| *name != "vault" && (left || !catalog(name)));
         let names: Vec<_> = names.cloned().collect();
         if !names.is_empty() {
             // Of all objects the log's newest entries are looked at the most: half of the time it is one of them.
