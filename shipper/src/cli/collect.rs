@@ -10,10 +10,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 /// `towline collect ...`
-///
-/// Deletes objects that no recovery point needs: what a prune without --no-collect has let go, and what shipments that were
-/// broken off left behind. Needs the right to put and to delete. May run beside shippers, restores and other collections,
-/// be stopped at any moment and be started again.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[arg(long, value_name = "URL", help = format!("The vault: {}", FORMS))]

@@ -64,10 +64,21 @@ enum Command {
     /// Restore a recovery point
     Restore(restore::Args),
     /// Read what is in a vault and check it
+    ///
+    /// Checks every seal, the chain of every log, and that every recovery point has all that it needs; in full depth every block
+    /// of it by its hash. Changes nothing.
     Verify(verify::Args),
     /// Let recovery points go by a policy, and delete what no other needs
+    ///
+    /// Keeps the points that any of the rules keeps, pinned ones, the newest, and those that a shipment in progress needs; lets all
+    /// others go. A rule of N keeps the last point of each of the N newest hours (days, weeks, months, years) that have any, in this
+    /// host's time zone. Points that a later claim passed over (abandoned) are kept beside the others of their time. Needs the
+    /// right to put and to delete. May run beside shippers and restores, be stopped at any moment and be started again.
     Prune(prune::Args),
     /// Delete what no recovery point needs
+    ///
+    /// What a prune with --no-collect has let go, and what shipments that were broken off left behind. Needs the right to put and
+    /// to delete. May run beside shippers, restores and other collections, be stopped at any moment and be started again.
     Collect(collect::Args),
 }
 

@@ -12,10 +12,6 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 /// `towline prune ...`
-///
-/// Keeps the points that any of the rules keeps, pinned ones, the newest, and those that a shipment in progress needs; lets
-/// all others go. A rule of N keeps the last point of each of the N newest hours (days, weeks, months, years) that have
-/// any, in this host's time zone. Points that a later claim passed over (abandoned) are kept beside the others of their time.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[arg(long, value_name = "URL", help = format!("The vault: {}", FORMS))]
@@ -24,22 +20,22 @@ pub struct Args {
     #[arg(long)]
     group: Option<String>,
     /// Keep the N newest points
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     keep_last: u32,
     /// Keep the last point of each of N hours
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     keep_hourly: u32,
     /// Keep the last point of each of N days
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     keep_daily: u32,
     /// Keep the last point of each of N weeks
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     keep_weekly: u32,
     /// Keep the last point of each of N months
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     keep_monthly: u32,
     /// Keep the last point of each of N years
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     keep_yearly: u32,
     /// Let entries go that can't be read, and the points with them; otherwise nothing is let go of a damaged group
     #[arg(long)]

@@ -8,9 +8,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 /// `towline verify ...`
-///
-/// Checks every seal, the chain of every log, and that every recovery point has all that it needs; in full depth every block of
-/// it by its hash.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
