@@ -280,6 +280,8 @@ impl World {
         let catalog = |name: &String| name.contains("/catalog/");
         let left = !target.store.damaged.iter().any(catalog);
         let names = target.store.names().filter(|name| *name != "vault" && (left || !catalog(name)));
+        // What is damaged again and again may look like anything, also like what is newer than we are.
+        let names = names.filter(|name| !target.store.damaged.contains(*name));
         let names: Vec<_> = names.cloned().collect();
         if !names.is_empty() {
             // Of all objects the log's newest entries are looked at the most: half of the time it is one of them.
