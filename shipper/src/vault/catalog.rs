@@ -144,8 +144,10 @@ impl Catalog {
     fn check(&self, seal: &Seal, number: u64) -> bool {
         let bound = self.bound();
         let kept = |seq: u64| seq == 0 || self.kept(seq).is_some();
+        // Something can follow both: whoever knows one asks for the next.
         self.number == number
-            && number > 0
+            && (1..u64::MAX).contains(&number)
+            && bound < u64::MAX
             && (number == 1) == (self.previous == [0; 32])
             && seal.group_of(&self.group) == seal.group
             && self.kept.is_sorted_by(|a, b| a.entry.seq < b.entry.seq)

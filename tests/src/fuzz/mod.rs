@@ -7,6 +7,7 @@
 //! a model says, or is sound (ordered, inside the disk, inside its limits). The fuzzer bounds memory.
 
 pub mod answers;
+pub mod catalogs;
 pub mod changes;
 pub mod command_line;
 pub mod control;
@@ -45,6 +46,7 @@ pub struct Target {
 /// Every target.
 pub const TARGETS: &[Target] = &[
     Target { name: "answers", run: answers::run },
+    Target { name: "catalogs", run: catalogs::run },
     Target { name: "changes", run: changes::run },
     Target { name: "command_line", run: command_line::run },
     Target { name: "control", run: control::run },
