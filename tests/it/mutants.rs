@@ -8,14 +8,18 @@ use std::process::{Command, Stdio};
 use towline::restore::{Request, restore};
 use towline::store;
 use towline::vault::Vault;
+use towline::vault::attach::{Claimant, Decision};
+use towline::vault::entry::{DiskImage, Draft, EntryKind, Payload};
+use towline::vault::log::Appended;
 use towline_tests::live::process::{Running, Site, Tracker, run, towline};
 use towline_tests::live::room::Device;
 use towline_tests::live::stamp::BLOCK;
 use towline_tests::live::writer::first_content;
 use towline_tests::mutants::{Death, chosen};
 use towline_tracker::control::client::Client;
+use towline_tracker::control::message::{Attached, DiskInfo, LiveFreeze};
 use towline_tracker::frontend::nbd::client::Operation;
-use towline_tracker::id::TargetId;
+use towline_tracker::id::{Anchor, AttachNumber, Cut, CutId, Generation, Session, TargetId};
 
 /// Ends a check: a claim without a bug, a death with one.
 #[track_caller]
@@ -203,6 +207,69 @@ fn a_restore_leaves_nothing_of_what_was_there() {
         false => Err("the device has bytes that the point does not have".to_owned()),
     };
     judge("image", seen);
+}
+
+/// V10, schedule: 1. a cut is frozen, and the memory of its host is copied; 2. the copy publishes a fuzzy entry of that cut, of what it
+/// found on its own disk since; 3. the original attaches, with the same freeze. Its pending blocks are to be shipped over that entry, not
+/// released with it.
+#[test]
+fn a_copys_fuzzy_entry_is_not_taken_for_ours() {
+    let site = Site::memory();
+    first_content(&site.first(), 0, 64).unwrap();
+    site.init();
+    let tracker = site.start(&[]);
+    site.once(&[]);
+    tracker.stop();
+    let vault = Vault::open(store::open(site.vault().to_str().unwrap()).unwrap()).unwrap();
+    let group = vault.group(&site.group());
+    let point = group.entry_at(group.head(0).unwrap()).unwrap();
+    let content = point.content().unwrap().clone();
+    let (cut, id) = (Cut { id: CutId::random(), time_ns: point.header.time_ns + 1 }, vault.id());
+    let disk = |disk: &DiskImage| DiskInfo {
+        id: disk.id,
+        name: disk.name.clone(),
+        size: disk.size,
+        block_shift: disk.block_shift,
+        resync: None,
+    };
+    let attached = |live| Attached {
+        attach: AttachNumber(9),
+        group: site.group(),
+        session: Session(9),
+        disks: content.disks.iter().map(disk).collect(),
+        anchor: Some(Anchor { vault: id, seq: point.header.seq, hash: point.header.hash() }),
+        live,
+        vouched: vec![cut],
+    };
+    let claimant = Claimant { host: "host".into(), target: TargetId(id.0), time_ns: 1 };
+    let claim = |live| group.claim(&attached(live), &claimant, false, &mut || Ok(())).unwrap();
+    let copy = claim(None).claim;
+    let fuzzy = Draft {
+        kind: EntryKind::Fuzzy,
+        cut: cut.id,
+        time_ns: cut.time_ns,
+        base: point.header.seq,
+        attached: Vec::new(),
+        payload: Payload::Content(content.clone()),
+    };
+    let put = group.append(Some(copy.reference()), copy.seq, &fuzzy).unwrap();
+    let Appended::Ours(put) = put else { panic!("nobody else puts: {put:?}") };
+    let live = |shipped| LiveFreeze {
+        cut: cut.id,
+        generation: Generation(1),
+        time_ns: cut.time_ns,
+        sealed: true,
+        fuzzy: false,
+        shipped,
+    };
+    let decision = |shipped| claim(Some(live(shipped))).decision;
+    let seen = match decision([0; 32]) {
+        Decision::Delta(base) if base.header.seq == put.seq => Ok(()),
+        other => Err(format!("the freeze is given up for what the copy found: {other:.60?}")),
+    };
+    judge("image", seen);
+    // What its own shipper told of is its own.
+    assert!(matches!(decision(put.hash()), Decision::Adopt(_)));
 }
 
 /// Each mutant of the list is killed by what data show.

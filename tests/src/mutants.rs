@@ -281,7 +281,7 @@ pub const MUTANTS: &[Mutant] = &[
         "taken-up-untold",
         "a copied host's fuzzy entry or checkpoint of a freeze that we have too is taken for ours",
     )
-    .by(VAULTS),
+    .by(By::Test("mutants::a_copys_fuzzy_entry_is_not_taken_for_ours")),
     of("V10", "no-anchor-is-delta", "a tracker without an anchor goes on over what it finds").by(VAULTS),
     of(
         "V12",

@@ -237,7 +237,7 @@ fn event(life: &Arc<Mutex<Life>>, rng: &mut Rng) {
     let host = rng.index(lock(life).hosts.len());
     let count = rng.index(40);
     lock(life).hosts[host].write(rng, count);
-    let amid = match rng.below(24) {
+    let amid = match rng.below(27) {
         20 | 21 => Amid::Collect,
         22 | 23 => Amid::Weeks,
         0..=4 => Amid::Nothing,
@@ -251,9 +251,9 @@ fn event(life: &Arc<Mutex<Life>>, rng: &mut Rng) {
         17 => Amid::PutBack,
         _ => Amid::Twin,
     };
-    match rng.below(36) {
-        30..=32 => collector::disturbed(life, rng),
-        33 => {
+    match rng.below(33) {
+        30 | 31 => collector::disturbed(life, rng),
+        32 => {
             let store = lock(life).store.clone();
             collector::undisturbed(life, &store, rng);
         }
