@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use towline::points::Wanted;
 use towline::restore::{Request, restore};
-use towline::retention::collect::{Progress, collect};
+use towline::retention::collect::collect;
 use towline::retention::policy::Policy;
 use towline::retention::prune::plan;
 use towline::store;
@@ -195,18 +195,6 @@ fn a_prune_without_a_rule_and_a_damaged_log_let_nothing_go() {
     are_there(&site, &points);
 }
 
-struct Quiet;
-
-impl Progress for Quiet {
-    fn looked(&mut self, _: u64, _: u64) -> towline::Result<()> {
-        Ok(())
-    }
-
-    fn deleted(&mut self, _: u64, _: u64) -> towline::Result<()> {
-        Ok(())
-    }
-}
-
 /// V14, schedule: 1. a prune has looked at the log, and is about to let a point go; 2. a claim over that point, as a failover
 /// makes it; 3. the prune's catalog is put; 4. a collection; 5. the claim's shipper, which has heard of none of it, publishes over
 /// the point.
@@ -246,7 +234,7 @@ fn a_claim_over_a_point_that_is_let_go_just_then_keeps_what_it_needs() {
     };
     let claim = put(0, &Decision::Delta(base.clone()).claim(&attached, &claimant, CutId::random()));
     assert!(group.put_catalog(&pruning.catalog).unwrap());
-    collect(&group, 1, &mut Quiet).unwrap();
+    collect(&group, 1, &mut ()).unwrap();
     let over = Draft {
         kind: EntryKind::Point,
         cut: CutId::random(),

@@ -1,9 +1,10 @@
 //! Prunes and collections over small vaults: what is kept is there, what is not is gone, and whoever sleeps, dies or races
 //! in between spoils nothing.
 
-use super::collect::{Progress, collect, plan as garbage};
+use super::collect::{collect, plan as garbage};
 use super::policy::Policy;
 use super::prune::{pin, plan, prune};
+use crate::Kind;
 use crate::points::{Wanted, find, history};
 use crate::restore::{Request, restore};
 use crate::store::scripted::{Mood, Scripted, What};
@@ -14,25 +15,12 @@ use crate::vault::names;
 use crate::vault::sample::{Change, World, simple};
 use crate::vault::{Group, Vault};
 use crate::verify::verify;
-use crate::{Kind, Result};
 use jiff::tz::TimeZone;
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use towline_tracker::id::CutId;
-
-struct Quiet;
-
-impl Progress for Quiet {
-    fn looked(&mut self, _: u64, _: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn deleted(&mut self, _: u64, _: u64) -> Result<()> {
-        Ok(())
-    }
-}
 
 fn last(last: u32) -> Policy {
     Policy { last, ..Policy::default() }
@@ -103,8 +91,8 @@ fn what_is_kept_is_there_and_what_nobody_needs_is_gone() {
     for round in 0..3 {
         let kept = to(&world, last(4));
         assert_eq!(kept.len(), 4);
-        let planned = garbage(&world.group, None, &mut Quiet).unwrap();
-        let collected = collect(&world.group, 1, &mut Quiet).unwrap();
+        let planned = garbage(&world.group, None, &mut ()).unwrap();
+        let collected = collect(&world.group, 1, &mut ()).unwrap();
         assert_eq!(collected.deleted.0, planned.garbage.len() as u64);
         assert!(collected.deleted.0 > 5, "{collected:?}");
         assert_eq!(sound(&world), kept, "round {round}");
@@ -114,7 +102,7 @@ fn what_is_kept_is_there_and_what_nobody_needs_is_gone() {
             bound > 20 && world.group.entry_header(1).unwrap().is_some() == (round == 0),
             "the first claim"
         );
-        assert!(garbage(&world.group, None, &mut Quiet).unwrap().garbage.is_empty());
+        assert!(garbage(&world.group, None, &mut ()).unwrap().garbage.is_empty());
         // And a shipper that starts goes on from there.
         assert!(matches!(world.claim(false).unwrap(), crate::vault::attach::Decision::Delta(_)));
         grow(&mut world, 15);
@@ -127,11 +115,11 @@ fn a_dry_run_says_what_would_be_deleted_and_changes_nothing() {
     let world = world(20);
     let before = names(&world.store);
     let pruning = plan(&world.vault, &world.group, &last(3), &TimeZone::UTC, 1).unwrap();
-    let would = garbage(&world.group, Some(&pruning.catalog), &mut Quiet).unwrap().garbage;
+    let would = garbage(&world.group, Some(&pruning.catalog), &mut ()).unwrap().garbage;
     assert_eq!(names(&world.store), before);
     to(&world, last(3));
-    assert_eq!(garbage(&world.group, None, &mut Quiet).unwrap().garbage, would);
-    collect(&world.group, 1, &mut Quiet).unwrap();
+    assert_eq!(garbage(&world.group, None, &mut ()).unwrap().garbage, would);
+    collect(&world.group, 1, &mut ()).unwrap();
     let deleted: BTreeSet<_> = would.into_iter().map(|garbage| garbage.name).collect();
     assert_eq!(&before - &names(&world.store), deleted);
 }
@@ -148,7 +136,7 @@ fn pins_outlive_every_rule_until_they_are_taken_away() {
     grow(&mut world, 12);
     for _ in 0..2 {
         to(&world, last(2));
-        collect(&world.group, 1, &mut Quiet).unwrap();
+        collect(&world.group, 1, &mut ()).unwrap();
         let points = sound(&world);
         assert!(
             points.contains(&old.id) && points.contains(&new.id) && points.len() <= 5,
@@ -159,7 +147,7 @@ fn pins_outlive_every_rule_until_they_are_taken_away() {
     }
     assert!(pin(&world.group, &old, false, 1).unwrap());
     to(&world, last(2));
-    collect(&world.group, 1, &mut Quiet).unwrap();
+    collect(&world.group, 1, &mut ()).unwrap();
     assert!(!sound(&world).contains(&old.id));
     assert_eq!(pin(&world.group, &old, true, 1).unwrap_err().kind(), Kind::PointNotFound);
 }
@@ -186,14 +174,14 @@ fn a_prune_and_a_collection_end_at_any_request_and_are_done_again() {
             });
             let group = Group { store: scripted.clone(), ..world.group.clone() };
             let vault = Vault { store: scripted, ..world.vault.clone() };
-            let done = prune(&vault, &group, &last(3), &TimeZone::UTC, 1)
-                .and_then(|_| collect(&group, 1, &mut Quiet));
+            let done =
+                prune(&vault, &group, &last(3), &TimeZone::UTC, 1).and_then(|_| collect(&group, 1, &mut ()));
             let before = sound(&world);
             assert!(before.len() == 3 || before.len() == 9, "old or new: {}", before.len());
             to(&world, last(3));
-            collect(&world.group, 1, &mut Quiet).unwrap();
+            collect(&world.group, 1, &mut ()).unwrap();
             assert_eq!(sound(&world).len(), 3);
-            assert!(garbage(&world.group, None, &mut Quiet).unwrap().garbage.is_empty());
+            assert!(garbage(&world.group, None, &mut ()).unwrap().garbage.is_empty());
             if done.is_ok() {
                 break;
             }
@@ -231,7 +219,7 @@ fn a_writer_that_slept_while_its_place_was_collected_is_fenced() {
     world.claim(false).unwrap();
     grow(&mut world, 9);
     let kept = to(&world, last(2));
-    collect(&world.group, 1, &mut Quiet).unwrap();
+    collect(&world.group, 1, &mut ()).unwrap();
     assert!(world.group.entry_header(header.seq).unwrap().is_none(), "its place is free");
     // The entry before it is gone as well.
     assert_eq!(asleep.put_entry(&header, &bytes).unwrap_err().kind(), Kind::Revoked);
@@ -240,7 +228,7 @@ fn a_writer_that_slept_while_its_place_was_collected_is_fenced() {
     assert_eq!(sound(&world), kept);
     let by_id = find(&world.vault, &world.group, &Wanted::Id(header.cut.to_string()));
     assert_eq!(by_id.unwrap_err().kind(), Kind::PointNotFound);
-    collect(&world.group, 1, &mut Quiet).unwrap();
+    collect(&world.group, 1, &mut ()).unwrap();
     assert!(world.group.entry_header(header.seq).unwrap().is_none());
     assert_eq!(sound(&world), kept);
 }
@@ -266,7 +254,7 @@ fn a_put_that_lands_where_nothing_exists_any_more_counts_for_nothing() {
                 others.claim(false).unwrap();
                 grow(&mut others, 9);
                 to(&others, last(2));
-                collect(&others.group, 1, &mut Quiet).unwrap();
+                collect(&others.group, 1, &mut ()).unwrap();
                 return if found_again { Mood::LoseAnswer } else { Mood::Good };
             }
             Mood::Good
@@ -311,7 +299,7 @@ fn what_is_on_its_way_is_not_collected() {
     let packs = &names(&world.store) - &names(&asleep);
     assert!(packs.iter().any(|name| name.ends_with(".pack")));
     to(&world, last(2));
-    collect(&world.group, 1, &mut Quiet).unwrap();
+    collect(&world.group, 1, &mut ()).unwrap();
     assert!(packs.is_subset(&names(&world.store)));
     assert!(!names(&world.store).contains(&orphan), "something was collected");
     // The collector's entry has the place: the writer takes the next one, and everything that it lists is there.
@@ -340,12 +328,12 @@ fn a_collector_that_slept_looks_again() {
                 others.0.claim(false).unwrap();
                 grow(&mut others.0, cycles);
                 to(&others.0, last(2));
-                collect(&others.0.group, 1, &mut Quiet).unwrap();
+                collect(&others.0.group, 1, &mut ()).unwrap();
             }
             Mood::Good
         });
         let slow = Group { store, ..world.group.clone() };
-        collect(&slow, 1, &mut Quiet).unwrap();
+        collect(&slow, 1, &mut ()).unwrap();
         let others = others.lock().unwrap();
         assert!(!others.1, "it slept");
         assert_eq!(sound(&others.0).len(), 2);
@@ -373,7 +361,7 @@ fn a_collector_gets_its_place_beside_a_writer_who_is_quicker_each_time() {
         Mood::Good
     });
     let group = Group { store: scripted, ..vault.group("db") };
-    collect(&group, 1, &mut Quiet).unwrap();
+    collect(&group, 1, &mut ()).unwrap();
     assert_eq!(
         looked.load(Ordering::Relaxed),
         2,
@@ -392,7 +380,7 @@ fn a_damaged_catalog_is_found() {
     grow(&mut world, 4);
     to(&world, last(2));
     // An entry rests on the newest one.
-    assert!(collect(&world.group, 1, &mut Quiet).unwrap().deleted.0 > 0);
+    assert!(collect(&world.group, 1, &mut ()).unwrap().deleted.0 > 0);
     let names: Vec<_> = [1, 2].into_iter().flat_map(|number| world.group.catalog_names(number)).collect();
     let found = |world: &World| verify(&world.vault, Some("db")).map_or(true, |report| !report.is_sound());
     let kept = sound(&world);
@@ -425,7 +413,7 @@ fn a_damaged_catalog_is_found() {
 fn who_can_not_read_all_that_is_needed_deletes_nothing() {
     let mut world = world(12);
     to(&world, last(5));
-    collect(&world.group, 1, &mut Quiet).unwrap();
+    collect(&world.group, 1, &mut ()).unwrap();
     grow(&mut world, 5);
     let kept = world.group.catalog(0).unwrap().unwrap().kept[0].entry.seq;
     let name = world.group.name_of(kept);
@@ -438,7 +426,7 @@ fn who_can_not_read_all_that_is_needed_deletes_nothing() {
             None => world.store.delete(&name).unwrap(),
         }
         let before = names(&world.store);
-        let error = collect(&world.group, 1, &mut Quiet).unwrap_err();
+        let error = collect(&world.group, 1, &mut ()).unwrap_err();
         assert_eq!(error.kind(), Kind::Damage);
         assert!(error.line().contains(&name), "{}", error.line());
         assert!(plan(&world.vault, &world.group, &last(2), &TimeZone::UTC, 1).is_err());
@@ -446,7 +434,7 @@ fn who_can_not_read_all_that_is_needed_deletes_nothing() {
         world.store.put(&name, &bytes).unwrap();
     }
     world.store.overwrite(&name, bytes);
-    collect(&world.group, 1, &mut Quiet).unwrap();
+    collect(&world.group, 1, &mut ()).unwrap();
     sound(&world);
 }
 
@@ -463,7 +451,7 @@ fn what_can_not_be_read_is_let_go_by_who_says_so() {
     assert_eq!(prune(&world, false).unwrap_err().kind(), Kind::Damage);
     let kept = prune(&world, true).unwrap();
     assert!(kept.verdicts.iter().all(|verdict| !verdict.point.abandoned), "the lineage goes on below it");
-    collect(&world.group, 1, &mut Quiet).unwrap();
+    collect(&world.group, 1, &mut ()).unwrap();
     // What it had attached is gone with it: points that show that are told, the others are sound.
     let report = verify(&world.vault, Some("db")).unwrap();
     assert_eq!(report.groups[0].points.len(), 2);
@@ -486,7 +474,7 @@ fn a_damaged_index_keeps_its_packs_and_no_others() {
             .collect()
     };
     world.store.overwrite(&index, vec![7; 3000]);
-    let collected = collect(&world.group, 1, &mut Quiet).unwrap();
+    let collected = collect(&world.group, 1, &mut ()).unwrap();
     assert!(collected.deleted.0 > 0 && !packs.is_empty(), "{collected:?} {packs:?}");
     let left = names(&world.store);
     assert!(packs.iter().all(|pack| left.contains(pack)));
@@ -502,11 +490,11 @@ fn a_store_that_lets_nobody_delete_is_told_and_the_collection_is_finished_by_oth
         _ => Mood::Good,
     });
     let group = Group { store, ..world.group.clone() };
-    assert_eq!(collect(&group, 1, &mut Quiet).unwrap_err().kind(), Kind::Denied);
+    assert_eq!(collect(&group, 1, &mut ()).unwrap_err().kind(), Kind::Denied);
     let entries = world.group.head(0).unwrap();
     assert_eq!(sound(&world).len(), 2);
     // Condemned once, deleted by whoever may.
-    assert!(collect(&world.group, 1, &mut Quiet).unwrap().deleted.0 > 0);
+    assert!(collect(&world.group, 1, &mut ()).unwrap().deleted.0 > 0);
     assert_eq!(world.group.head(0).unwrap(), entries);
     assert_eq!(sound(&world).len(), 2);
     assert!(names(&world.store).iter().all(|name| names::parse(name).is_some()));

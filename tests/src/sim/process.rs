@@ -13,7 +13,7 @@ use std::time::Duration;
 use towline::edge::Edge;
 use towline::limit::Rules;
 use towline::pipeline::{Begun, Counters, Crew, Plan, Retry, Turn, Turns};
-use towline::retention::collect;
+use towline::retention::collect::collect;
 use towline::retention::policy::Policy;
 use towline::retention::prune::prune;
 use towline::ship::{Answered, Control, Ended, Options, Report, Stop, Summary, Surroundings, run_in};
@@ -144,18 +144,8 @@ pub fn collecting(last: Option<u32>) -> Collecting {
             let policy = Policy { last, ..Policy::default() };
             prune(&vault, &group, &policy, &jiff::tz::TimeZone::UTC, now)?;
         }
-        collect::collect(&group, now, &mut Nobody).map(drop)
+        collect(&group, now, &mut ()).map(drop)
     })
-}
-
-impl collect::Progress for Nobody {
-    fn looked(&mut self, _: u64, _: u64) -> towline::Result<()> {
-        Ok(())
-    }
-
-    fn deleted(&mut self, _: u64, _: u64) -> towline::Result<()> {
-        Ok(())
-    }
 }
 
 const EDGE: Edge = Edge {

@@ -5,7 +5,7 @@ use super::ship::{Run, lock, run};
 use crate::sim::Oracle;
 use crate::sim::rng::Rng;
 use std::sync::{Arc, Mutex};
-use towline::retention::collect::{Progress, collect};
+use towline::retention::collect::collect;
 use towline::retention::policy::Policy;
 use towline::retention::prune::prune;
 use towline::store::memory::MemoryStore;
@@ -13,18 +13,6 @@ use towline::store::scripted::{Mood, Scripted};
 use towline::store::{Store, StoreErrorKind};
 use towline::vault::Vault;
 use towline::{Error, Kind, Result};
-
-struct Quiet;
-
-impl Progress for Quiet {
-    fn looked(&mut self, _: u64, _: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn deleted(&mut self, _: u64, _: u64) -> Result<()> {
-        Ok(())
-    }
-}
 
 /// Lets go all but some of the newest points, and collects; or collects alone.
 fn once(store: Arc<dyn Store>, last: Option<u32>) -> Result<()> {
@@ -34,7 +22,7 @@ fn once(store: Arc<dyn Store>, last: Option<u32>) -> Result<()> {
         let policy = Policy { last, ..Policy::default() };
         prune(&vault, &group, &policy, &jiff::tz::TimeZone::UTC, 1)?;
     }
-    collect(&group, 1, &mut Quiet).map(drop)
+    collect(&group, 1, &mut ()).map(drop)
 }
 
 /// A prune and a collection that nothing disturbs.
