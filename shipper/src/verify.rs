@@ -21,7 +21,6 @@ use crate::{Error, Kind, Result, store};
 use packs::{Look, check_packs, expected};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Memory for index pages: what is read once needs no cache.
 const CACHE: usize = 4 << 20;
@@ -129,7 +128,7 @@ pub fn verify_with(vault: &Vault, group: Option<&str>, options: &Options<'_>) ->
                 done => done?,
             };
             // What was let go while it was looked at is not damaged.
-            let known = group.catalogs.load(Ordering::Relaxed);
+            let known = group.known.number();
             if done.damage.is_empty() || group.newer_catalog(known)?.is_none() {
                 break done;
             }
@@ -142,6 +141,7 @@ pub fn verify_with(vault: &Vault, group: Option<&str>, options: &Options<'_>) ->
                 Some(
                     Parsed::Data { group, .. }
                     | Parsed::Fold { group, .. }
+                    | Parsed::Moved { group, .. }
                     | Parsed::Entry { group, .. }
                     | Parsed::Catalog { group, .. },
                 ) => {
@@ -265,7 +265,7 @@ impl<'a> Check<'a> {
             }
         }
         if pruned {
-            self.needed = Some(live(&self.reader, &contents, &mut |_, _| {})?);
+            self.needed = Some(live(&self.reader, &contents, u64::MAX, &mut |_, _| {})?);
         }
         let mut affected = BTreeSet::new();
         for (seq, index, point) in contradictions {
@@ -340,9 +340,12 @@ impl<'a> Check<'a> {
     }
 
     fn index(&mut self, reference: &IndexRef) -> Result<()> {
-        let place = self.reader.index_place(reference);
+        // What nobody reads any more may be anything.
+        self.seen.insert(self.reader.index_place(reference).name);
+        let read = self.group().known.stands_for(reference);
+        let place = self.reader.index_place(&read);
         self.objects += 1;
-        self.bytes += reference.length;
+        self.bytes += read.length;
         self.seen.insert(place.name.clone());
         let opened = self.length(&place).and_then(|()| self.reader.open_index(reference));
         let Some(index) = self.note(opened)? else {
@@ -397,7 +400,8 @@ impl<'a> Check<'a> {
     /// Objects that no entry lists are checked as far as they can be by themselves.
     fn orphans(&mut self) -> Result<u64> {
         let mut found = Vec::new();
-        for folder in [names::packs(self.group().id()), names::folds(self.group().id())] {
+        let id = self.group().id();
+        for folder in [names::packs(id), names::folds(id), names::moved_all(id)] {
             store::each(&*self.vault.store, &folder, "", |object| {
                 if !self.seen.contains(&object.name) {
                     found.push((object.name.clone(), object.length));
@@ -409,7 +413,7 @@ impl<'a> Check<'a> {
         let all = self.options.depth == Depth::All;
         for (name, length) in found.into_iter().filter(|_| all) {
             let index = match names::parse(&name) {
-                Some(Parsed::Data { index, .. }) => index,
+                Some(Parsed::Data { index, .. } | Parsed::Moved { index, .. }) => index,
                 Some(Parsed::Fold { .. }) => true,
                 _ => continue,
             };

@@ -301,6 +301,27 @@ pub const MUTANTS: &[Mutant] = &[
     .by(VAULTS),
     of("V14", "claims-base-swept", "a collector does not know what the newest claim builds on")
         .by(By::Test("prune::a_claim_over_a_point_that_is_let_go_just_then_keeps_what_it_needs")),
+    of(
+        "V14",
+        "moved-slot-kept",
+        "a block that is moved is looked for in its new frame where it was in the old one",
+    )
+    .by(VAULTS),
+    of("V14", "moved-swept-too-early", "a collector takes what is made for a catalog to come for garbage")
+        .by(VAULTS),
+    of("V14", "moved-forgotten", "a prune's catalog does not say where blocks were moved").by(VAULTS),
+    of(
+        "V6",
+        "fold-outlives-collection",
+        "a fold made before blocks were moved is listed after the old ones went",
+    )
+    .by(VAULTS),
+    of(
+        "V14",
+        "late-fold-not-looked-at",
+        "a collector does not look at folds that were listed since its plan",
+    )
+    .by(VAULTS),
     of("V13", "salt-reused", "all objects of one name and kind are sealed with one salt, so with one key"),
 ];
 

@@ -1,10 +1,13 @@
 //! `towline collect`: deletes what no recovery point needs.
 
 use super::access::Access;
-use super::{bytes, json, print};
-use crate::retention::collect::{Collected, Plan, Progress, collect, plan};
+use super::{bytes, json, print, units};
+use crate::retention::collect::{Collected, Progress, collect, plan};
+use crate::retention::compact::{Bounds, Compacted, compact, estimate};
 use crate::store::location::FORMS;
 use crate::vault::Group;
+use crate::vault::catalog::Catalog;
+use crate::vault::limits::PACK_SIZE;
 use crate::{Kind, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -17,7 +20,9 @@ pub struct Args {
     /// Only this group
     #[arg(long)]
     group: Option<String>,
-    /// Say what would be deleted, and delete nothing
+    #[command(flatten)]
+    repack: Repack,
+    /// Say what would be moved and deleted, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// One JSON object for all, for programs
@@ -25,6 +30,20 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     access: Access,
+}
+
+/// How much may be moved.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Repack {
+    /// Move what is needed out of packs of which less than half is, so that these can be deleted: copy at most so much; 0: nothing
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::size)]
+    max_repack_size: u64,
+}
+
+impl Repack {
+    fn bounds(self) -> Bounds {
+        Bounds { budget: self.max_repack_size, pack_size: PACK_SIZE }
+    }
 }
 
 #[derive(Serialize)]
@@ -41,35 +60,51 @@ struct GroupDone {
     freed: Freed,
 }
 
-/// Objects and bytes that were deleted, or would be, and that stay.
+/// Objects and bytes that were deleted, or would be, and that stay. What was repacked is among both.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Freed {
+    objects_repacked: u64,
+    bytes_repacked: u64,
+    bytes_copied: u64,
     objects_deleted: u64,
     bytes_deleted: u64,
     objects_kept: u64,
     bytes_kept: u64,
 }
 
-impl From<Collected> for Freed {
-    fn from(collected: Collected) -> Self {
+impl Freed {
+    fn new(compacted: Compacted, collected: Collected) -> Self {
         let ((objects_deleted, bytes_deleted), (objects_kept, bytes_kept)) =
             (collected.deleted, collected.live);
-        Self { objects_deleted, bytes_deleted, objects_kept, bytes_kept }
+        let ((objects_repacked, bytes_repacked), bytes_copied) = (compacted.emptied, compacted.put);
+        Self {
+            objects_repacked,
+            bytes_repacked,
+            bytes_copied,
+            objects_deleted,
+            bytes_deleted,
+            objects_kept,
+            bytes_kept,
+        }
     }
-}
 
-impl From<&Plan> for Freed {
-    fn from(plan: &Plan) -> Self {
-        let deleted = plan.garbage.iter().fold((0, 0), |(n, sum), garbage| (n + 1, sum + garbage.length));
-        Collected { deleted, live: plan.live }.into()
-    }
-}
-
-impl Freed {
     /// For people.
     pub(super) fn text(&self, dry_run: bool) -> String {
+        let repacked = match (self.objects_repacked, dry_run) {
+            (0, _) => String::new(),
+            (objects, true) => format!(
+                "would repack {objects} objects with {}, of which {} are needed, and delete them; ",
+                bytes(self.bytes_repacked),
+                bytes(self.bytes_copied)
+            ),
+            (objects, false) => format!(
+                "repacked {objects} objects with {} into {}; ",
+                bytes(self.bytes_repacked),
+                bytes(self.bytes_copied)
+            ),
+        };
         format!(
-            "{} {} objects with {}; {} with {} stay\n",
+            "{repacked}{} {} objects with {}; {} with {} stay\n",
             if dry_run { "would delete" } else { "deleted" },
             self.objects_deleted,
             bytes(self.bytes_deleted),
@@ -88,10 +123,9 @@ pub fn run(args: Args) -> Result<()> {
     let groups = super::chosen(&vault, args.group.as_deref())?;
     let mut done = Done { vault: vault.id().to_string(), dry_run: args.dry_run, groups: Vec::new() };
     for group in groups {
-        let mut bar = Bar::new();
         let freed = match args.dry_run {
-            true => Freed::from(&plan(&group, None, &mut bar)?),
-            false => collected(&group, &mut bar)?,
+            true => would_free(&group, None, args.repack)?,
+            false => freed(&group, args.repack)?,
         };
         done.groups.push(GroupDone { group: group.name, freed });
     }
@@ -105,24 +139,49 @@ pub fn run(args: Args) -> Result<()> {
     print(&if args.json { json(&done)? } else { text() })
 }
 
-/// Collects a group.
+/// Repacks and collects a group.
 ///
 /// # Errors
 /// As [`collect`].
-pub(super) fn collected(group: &Group, bar: &mut Bar) -> Result<Freed> {
-    collect(group, super::now_ns(), bar).map(Freed::from).map_err(|error| match error.kind() {
+pub(super) fn freed(group: &Group, repack: Repack) -> Result<Freed> {
+    let mut bar = Bar::new();
+    let compacted = match compact(group, repack.bounds(), super::now_ns(), &mut bar) {
+        // The collection says whether anything can be done.
+        Err(error) if error.kind() == Kind::Damage => {
+            tracing::warn!(error = error.line(), "nothing is repacked of a damaged group");
+            Compacted::default()
+        }
+        compacted => compacted?,
+    };
+    let collected = collect(group, super::now_ns(), &mut bar).map_err(|error| match error.kind() {
         Kind::Denied => {
             error.context("what nobody needs can't be deleted; collect with credentials that may")
         }
         _ => error,
-    })
+    })?;
+    Ok(Freed::new(compacted, collected))
+}
+
+/// What that would do, under a catalog that is to be.
+///
+/// # Errors
+/// As [`plan`].
+pub(super) fn would_free(group: &Group, by: Option<&Catalog>, repack: Repack) -> Result<Freed> {
+    let mut bar = Bar::new();
+    let plan = plan(group, by, &mut bar)?;
+    let compacted = match estimate(group, by, repack.bounds(), &mut bar) {
+        Err(error) if error.kind() == Kind::Damage => Compacted::default(),
+        compacted => compacted?,
+    };
+    let deleted = plan.garbage.iter().fold((0, 0), |(n, sum), garbage| (n + 1, sum + garbage.length));
+    Ok(Freed::new(compacted, Collected { deleted, live: plan.live }))
 }
 
 /// Progress on a terminal.
-pub(super) struct Bar(ProgressBar);
+struct Bar(ProgressBar);
 
 impl Bar {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {eta} left");
         Self(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
@@ -144,6 +203,11 @@ impl Drop for Bar {
 impl Progress for Bar {
     fn looked(&mut self, done: u64, total: u64) -> Result<()> {
         self.show("looking at blocks", done, total);
+        Ok(())
+    }
+
+    fn copied(&mut self, done: u64, total: u64) -> Result<()> {
+        self.show("moving blocks", done, total);
         Ok(())
     }
 

@@ -1,9 +1,8 @@
 //! `towline prune`: lets recovery points go by a policy, and deletes what no other needs.
 
 use super::access::Access;
-use super::collect::{Bar, Freed, collected};
+use super::collect::{Freed, Repack, freed, would_free};
 use super::{json, print, time};
-use crate::retention::collect::plan as garbage;
 use crate::retention::policy::Policy;
 use crate::retention::prune::{Pruning, plan, prune};
 use crate::store::location::FORMS;
@@ -40,6 +39,8 @@ pub struct Args {
     /// Let entries go that can't be read, and the points with them; otherwise nothing is let go of a damaged group
     #[arg(long)]
     past_damage: bool,
+    #[command(flatten)]
+    repack: Repack,
     /// Say what would be let go and deleted, and change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -112,13 +113,13 @@ pub fn run(args: Args) -> Result<()> {
                 let pruning = plan(&vault, &group, &policy, &zone, now)?;
                 let freed = match args.no_collect {
                     true => None,
-                    false => Some(Freed::from(&garbage(&group, Some(&pruning.catalog), &mut Bar::new())?)),
+                    false => Some(would_free(&group, Some(&pruning.catalog), args.repack)?),
                 };
                 (pruning, freed)
             }
             false => {
                 let pruning = prune(&vault, &group, &policy, &zone, now)?;
-                let freed = if args.no_collect { None } else { Some(collected(&group, &mut Bar::new())?) };
+                let freed = if args.no_collect { None } else { Some(freed(&group, args.repack)?) };
                 (pruning, freed)
             }
         };

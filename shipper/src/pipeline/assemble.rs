@@ -139,8 +139,6 @@ struct Run<'a> {
     putting: usize,
     /// Names of the objects that are not durable yet.
     undone: BTreeMap<Token, String>,
-    /// Contents of the entries that are queued, in order.
-    queued: VecDeque<Content>,
     since: Since,
     shipped: Option<Shipped>,
 }
@@ -201,7 +199,6 @@ impl<'a> Run<'a> {
             waiting: VecDeque::new(),
             putting: 0,
             undone: BTreeMap::new(),
-            queued: VecDeque::new(),
             shipped: None,
         }
     }
@@ -216,7 +213,7 @@ impl<'a> Run<'a> {
             self.hand_out();
             // Packs wait for a putter, or a full index for the checkpoint before it: let the workers wait too. Once all
             // is assembled they have nothing more to say.
-            let wait = !self.waiting.is_empty() || !self.queued.is_empty() && self.index_is_full();
+            let wait = !self.waiting.is_empty() || self.publisher.is_busy() && self.index_is_full();
             match self.line.hear(!wait && self.assembler.is_some())? {
                 Heard::Said(said) => self.hear(said)?,
                 Heard::Put(outcome) => self.put(outcome)?,
@@ -287,7 +284,7 @@ impl<'a> Run<'a> {
         let due = self.since.bytes >= self.cycle.checkpoint.bytes
             || self.cycle.edge.since(self.since.time) >= self.cycle.checkpoint.age
             || self.index_is_full();
-        if !due || self.since.jobs.is_empty() || !self.queued.is_empty() {
+        if !due || self.since.jobs.is_empty() || self.publisher.is_busy() {
             return Ok(());
         }
         let assembler = self.assembler.as_mut().expect("jobs come before the end");
@@ -333,7 +330,6 @@ impl<'a> Run<'a> {
         covered: Vec<Covered>,
     ) -> Result<()> {
         let content = self.content(disks, covered)?;
-        self.queued.push_back(content.clone());
         self.publisher.entry(self.draft(kind, attached, content));
         Ok(())
     }
@@ -367,7 +363,7 @@ impl<'a> Run<'a> {
                 Action::Put { header, bytes } => {
                     self.waiting.push_front(Item::Entry { header, bytes });
                 }
-                Action::Published { header } => self.published(header)?,
+                Action::Published { header, content } => self.published(header, content)?,
                 Action::Fenced { by } => {
                     let line = format!(
                         "another shipper took the group over in the vault (entry {} is its {}); this one ends",
@@ -381,9 +377,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn published(&mut self, header: EntryHeader) -> Result<()> {
+    fn published(&mut self, header: EntryHeader, mut content: Content) -> Result<()> {
         self.totals.bytes_put += header.object_length() - header.attached;
-        let mut content = self.queued.pop_front().expect("it was queued");
         content.resolve(header.seq);
         self.hooks.published(&header, &content)?;
         if header.kind != EntryKind::Checkpoint {
@@ -402,7 +397,7 @@ impl<'a> Run<'a> {
     fn salvage(&mut self) {
         // Whoever pauses before another try gives up; what is on its way arrives or not.
         self.line.give_up();
-        let in_order = self.queued.is_empty();
+        let in_order = !self.publisher.is_busy();
         while self.putting > 0
             && let Some(outcome) = self.line.last()
         {
@@ -422,6 +417,7 @@ impl<'a> Run<'a> {
         jobs.iter().for_each(|(disk, end, _)| self.frontier[*disk] = self.frontier[*disk].max(*end));
         self.totals = totals;
         let Ok(mut content) = self.content(flushed.disks, self.covered()) else { return };
+        self.publisher.unlisted.undo(&mut content);
         let draft = self.draft(EntryKind::Checkpoint, flushed.attached, content.clone());
         let draft = Draft { base: self.publisher.tip(), ..draft };
         let put = self.cycle.group.append(Some(self.publisher.head()), self.publisher.epoch(), &draft);

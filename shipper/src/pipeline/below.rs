@@ -85,7 +85,9 @@ fn mark(group: &Group, images: &mut [Option<Looked>]) -> Result<()> {
     let orders: Vec<_> = images.iter().flatten().map(sorted).collect();
     store::each(&*group.store, &names::group(group.id()), "", |object| {
         let holder = match names::parse(&object.name) {
-            Some(Parsed::Data { name, index: false, .. }) => Holder::Pack(name),
+            Some(Parsed::Data { name, index: false, .. } | Parsed::Moved { name, index: false, .. }) => {
+                Holder::Pack(name)
+            }
             Some(Parsed::Entry { seq, .. }) => Holder::Entry(seq),
             _ => return Ok(()),
         };

@@ -25,7 +25,6 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// What to restore, and where.
 #[derive(Clone, Debug)]
@@ -78,21 +77,28 @@ pub type Progress<'a> = dyn Fn(u64, u64) + Sync + 'a;
 pub fn restore(vault: &Vault, request: &Request, progress: &Progress<'_>) -> Result<Restored> {
     let group = vault.group(&request.group);
     let point = find(vault, &group, &request.point)?;
-    let number = group.catalogs.load(Ordering::Relaxed);
-    let restored = restore_point(&group, point.clone(), request, progress);
-    match restored {
-        // Not damage, if it was let go meanwhile.
-        Err(error) if error.kind() == Kind::Damage => {
-            let newer = group.newer_catalog(number)?;
-            let gone =
-                newer.is_some_and(|newer| point.seq <= newer.bound() && newer.kept(point.seq).is_none());
+    loop {
+        let number = group.known.number();
+        let restored = restore_point(&group, point.clone(), request, progress);
+        let error = match restored {
+            Err(error) if error.kind() == Kind::Damage => error,
+            restored => return restored,
+        };
+        // Not damage, if it was let go meanwhile, or blocks of it were moved.
+        let Some(newer) = group.newer_catalog(number)? else { return Err(error) };
+        if point.seq <= newer.bound() && newer.kept(point.seq).is_none() {
             let line = format!(
                 "point {} was let go by a prune while it was restored; choose another, or pin the next one first",
                 point.id
             );
-            Err(if gone { Error::new(Kind::PointNotFound, line) } else { error })
+            return Err(Error::new(Kind::PointNotFound, line));
         }
-        restored => restored,
+        if output::is_stream(&request.to) {
+            return Err(
+                error.context("the vault was repacked meanwhile, and a stream can't begin anew; do it again")
+            );
+        }
+        tracing::info!(point = %point.id, "the vault was repacked meanwhile: beginning anew");
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Plan {
     catalog: (u64, [u8; 32]),
     /// Condemned already, by an entry that is still there.
     condemned: HashSet<String>,
+    /// Folds that were looked at.
+    folds: HashSet<ObjectName>,
 }
 
 /// What was collected.
@@ -61,6 +63,12 @@ pub trait Progress {
     /// Any: it ends the collection, which may be done again at any time.
     fn looked(&mut self, done: u64, total: u64) -> Result<()>;
 
+    /// `done` of `total` blocks were copied out of packs that are to go.
+    ///
+    /// # Errors
+    /// As [`Self::looked`].
+    fn copied(&mut self, done: u64, total: u64) -> Result<()>;
+
     /// `done` of `total` objects were deleted.
     ///
     /// # Errors
@@ -74,15 +82,19 @@ impl Progress for () {
         Ok(())
     }
 
+    fn copied(&mut self, _: u64, _: u64) -> Result<()> {
+        Ok(())
+    }
+
     fn deleted(&mut self, _: u64, _: u64) -> Result<()> {
         Ok(())
     }
 }
 
 /// What exists of a log, at one moment.
-struct State {
+pub(super) struct State {
     head: EntryHeader,
-    catalog: Option<Catalog>,
+    pub(super) catalog: Option<Catalog>,
     /// Entries above the boundary.
     above: Vec<Entry>,
     /// Points at or below it.
@@ -98,7 +110,7 @@ struct State {
 }
 
 impl State {
-    fn read(group: &Group, head: u64, catalog: Option<Catalog>) -> Result<Self> {
+    pub(super) fn read(group: &Group, head: u64, catalog: Option<Catalog>) -> Result<Self> {
         let bound = catalog.as_ref().map_or(0, Catalog::bound);
         let at = |known: EntryRef| {
             let entry = group.entry_at(known.seq)?;
@@ -149,7 +161,8 @@ impl State {
         Ok(Self { head, catalog, above, kept, claim, built_on, over, folded })
     }
 
-    fn contents(&self) -> Vec<Content> {
+    /// What exists.
+    pub(super) fn contents(&self) -> Vec<Content> {
         // Mutant: a claim does not say what it builds on.
         let built_on = self.built_on.as_ref().filter(|_| !mutant::active("claims-base-swept"));
         let roots = self.above.iter().chain(&self.kept).chain(built_on);
@@ -159,8 +172,35 @@ impl State {
         roots.filter(root).filter_map(Entry::content).cloned().collect()
     }
 
+    /// The entries that exist, and the one that is built on.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.above.iter().chain(&self.kept).chain([&self.claim]).chain(&self.built_on)
+    }
+
     fn bound(&self) -> u64 {
         self.catalog.as_ref().map_or(0, Catalog::bound)
+    }
+
+    /// The number of a catalog that the shipper of this group knows, or a newer one: it has shipped since somebody collected by
+    /// that. 0: none.
+    ///
+    /// Schedule: 1. a shipper opens the images that it compares with; 2. a compaction, and a collection by its catalog; 3. the
+    /// shipper reads another page of an index that is listed: if it were gone, the image would be damaged to it, and all
+    /// be shipped again. Whoever puts an entry looks for a newer catalog, and opens everything anew for the next.
+    fn settled(&self) -> u64 {
+        let ends = |entry: &&Entry| entry.header.ends_shipment() || entry.header.kind == EntryKind::Claim;
+        let Some(last) = self.above.iter().rfind(ends).map(|entry| entry.header.seq) else { return 0 };
+        let before = self.above.iter().take_while(|entry| entry.header.seq < last);
+        let by = before.filter_map(|entry| match &entry.payload {
+            Payload::Condemned(condemned) => Some(condemned.catalog.0),
+            _ => None,
+        });
+        by.max().unwrap_or(0)
+    }
+
+    /// The number of the newest catalog; 0: there is none.
+    fn number(&self) -> u64 {
+        self.catalog.as_ref().map_or(0, |catalog| catalog.number)
     }
 
     /// Whether a shipment may still be putting, or listing, what it has put in the folder of this epoch and cut.
@@ -172,6 +212,22 @@ impl State {
         let newest = self.claim.header.seq;
         let continued = self.claim.claim().is_some_and(|claim| claim.continued.contains(&cut));
         epoch > newest || (epoch == newest || continued) && !self.over.contains(&cut)
+    }
+
+    /// Whether an object with such a name may go, if nothing that exists needs it: it is on nobody's way into the log or the
+    /// catalog.
+    pub(super) fn may_go(&self, name: &Parsed) -> bool {
+        match *name {
+            Parsed::Entry { seq, .. } => seq <= self.bound(),
+            Parsed::Data { epoch, cut, .. } => !self.in_use(epoch, cut),
+            Parsed::Fold { epoch, name, .. } => self.may_fold_go(epoch, name),
+            // Who made it for a catalog that is still to come may be asleep. Mutant: what no catalog names is nobody's.
+            Parsed::Moved { number, .. } => {
+                number <= self.number() || mutant::active("moved-swept-too-early")
+            }
+            // Catalogs are for ever, and the rest is not the group's.
+            _ => false,
+        }
     }
 
     /// Whether no next entry will list a fold, if none does now.
@@ -212,7 +268,7 @@ pub fn plan(group: &Group, by: Option<&Catalog>, progress: &mut dyn Progress) ->
 
 impl State {
     /// As it will be when this catalog is there.
-    fn under(self, by: &Catalog) -> Self {
+    pub(super) fn under(self, by: &Catalog) -> Self {
         let (below, above) = self.above.into_iter().partition(|entry: &Entry| entry.header.seq <= by.bound());
         let kept = self.kept.into_iter().chain::<Vec<_>>(below);
         let kept = kept.filter(|entry| by.kept(entry.header.seq).is_some()).collect();
@@ -233,29 +289,24 @@ fn planned(
             told = progress.looked(done, total);
         }
     };
-    let mut needed = live(&reader, &state.contents(), &mut tell)?;
+    let mut needed = live(&reader, &state.contents(), state.settled(), &mut tell)?;
     told?;
     // The catalogued claim, too, if it is not the newest any more: whoever knows no newer catalog looks for it.
     needed.names.extend(
         state.catalog.iter().filter_map(|catalog| catalog.claim).map(|claim| group.name_of(claim.seq)),
     );
-    let entries = state.above.iter().chain(&state.kept).chain([&state.claim]).chain(&state.built_on);
-    needed.names.extend(entries.map(|entry| group.name_of(entry.header.seq)));
+    needed.names.extend(state.entries().map(|entry| group.name_of(entry.header.seq)));
     let mut plan = Plan {
         garbage: Vec::new(),
         live: (0, 0),
         head: state.head,
         catalog,
         condemned: state.above.iter().filter_map(condemned).flatten().cloned().collect(),
+        folds: state.entries().filter_map(Entry::content).flat_map(super::folds).map(|fold| fold.1).collect(),
     };
     store::each(&*group.store, &names::group(group.id()), "", |object| {
-        let free = match names::parse(&object.name) {
-            Some(Parsed::Entry { seq, .. }) => seq <= state.bound(),
-            Some(Parsed::Data { epoch, cut, .. }) => !state.in_use(epoch, cut),
-            Some(Parsed::Fold { epoch, name, .. }) => state.may_fold_go(epoch, name),
-            // What has another name is not ours, and catalogs are for ever.
-            _ => false,
-        };
+        // What has another name is not ours.
+        let free = names::parse(&object.name).is_some_and(|name| state.may_go(&name));
         if free && !needed.needs(&object.name) {
             plan.garbage.push(Garbage { name: object.name.clone(), length: object.length });
         } else {
@@ -313,10 +364,12 @@ fn condemned_plan(group: &Group, now_ns: u64, progress: &mut dyn Progress) -> Re
 }
 
 impl Plan {
-    /// Takes what was appended since for read; `false`: a new claim may build on what nobody built on.
+    /// Takes what was appended since for read; `false`: a new claim may build on what nobody built on, or a fold shows what
+    /// showed nowhere.
     ///
     /// A content of the claim that was the newest lists what its base does, which is a root, and what its shipment has put,
-    /// which was in use; so what was garbage still is.
+    /// which was in use; so what was garbage still is. Only a fold may name a pack that its indexes name no more, if
+    /// blocks of it were moved after it was made. One that comes later is not listed: see `Publisher::unfold`.
     fn catch_up(&mut self, group: &Group) -> Result<bool> {
         while let Some(entry) = group.entry(self.head.seq + 1)? {
             if entry.header.previous != self.head.hash() {
@@ -328,8 +381,37 @@ impl Plan {
             if entry.header.epoch != self.head.epoch {
                 return Ok(false);
             }
+            if !self.goes_with(group, &entry)? {
+                return Ok(false);
+            }
             self.condemned.extend(condemned(&entry).into_iter().flatten().cloned());
             self.head = entry.header;
+        }
+        Ok(true)
+    }
+
+    /// Whether no fold that this entry is the first to list names anything of the garbage.
+    fn goes_with(&mut self, group: &Group, entry: &Entry) -> Result<bool> {
+        // Mutant: a fold says what is said already.
+        if mutant::active("late-fold-not-looked-at") {
+            return Ok(true);
+        }
+        let reader = Reader::new(group.clone(), CACHE);
+        let content = entry.content().into_iter();
+        let listed = content.flat_map(|content| &content.disks).flat_map(|disk| &disk.indexes);
+        for fold in listed.filter(|index| index.level > 0) {
+            if !self.folds.insert(fold.name) {
+                continue;
+            }
+            let index = match reader.open_index(fold) {
+                Err(error) if error.kind() == Kind::Damage => return Ok(false),
+                index => index?,
+            };
+            let packs: HashSet<_> =
+                index.directory.packs.iter().map(|pack| reader.pack_place(pack).object).collect();
+            if self.garbage.iter().any(|garbage| packs.contains(&garbage.name)) {
+                return Ok(false);
+            }
         }
         Ok(true)
     }

@@ -31,11 +31,16 @@ impl Live {
 }
 
 /// What these contents need. Looks at all of them window by window, so that a page that several list is read once; `tell`
-/// hears how much is done of how much. Where what is to be looked at is damaged, all that it may show is needed.
+/// hears how much is done of how much. What was moved for a catalog up to `settled` is read by everybody where it is now. Where what is to be looked at is damaged, all that it may show is needed.
 ///
 /// # Errors
 /// `Damage` of a fold's directory, the store's.
-pub fn live(reader: &Arc<Reader>, contents: &[Content], tell: &mut dyn FnMut(u64, u64)) -> Result<Live> {
+pub fn live(
+    reader: &Arc<Reader>,
+    contents: &[Content],
+    settled: u64,
+    tell: &mut dyn FnMut(u64, u64),
+) -> Result<Live> {
     let mut disks: BTreeMap<DiskId, Vec<&DiskImage>> = BTreeMap::new();
     contents
         .iter()
@@ -46,7 +51,14 @@ pub fn live(reader: &Arc<Reader>, contents: &[Content], tell: &mut dyn FnMut(u64
     for images in disks.values() {
         let mut opened: Vec<Shown> = Vec::new();
         for disk in images {
-            live.names.extend(disk.indexes.iter().map(|index| reader.index_place(index).object));
+            for index in &disk.indexes {
+                let read = reader.group().known.stands_for(index);
+                live.names.insert(reader.index_place(&read).object);
+                // Who knows no newer catalog opens what is listed.
+                if read == *index || read.epoch > settled {
+                    live.names.insert(reader.index_place(index).object);
+                }
+            }
             match unless_damaged(Shown::open(reader, disk))? {
                 Some(shown) => opened.push(shown),
                 None => live.all_of(reader, disk)?,
@@ -69,10 +81,11 @@ impl Live {
     /// Everything that the indexes of a disk name, and everything beside those that can't be read.
     fn all_of(&mut self, reader: &Reader, disk: &DiskImage) -> Result<()> {
         for reference in &disk.indexes {
-            // The packs that a fold shows are anywhere.
-            let index = match reference.level {
-                0 => unless_damaged(reader.open_index(reference))?,
-                _ => Some(reader.open_index(reference)?),
+            // The packs that a fold shows are anywhere, and so are those that were moved.
+            let is_own = reference.level == 0 && reader.group().known.stands_for(reference) == *reference;
+            let index = match is_own {
+                true => unless_damaged(reader.open_index(reference))?,
+                false => Some(reader.open_index(reference)?),
             };
             match index {
                 Some(index) => {

@@ -15,6 +15,7 @@
 //! than any it knows. The condemned entry is put at h+1, so it is there only if there was no such claim when it was put.
 
 pub mod collect;
+pub mod compact;
 pub mod live;
 pub mod policy;
 pub mod prune;

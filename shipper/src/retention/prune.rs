@@ -3,13 +3,14 @@
 use super::policy::{Candidate, Policy, Reason, reasons};
 use crate::points::{History, Point, history_with};
 use crate::vault::catalog::{Catalog, Kept};
-use crate::vault::entry::{Claim, EntryHeader, EntryRef};
+use crate::vault::entry::{Claim, Content, EntryHeader, EntryRef};
 use crate::vault::names::{self, ObjectName, Parsed};
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result, store};
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
 use towline_tracker::id::CutId;
+use towline_tracker::mutant;
 
 /// A point and why it is kept.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ struct Log {
     claim: Claim,
     /// Which folds each content lists.
     folds: BTreeMap<u64, Vec<(u64, ObjectName)>>,
+    /// Every index that is listed.
+    listed: BTreeSet<ObjectName>,
 }
 
 impl Log {
@@ -122,7 +125,7 @@ pub fn pin(group: &Group, point: &Point, pinned: bool, now_ns: u64) -> Result<bo
 }
 
 /// The catalog that follows another one and changes nothing.
-fn next(before: Option<&Catalog>, group: &str, now_ns: u64) -> Catalog {
+pub(super) fn next(before: Option<&Catalog>, group: &str, now_ns: u64) -> Catalog {
     let mut catalog = before.cloned().unwrap_or_default();
     catalog.group = group.to_owned();
     catalog.previous = before.map_or([0; 32], Catalog::hash);
@@ -134,11 +137,13 @@ fn next(before: Option<&Catalog>, group: &str, now_ns: u64) -> Catalog {
 fn read(vault: &Vault, group: &Group, past_damage: bool) -> Result<Log> {
     loop {
         let (mut headers, mut claim, mut folds) = (BTreeMap::new(), None, BTreeMap::new());
+        let mut listed = BTreeSet::new();
         let history = history_with(vault, group, |entry| {
             headers.insert(entry.header.seq, entry.header);
             claim = entry.claim().cloned().or(claim.take());
             if let Some(content) = entry.content() {
                 folds.insert(entry.header.seq, super::folds(content).collect());
+                listed.extend(names_in(content));
             }
         })?;
         let damage = match history.damage.first() {
@@ -151,8 +156,14 @@ fn read(vault: &Vault, group: &Group, past_damage: bool) -> Result<Log> {
             Some(claim) => Ok(claim),
             None => known_claim(group, history.catalog.as_ref()),
         });
+        let read = read.and_then(|claim| {
+            listed_by_base(group, &claim, &headers).map(|base| {
+                listed.extend(base);
+                claim
+            })
+        });
         return match read {
-            Ok(claim) => Ok(Log { history, headers, claim, folds }),
+            Ok(claim) => Ok(Log { history, headers, claim, folds, listed }),
             Err(error) if error.kind() == Kind::Damage && history.is_old(group)? => continue,
             Err(error) => {
                 let remedy = "nothing is let go of a group that can't be read whole: run `towline verify`, and prune \
@@ -161,6 +172,23 @@ fn read(vault: &Vault, group: &Group, past_damage: bool) -> Result<Log> {
             }
         };
     }
+}
+
+/// What is listed by the base that somebody ships over, if it was let go: he had claimed before.
+fn listed_by_base(
+    group: &Group,
+    claim: &Claim,
+    headers: &BTreeMap<u64, EntryHeader>,
+) -> Result<Vec<ObjectName>> {
+    let epoch = headers.last_key_value().map_or(0, |(_, newest)| newest.epoch);
+    let base = super::built_on(claim.base, headers.values(), epoch);
+    let Some(base) = base.filter(|base| !headers.contains_key(&base.seq)) else { return Ok(Vec::new()) };
+    Ok(group.entry_at(base.seq)?.content().into_iter().flat_map(names_in).collect())
+}
+
+/// The indexes that a content lists.
+fn names_in(content: &Content) -> impl Iterator<Item = ObjectName> {
+    content.disks.iter().flat_map(|disk| &disk.indexes).map(|index| index.name)
 }
 
 /// The newest claim, where it is not above the boundary.
@@ -229,6 +257,9 @@ fn decide(log: &Log, group: &str, policy: &Policy, zone: &TimeZone, now_ns: u64)
         (epoch <= bound).then(|| reference(epoch).or(before.and_then(|catalog| catalog.claim))).flatten();
     catalog.shipped = shipped(headers, before, epoch, bound).into_iter().collect();
     catalog.folded = folded(log, &catalog).into_iter().collect();
+    // Also what is listed only by what is let go now: somebody may be claiming over it, who has not seen this catalog.
+    // Mutant: it is known where everything is.
+    catalog.moved.retain(|moved| log.listed.contains(&moved.from) && !mutant::active("moved-forgotten"));
     let verdicts = history.points.iter().zip(why);
     let verdicts = verdicts.map(|(point, reasons)| Verdict { point: point.clone(), reasons }).collect();
     Pruning { verdicts, catalog, is_new: true }

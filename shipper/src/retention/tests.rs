@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use towline_tracker::id::CutId;
 
-fn last(last: u32) -> Policy {
+pub(super) fn last(last: u32) -> Policy {
     Policy { last, ..Policy::default() }
 }
 
@@ -48,19 +48,19 @@ fn world(cycles: u64) -> World {
     world
 }
 
-fn to(world: &World, policy: Policy) -> Vec<CutId> {
+pub(super) fn to(world: &World, policy: Policy) -> Vec<CutId> {
     let pruning = prune(&world.vault, &world.group, &policy, &TimeZone::UTC, 1).unwrap();
     let kept = pruning.verdicts.into_iter().filter(|verdict| !verdict.reasons.is_empty());
     kept.map(|verdict| verdict.point.id).collect()
 }
 
-fn names(store: &impl Store) -> BTreeSet<String> {
+pub(super) fn names(store: &impl Store) -> BTreeSet<String> {
     store.list("", "", usize::MAX).unwrap().into_iter().map(|object| object.name).collect()
 }
 
 /// Every point that exists is the disks at its cut, and nothing is damaged. Which they are.
 #[track_caller]
-fn sound(world: &World) -> Vec<CutId> {
+pub(super) fn sound(world: &World) -> Vec<CutId> {
     let report = verify(&world.vault, Some("db")).unwrap();
     assert!(report.is_sound(), "{:?}", report.groups[0].damage);
     let points = history(&world.vault, &world.group).unwrap().points;

@@ -260,7 +260,8 @@ impl Shipper<'_> {
         let (mut least, mut listened) = (FOLD_STEPS * (1 + base.content.disks.len()), (edge.now)());
         let early = || until.is_none_or(|until| (edge.now)() < until);
         let mut put = self.options.tally.so_far().bytes_up;
-        while (least > 0 || early()) && writer.folder.step(&mut base.content) {
+        while (least > 0 || early()) && writer.folder.step(&mut base.content, &mut writer.publisher.unlisted)
+        {
             least = least.saturating_sub(1);
             // The lanes have nothing to do: what was put is the fold's. What it owes it waits for here, or they do later.
             let before = std::mem::replace(&mut put, self.options.tally.so_far().bytes_up);

@@ -41,6 +41,8 @@ pub struct Reader {
 /// An index that was opened: its directory; pages come when they are needed.
 pub struct Index {
     /// What the entry says of it.
+    pub listed: IndexRef,
+    /// What stands for that and was opened: the same, unless it was moved.
     pub reference: IndexRef,
     /// All but the pages.
     pub directory: Directory,
@@ -93,11 +95,19 @@ impl Reader {
         self.group.seal.opener_with_salt(ObjectKind::Pack, &name, &pack.salt)
     }
 
-    /// Opens an index: one request for a small one, three for others.
+    /// Opens an index, or what stands for it now: one request for a small one, three for others.
     ///
     /// # Errors
     /// `Damage`, `NewerVault`, the store's.
-    pub fn open_index(&self, reference: &IndexRef) -> Result<Index> {
+    pub fn open_index(&self, listed: &IndexRef) -> Result<Index> {
+        self.open(listed, &self.group.known.stands_for(listed))
+    }
+
+    /// Opens the index `reference` itself, whatever may stand for it; it is listed as `listed`.
+    ///
+    /// # Errors
+    /// As [`Self::open_index`].
+    pub fn open(&self, listed: &IndexRef, reference: &IndexRef) -> Result<Index> {
         let place = self.index_place(reference);
         let length = reference.length;
         if length < (HEADER + TRAILER) as u64 {
@@ -134,7 +144,7 @@ impl Reader {
                 }
             }
         }
-        Ok(Index { reference: *reference, directory, place, opener })
+        Ok(Index { listed: *listed, reference: *reference, directory, place, opener })
     }
 
     /// A page of an index, from the cache or the store.

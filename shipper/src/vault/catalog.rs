@@ -13,7 +13,7 @@
 //! Nobody can go on in a group whose newest catalog can't be read, so there are two of each: the second copy is put by who made
 //! the first, or by the next who makes a catalog. It says the same, and is read where the first can't be (F34, F43).
 
-use super::entry::{EntryHeader, EntryRef};
+use super::entry::{EntryHeader, EntryRef, IndexRef};
 use super::envelope::{HEADER, ObjectKind, POSITION_TABLE, Seal, TAG};
 use super::limits::CATALOG_MAX;
 use super::names::{self, ObjectName};
@@ -21,7 +21,8 @@ use super::{Group, numbers};
 use crate::store::{self, Put, StoreErrorKind};
 use crate::{Error, Kind, Result};
 use bincode::{Decode, Encode};
-use std::sync::atomic::Ordering;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use towline_tracker::codec;
 use towline_tracker::id::CutId;
 
@@ -50,6 +51,58 @@ pub struct Catalog {
     pub folded: Vec<ObjectName>,
     /// Points that no rule lets go, wherever they are, the oldest first.
     pub pins: Vec<EntryRef>,
+    /// Indexes that are listed and for which others stand, by name.
+    pub moved: Vec<Moved>,
+}
+
+/// An index for which another one stands, which says the same of the same blocks: a compaction has moved some of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Moved {
+    /// The one that is listed.
+    pub from: ObjectName,
+    /// The one that is read.
+    pub to: IndexRef,
+}
+
+impl Moved {
+    /// It is an object of its own that was made for a catalog up to this one.
+    fn is_possible(&self, number: u64) -> bool {
+        let Self { from, to } = self;
+        to.cut == names::NO_CUT
+            && (1..=number).contains(&to.epoch)
+            && to.name != *from
+            && to.offset == 0
+            && to.entry == 0
+    }
+}
+
+/// What a process knows of a group's catalogs: of the newest that it has seen. Shared by all that read the group.
+#[derive(Debug, Default)]
+pub struct Known(Mutex<(u64, Arc<HashMap<ObjectName, IndexRef>>)>);
+
+impl Known {
+    fn lock(&self) -> std::sync::MutexGuard<'_, (u64, Arc<HashMap<ObjectName, IndexRef>>)> {
+        self.0.lock().expect("no thread panics with the lock")
+    }
+
+    /// The number of that catalog: the next one is looked for behind it. 0: none was seen.
+    pub fn number(&self) -> u64 {
+        self.lock().0
+    }
+
+    /// What is read where this index is listed.
+    pub fn stands_for(&self, listed: &IndexRef) -> IndexRef {
+        let moved = self.lock().1.clone();
+        moved.get(&listed.name).copied().unwrap_or(*listed)
+    }
+
+    fn learn(&self, catalog: &Catalog) {
+        let mut known = self.lock();
+        if catalog.number > known.0 {
+            let moved = catalog.moved.iter().map(|moved| (moved.from, moved.to)).collect();
+            *known = (catalog.number, Arc::new(moved));
+        }
+    }
 }
 
 /// A point that is kept.
@@ -159,6 +212,8 @@ impl Catalog {
             && self.kept.iter().all(|k| k.entry.seq <= bound && k.below < k.entry.seq && kept(k.below))
             && self.links.iter().all(|(base, to)| *base <= bound && to < base && kept(*to))
             && self.pins.iter().all(|pin| self.has(*pin))
+            && self.moved.is_sorted_by(|a, b| a.from < b.from)
+            && self.moved.iter().all(|moved| moved.is_possible(number))
     }
 }
 
@@ -209,7 +264,7 @@ impl Group {
             Kind::Damage => self.catalog_named(&second, number).map_err(|_| error),
             _ => Err(error),
         })?;
-        self.catalogs.fetch_max(number, Ordering::Relaxed);
+        self.known.learn(&catalog);
         Ok(catalog)
     }
 

@@ -17,6 +17,7 @@
 mod making;
 mod merge;
 mod tiers;
+mod unlisted;
 
 use super::Group;
 use super::access::Reader;
@@ -28,6 +29,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tiers::Due;
 use towline_tracker::id::DiskId;
+pub use unlisted::Unlisted;
 
 /// So many of a level fold into one of the next, unless asked otherwise.
 pub const EVERY: usize = 16;
@@ -74,8 +76,12 @@ impl Folder {
     }
 
     /// Goes on a little with what is due in `base`, the content that the next entry will be laid over; what is folded is replaced
-    /// there at once. False if there is nothing to do, or nothing can be done for now: that stops nobody.
-    pub fn step(&mut self, base: &mut Content) -> bool {
+    /// there at once, and waits in `unlisted` of that entry's publisher. False if there is nothing to do, or nothing can be done for now: that stops nobody.
+    pub fn step(&mut self, base: &mut Content, unlisted: &mut Unlisted) -> bool {
+        // Blocks of what is being folded may have been moved.
+        if unlisted.was_collected() {
+            self.running = None;
+        }
         if self.running.is_none() {
             self.running = base.disks.iter().find_map(|disk| self.begin(disk));
         }
@@ -88,7 +94,10 @@ impl Folder {
                 let list =
                     base.disks.iter_mut().find(|disk| disk.id == fold.disk).map(|disk| &mut disk.indexes);
                 let count = (fold.of.len(), parts.len());
-                let used = list.is_some_and(|list| splice(list, &fold.of, fold.bottom, parts));
+                let used = list.is_some_and(|list| splice(list, &fold.of, fold.bottom, &parts));
+                if used {
+                    unlisted.wait(fold.of, parts);
+                }
                 tracing::debug!(disk = %fold.disk, indexes = count.0, parts = count.1, used, "folded");
                 true
             }
@@ -134,12 +143,12 @@ impl Folder {
 
 /// Puts the parts of a fold in the place of what they stand for, if that is all there, side by side; what was folded over
 /// nothing must lie over nothing.
-fn splice(list: &mut Vec<IndexRef>, of: &[IndexRef], bottom: bool, parts: Vec<IndexRef>) -> bool {
+fn splice(list: &mut Vec<IndexRef>, of: &[IndexRef], bottom: bool, parts: &[IndexRef]) -> bool {
     let Some(at) = list.windows(of.len()).position(|some| some == of) else { return false };
     if bottom && at > 0 {
         return false;
     }
-    list.splice(at..at + of.len(), parts);
+    list.splice(at..at + of.len(), parts.iter().copied());
     true
 }
 

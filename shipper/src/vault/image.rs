@@ -81,9 +81,11 @@ impl Image {
     /// # Errors
     /// As [`Self::open`].
     pub fn then(mut self, disk: &DiskImage) -> Result<Self> {
-        let same =
-            self.layers.iter().zip(&disk.indexes).take_while(|(layer, of)| layer.index.reference == **of);
-        let same = same.count();
+        let known = &self.reader.group().known;
+        let is_same = |(layer, of): &(&Layer, &IndexRef)| {
+            layer.index.listed == **of && layer.index.reference == known.stands_for(of)
+        };
+        let same = self.layers.iter().zip(&disk.indexes).take_while(is_same).count();
         if let Some(layer) = self.layers.get(same) {
             self.packs.truncate(layer.first_pack as usize);
             self.layers.truncate(same);

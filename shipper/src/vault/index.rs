@@ -46,9 +46,9 @@ pub struct IndexHead {
 pub struct PackRef {
     /// Its own name.
     pub name: ObjectName,
-    /// The cut in its full name.
+    /// The cut in its full name; none: it was moved.
     pub cut: CutId,
-    /// The writer epoch in its full name.
+    /// The writer epoch in its full name; without a cut, the number of the catalog that it was made for.
     pub epoch: u64,
     /// The entry that it is attached to; 0 with an offset: the one that the index is attached to.
     pub entry: u64,
@@ -62,7 +62,7 @@ pub struct PackRef {
 
 impl PackRef {
     /// To a pack beside the index.
-    fn of(pack: &PackSummary) -> Self {
+    pub(crate) fn of(pack: &PackSummary) -> Self {
         let PackSummary { name, epoch, cut, length, salt, offset, .. } = *pack;
         Self { name, cut, epoch, entry: 0, offset, length, salt }
     }

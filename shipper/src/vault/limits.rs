@@ -13,7 +13,7 @@ pub const FRAME_BLOCKS_MAX: usize = FRAME_DATA >> BLOCK_SHIFT_MIN;
 /// A sealed frame: raw data (compressed data that is longer is not stored), header and tag.
 pub const FRAME_SEALED_MAX: usize = FRAME_DATA_MAX + 8 + 16;
 /// The size at which a pack is closed, unless asked otherwise.
-pub const PACK_SIZE: usize = 32 << 20;
+pub const PACK_SIZE: usize = 17 << 20;
 /// The smallest pack size that may be asked for.
 pub const PACK_SIZE_MIN: usize = 64 << 10;
 /// The largest pack size that may be asked for.

@@ -8,7 +8,6 @@ use super::limits::ENTRY_MAX;
 use super::{names, numbers};
 use crate::store::{self, Put, StoreErrorKind};
 use crate::{Error, Kind, Result};
-use std::sync::atomic::Ordering;
 use towline_tracker::mutant;
 
 /// What became of a put.
@@ -208,7 +207,7 @@ impl Group {
             Ok(Appended::Theirs(_)) => false,
         };
         if late
-            && let Some(newer) = self.newer_catalog(self.catalogs.load(Ordering::Relaxed))?
+            && let Some(newer) = self.newer_catalog(self.known.number())?
             && !newer.has(header.reference())
         {
             let line = format!(

@@ -43,6 +43,7 @@ pub mod slots;
 use crate::edge::{self, Draw};
 use crate::store::{Put, Store, StoreErrorKind, probe};
 use crate::{Error, Kind, Result};
+use catalog::Known;
 use descriptor::Descriptor;
 use envelope::Seal;
 use frame::BlockHasher;
@@ -50,7 +51,6 @@ use keys::{Keys, Masters, Secret};
 use names::{GroupId, Parsed};
 use slots::{Making, Secrets};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use towline_tracker::id::VaultId;
 
 /// An open vault.
@@ -75,8 +75,8 @@ pub struct Group {
     pub seal: Seal,
     /// The group's name.
     pub name: String,
-    /// The greatest number of a catalog that was seen: the next one is looked for behind it.
-    pub catalogs: Arc<AtomicU64>,
+    /// What the newest catalog that was seen says.
+    pub known: Arc<Known>,
 }
 
 impl Vault {
@@ -172,7 +172,7 @@ impl Vault {
     fn group_by_id(&self, group: GroupId, name: String) -> Group {
         let keys = self.keys.group(self.id(), group);
         let seal = Seal { vault: self.id(), group, keys, draw: self.draw };
-        Group { store: self.store.clone(), seal, name, catalogs: Arc::default() }
+        Group { store: self.store.clone(), seal, name, known: Arc::default() }
     }
 
     /// Every group that has a log and that the keys open, in the order of names. One listing request per group.
@@ -188,6 +188,7 @@ impl Vault {
                 Parsed::Entry { group, .. }
                 | Parsed::Data { group, .. }
                 | Parsed::Fold { group, .. }
+                | Parsed::Moved { group, .. }
                 | Parsed::Catalog { group, .. },
             ) = parsed
             else {

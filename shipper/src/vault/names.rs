@@ -96,7 +96,8 @@ pub fn packs(group: GroupId) -> String {
     format!("{GROUPS}{group}/packs/")
 }
 
-/// A pack: of a writer epoch, a cut, and its own random name. Also what a pack inside an entry is sealed under.
+/// A pack: of a writer epoch, a cut, and its own random name. Also what a pack inside an entry is sealed under. Without a cut
+/// ([`NO_CUT`]) a compaction made it, for the catalog of that number.
 pub fn pack(group: GroupId, epoch: u64, cut: CutId, name: ObjectName) -> String {
     data(group, epoch, cut, name, "pack")
 }
@@ -104,6 +105,14 @@ pub fn pack(group: GroupId, epoch: u64, cut: CutId, name: ObjectName) -> String 
 /// An index, likewise.
 pub fn index(group: GroupId, epoch: u64, cut: CutId, name: ObjectName) -> String {
     data(group, epoch, cut, name, "index")
+}
+
+/// The cut of what was made for no cut: what a compaction moved. No cut's id is drawn so.
+pub const NO_CUT: CutId = CutId([0; 16]);
+
+/// The folder of what compactions moved.
+pub fn moved_all(group: GroupId) -> String {
+    format!("{GROUPS}{group}/moved/")
 }
 
 /// Where a group's catalogs are.
@@ -138,6 +147,10 @@ pub fn fold(group: GroupId, epoch: u64, name: ObjectName) -> String {
 fn data(group: GroupId, epoch: u64, cut: CutId, name: ObjectName, extension: &str) -> String {
     const LENGTH: usize = "groups//packs/-/.index".len() + 3 * 32 + 20;
     let mut text = String::with_capacity(LENGTH);
+    if cut == NO_CUT {
+        write!(text, "{GROUPS}{group}/moved/{epoch:020}-{name}.{extension}").expect("memory");
+        return text;
+    }
     write!(text, "{GROUPS}{group}/packs/{epoch:020}-{cut}/{name}.{extension}").expect("memory");
     text
 }
@@ -188,6 +201,17 @@ pub enum Parsed {
         /// It is an index, not a pack.
         index: bool,
     },
+    /// A pack or an index that a compaction made.
+    Moved {
+        /// Of this group.
+        group: GroupId,
+        /// For the catalog of this number.
+        number: u64,
+        /// Its own name.
+        name: ObjectName,
+        /// It is an index, not a pack.
+        index: bool,
+    },
     /// A folded index.
     Fold {
         /// Of this group.
@@ -225,19 +249,14 @@ pub fn parse(name: &str) -> Option<Parsed> {
         }
         "packs" => {
             let (epoch, cut) = parts.next()?.split_once('-')?;
-            let (name, extension) = parts.next()?.split_once('.')?;
-            let index = match extension {
-                "index" => true,
-                "pack" => false,
-                _ => return None,
-            };
-            Parsed::Data {
-                group,
-                epoch: number(epoch)?,
-                cut: CutId(hex(cut)?),
-                name: ObjectName(hex(name)?),
-                index,
-            }
+            let (name, index) = data_name(parts.next()?)?;
+            let cut = Some(CutId(hex(cut)?)).filter(|cut| *cut != NO_CUT)?;
+            Parsed::Data { group, epoch: number(epoch)?, cut, name, index }
+        }
+        "moved" => {
+            let (of, name) = parts.next()?.split_once('-')?;
+            let (name, index) = data_name(name)?;
+            Parsed::Moved { group, number: number(of)?, name, index }
         }
         "folds" => {
             let (epoch, name) = parts.next()?.strip_suffix(".index")?.split_once('-')?;
@@ -246,6 +265,17 @@ pub fn parse(name: &str) -> Option<Parsed> {
         _ => return None,
     };
     parts.next().is_none().then_some(parsed)
+}
+
+/// Whether it is an index, not a pack.
+fn data_name(text: &str) -> Option<(ObjectName, bool)> {
+    let (name, extension) = text.split_once('.')?;
+    let index = match extension {
+        "index" => true,
+        "pack" => false,
+        _ => return None,
+    };
+    Some((ObjectName(hex(name)?), index))
 }
 
 fn hex(text: &str) -> Option<[u8; 16]> {
@@ -275,6 +305,8 @@ mod tests {
             (pack(g, 3, cut, name), Parsed::Data { group: g, epoch: 3, cut, name, index: false }),
             (index(g, 3, cut, name), Parsed::Data { group: g, epoch: 3, cut, name, index: true }),
             (fold(g, 3, name), Parsed::Fold { group: g, epoch: 3, name }),
+            (pack(g, 3, NO_CUT, name), Parsed::Moved { group: g, number: 3, name, index: false }),
+            (index(g, 3, NO_CUT, name), Parsed::Moved { group: g, number: 3, name, index: true }),
         ];
         for (text, parsed) in cases {
             crate::store::check_name(&text).unwrap();

@@ -3,8 +3,9 @@
 //!
 //! Events come in by calls; what is to be done is pulled with [`Publisher::poll`].
 
-use super::entry::{Draft, EntryHeader, EntryKind, EntryRef};
+use super::entry::{Content, Draft, EntryHeader, EntryKind, EntryRef, Payload};
 use super::envelope::Seal;
+use super::fold::Unlisted;
 use super::log::Appended;
 use std::collections::{BTreeSet, VecDeque};
 use towline_tracker::mutant;
@@ -28,6 +29,8 @@ pub enum Action {
     Published {
         /// Its header; the new head.
         header: EntryHeader,
+        /// Its content, as it was put: not resolved.
+        content: Content,
     },
     /// Another shipper claimed the log: stop. Told again at every poll.
     Fenced {
@@ -42,7 +45,7 @@ enum State {
     /// An entry was found that is not ours and not yet told.
     Fenced(EntryHeader),
     Putting,
-    Published(EntryHeader),
+    Published(EntryHeader, Content),
 }
 
 /// Orders the puts of one writer epoch.
@@ -58,6 +61,8 @@ pub struct Publisher {
     /// Drafts, each with the first token that it does not depend on.
     queue: VecDeque<(Draft, Token)>,
     state: State,
+    /// Folds that no entry lists yet.
+    pub unlisted: Unlisted,
 }
 
 impl Publisher {
@@ -73,6 +78,7 @@ impl Publisher {
             running: BTreeSet::new(),
             queue: VecDeque::new(),
             state: State::Idle,
+            unlisted: Unlisted::default(),
         }
     }
 
@@ -104,29 +110,37 @@ impl Publisher {
         assert!(self.running.remove(&token), "an object is done once");
     }
 
-    /// Queues an entry behind all objects begun and all entries queued so far. The base of a content is filled in: the
+    /// Queues a content behind all objects begun and all entries queued so far. Its base is filled in: the
     /// content before it, at first the claim's base.
     pub fn entry(&mut self, draft: Draft) {
-        assert_ne!(draft.kind, EntryKind::Claim, "a claim begins another epoch");
+        assert!(draft.kind.has_content(), "only contents are shipped");
         self.queue.push_back((draft, Token(self.next)));
+    }
+
+    /// Whether an entry is queued that is not told to be published.
+    pub fn is_busy(&self) -> bool {
+        !self.queue.is_empty() || matches!(self.state, State::Published(..))
     }
 
     /// What to do next; `None`: wait for an event.
     pub fn poll(&mut self) -> Option<Action> {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => {
-                let (draft, barrier) = self.queue.front_mut()?;
-                if self.running.first().is_some_and(|token| token < barrier) {
+                let (mut draft, barrier) = self.queue.pop_front()?;
+                if self.running.first().is_some_and(|token| *token < barrier) {
+                    self.queue.push_front((draft, barrier));
                     return None;
                 }
-                if draft.kind.has_content() {
-                    draft.base = self.tip;
+                draft.base = self.tip;
+                if let Payload::Content(content) = &mut draft.payload {
+                    self.unlisted.undo(content);
                 }
                 let (header, bytes) = draft.encode(&self.seal, Some(self.head), self.epoch);
+                self.queue.push_front((draft, barrier));
                 self.state = State::Putting;
                 Some(Action::Put { header, bytes })
             }
-            State::Published(header) => Some(Action::Published { header }),
+            State::Published(header, content) => Some(Action::Published { header, content }),
             State::Fenced(by) => {
                 self.state = State::Fenced(by);
                 Some(Action::Fenced { by })
@@ -147,6 +161,7 @@ impl Publisher {
             Appended::Theirs(found) if found.kind == EntryKind::Condemned && found.epoch == self.epoch => {
                 self.head = found.reference();
                 self.state = State::Idle;
+                self.unlisted.collected();
             }
             // Mutant: whoever was quicker, the next place is free.
             Appended::Theirs(found) if mutant::active("fencing-ignored") => {
@@ -158,12 +173,11 @@ impl Publisher {
     }
 
     fn published(&mut self, header: EntryHeader) {
-        self.queue.pop_front().expect("it was queued");
-        self.head = header.reference();
-        if header.kind.has_content() {
-            self.tip = header.seq;
-        }
-        self.state = State::Published(header);
+        let (draft, _) = self.queue.pop_front().expect("it was queued");
+        let Payload::Content(content) = draft.payload else { panic!("only contents are shipped") };
+        (self.head, self.tip) = (header.reference(), header.seq);
+        self.unlisted.published();
+        self.state = State::Published(header, content);
     }
 }
 
@@ -214,11 +228,11 @@ mod tests {
         let first = put(&mut publisher);
         assert_eq!((first.seq, first.base, first.epoch), (4, 2, 3));
         publisher.answer(Appended::Ours(first));
-        assert_eq!(publisher.poll(), Some(Action::Published { header: first }));
+        assert!(matches!(publisher.poll(), Some(Action::Published { header, .. }) if header == first));
         let second = put(&mut publisher);
         assert_eq!((second.seq, second.base, second.previous), (5, 4, first.hash()));
         publisher.answer(Appended::Ours(second));
-        assert_eq!(publisher.poll(), Some(Action::Published { header: second }));
+        assert!(matches!(publisher.poll(), Some(Action::Published { header, .. }) if header == second));
         assert_eq!((publisher.poll(), publisher.head()), (None, second.reference()));
     }
 

@@ -2,8 +2,8 @@
 //! was put into it.
 
 use super::{Input, VAULT, seal, sealed, told};
-use towline::vault::catalog::{Catalog, Kept};
-use towline::vault::entry::{EntryHeader, EntryKind, EntryRef};
+use towline::vault::catalog::{Catalog, Kept, Moved};
+use towline::vault::entry::{EntryHeader, EntryKind, EntryRef, IndexRef};
 use towline::vault::envelope::{ObjectKind, POSITION_TABLE, Seal};
 use towline::vault::names::{self, GroupId, ObjectName};
 use towline_tracker::codec;
@@ -113,13 +113,29 @@ fn by_the_rules(input: &mut Input<'_>) -> Catalog {
         shipped: cuts.iter().map(|cut| CutId([*cut; 16])).collect(),
         folded: cuts.iter().map(|cut| ObjectName([!*cut; 16])).rev().collect(),
         pins,
+        moved: some_moved(number, input),
     }
+}
+
+/// Indexes for which others stand, made for catalogs up to this one.
+fn some_moved(number: u64, input: &mut Input<'_>) -> Vec<Moved> {
+    let mut names: Vec<u8> = (0..input.u8() % 4).map(|_| input.u8()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let one = |name: &u8| moved(*name, 1 + input.number() % number);
+    names.iter().map(one).collect()
+}
+
+fn moved(name: u8, epoch: u64) -> Moved {
+    let (from, name) = (ObjectName([name; 16]), ObjectName([!name; 16]));
+    let (cut, hash) = (names::NO_CUT, [1; 32]);
+    Moved { from, to: IndexRef { epoch, cut, name, entry: 0, offset: 0, length: 9, hash, level: 1 } }
 }
 
 fn break_a_rule(catalog: &mut Catalog, input: &mut Input<'_>) {
     let (what, seq) = (input.u8(), input.number());
     let at = usize::from(input.u8());
-    match what % 14 {
+    match what % 17 {
         0 => catalog.number = seq,
         1 => catalog.previous = [input.u8(); 32],
         2 => catalog.group = String::from_utf8_lossy(input.take(at % 4)).into_owned(),
@@ -133,7 +149,10 @@ fn break_a_rule(catalog: &mut Catalog, input: &mut Input<'_>) {
         10 => catalog.pins.push(entry(seq, input.u8())),
         11 => catalog.pins.reverse(),
         12 => catalog.shipped.push(CutId([input.u8(); 16])),
-        _ => catalog.folded.push(ObjectName([input.u8(); 16])),
+        13 => catalog.folded.push(ObjectName([input.u8(); 16])),
+        14 => catalog.moved.push(moved(input.u8(), seq)),
+        15 => catalog.moved.iter_mut().skip(at % 4).take(1).for_each(|moved| moved.to.cut = CutId([1; 16])),
+        _ => catalog.moved.iter_mut().skip(at % 4).take(1).for_each(|moved| moved.to.name = moved.from),
     }
 }
 
@@ -166,6 +185,12 @@ fn holds(catalog: &Catalog, input: &mut Input<'_>) {
     assert!(catalog.kept.iter().all(|kept| kept.entry.seq <= bound && catalog.has(kept.entry)));
     assert!(catalog.pins.iter().all(|pin| catalog.is_pinned(*pin) && catalog.has(*pin)), "{catalog:?}");
     assert!(catalog.claim.is_none_or(|claim| claim.seq <= bound), "{catalog:?}");
+    // What stands for a listed index is where no other object can be.
+    let made = |moved: &Moved| {
+        let object = moved.to.object(GroupId::of(VAULT, "g"));
+        matches!(names::parse(&object), Some(names::Parsed::Moved { number, index: true, .. }) if number <= catalog.number)
+    };
+    assert!(catalog.moved.iter().all(made), "{catalog:?}");
 }
 
 /// The header of a point.

@@ -66,7 +66,7 @@ pub fn run(data: &[u8]) {
     };
     let store = MemoryStore::new();
     store.put(&name, &bytes).expect("memory");
-    let group = Group { store: Arc::new(store), seal, name: "g".into(), catalogs: Arc::default() };
+    let group = Group { store: Arc::new(store), seal, name: "g".into(), known: Arc::default() };
     let reader = Arc::new(Reader::new(group, 1 << 20));
     for disk in &content.disks {
         if let Some(image) = told(Image::open(reader.clone(), disk)) {

@@ -218,8 +218,7 @@ fn open(
         }
     }
     .expect("memory");
-    let group =
-        Group { store: Arc::new(store), seal: seal.clone(), name: "g".into(), catalogs: Arc::default() };
+    let group = Group { store: Arc::new(store), seal: seal.clone(), name: "g".into(), known: Arc::default() };
     let disk = DiskImage { id: DISK, name: "d".into(), size, block_shift, indexes: vec![reference] };
     Image::open(Arc::new(Reader::new(group, CACHE)), &disk)
 }

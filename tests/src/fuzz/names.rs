@@ -25,6 +25,12 @@ pub fn run(data: &[u8]) {
             Parsed::Entry { group, seq } => names::entry(group, seq),
             Parsed::Catalog { group, number, copy: false } => names::catalog(group, number),
             Parsed::Catalog { group, number, copy: true } => names::catalog_copy(group, number),
+            Parsed::Moved { group, number, name, index: true } => {
+                names::index(group, number, names::NO_CUT, name)
+            }
+            Parsed::Moved { group, number, name, index: false } => {
+                names::pack(group, number, names::NO_CUT, name)
+            }
             Parsed::Fold { group, epoch, name } => names::fold(group, epoch, name),
             Parsed::Data { group, epoch, cut, name, index: true } => names::index(group, epoch, cut, name),
             Parsed::Data { group, epoch, cut, name, index: false } => names::pack(group, epoch, cut, name),

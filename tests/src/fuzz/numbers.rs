@@ -81,7 +81,7 @@ pub fn run(data: &[u8]) {
         if reachable { Mood::Good } else { Mood::Fail(StoreErrorKind::Transient) }
     };
     let group =
-        Group { store: Scripted::new(store, script), seal, name: "g".into(), catalogs: Default::default() };
+        Group { store: Scripted::new(store, script), seal, name: "g".into(), known: Default::default() };
     let Some(numbers) = told(group.numbers()) else {
         let last = catalog.is_some_and(|catalog| catalog.number == u64::MAX || bound == u64::MAX);
         return assert!(!reachable || last, "a listing is no damage");

@@ -14,6 +14,7 @@ use towline::edge::Edge;
 use towline::limit::Rules;
 use towline::pipeline::{Begun, Counters, Crew, Plan, Retry, Turn, Turns};
 use towline::retention::collect::collect;
+use towline::retention::compact::{Bounds, compact};
 use towline::retention::policy::Policy;
 use towline::retention::prune::prune;
 use towline::ship::{Answered, Control, Ended, Options, Report, Stop, Summary, Surroundings, run_in};
@@ -134,8 +135,8 @@ pub fn ship(orders: Orders, stop: Stop) -> Running {
 /// Whoever lets points go and collects.
 pub type Collecting = Process<Ask, Reply, towline::Result<()>>;
 
-/// Begins one; it keeps the last points, or lets none go.
-pub fn collecting(last: Option<u32>) -> Collecting {
+/// Begins one; it keeps the last points, or lets none go, and copies so much.
+pub fn collecting(last: Option<u32>, budget: u64) -> Collecting {
     Process::new(move || {
         let vault = super::target::open(Arc::new(Door { deletes: true }))?;
         let vault = Vault { draw: name, ..vault };
@@ -144,6 +145,7 @@ pub fn collecting(last: Option<u32>) -> Collecting {
             let policy = Policy { last, ..Policy::default() };
             prune(&vault, &group, &policy, &jiff::tz::TimeZone::UTC, now)?;
         }
+        compact(&group, Bounds { budget, pack_size: 1 << 16 }, now, &mut ())?;
         collect(&group, now, &mut ()).map(drop)
     })
 }

@@ -38,13 +38,16 @@ struct Opened {
     sources: HashMap<String, u64>,
     /// The images of the point that was restored last.
     images: HashMap<DiskId, Image>,
+    /// The catalog by which it was opened.
+    catalog: u64,
 }
 
 impl Opened {
     /// Nothing opened yet.
     fn new(group: &Group) -> Self {
         let reader = Arc::new(Reader::new(group.clone(), 1 << 22));
-        Self { reader, indexes: HashMap::new(), sources: HashMap::new(), images: HashMap::new() }
+        let catalog = group.known.number();
+        Self { reader, indexes: HashMap::new(), sources: HashMap::new(), images: HashMap::new(), catalog }
     }
 
     /// Whether what was opened is still what the store has, and what this content means.
@@ -52,6 +55,7 @@ impl Opened {
         let same = |(object, version): (&String, &u64)| store.version(object) == Some(*version);
         let meant = |index: &IndexRef| self.indexes.get(&index.name).is_none_or(|known| known == index);
         self.reader.group().id() == group.id()
+            && self.catalog == group.known.number()
             && self.sources.iter().all(same)
             && content.disks.iter().flat_map(|disk| &disk.indexes).all(meant)
     }
@@ -105,7 +109,7 @@ impl Restorer {
             None => Image::open(reader.clone(), disk)?,
         };
         for index in &disk.indexes {
-            let object = reader.index_place(index).object;
+            let object = reader.index_place(&reader.group().known.stands_for(index)).object;
             let version = store.version(&object).unwrap_or(0);
             opened.indexes.insert(index.name, *index);
             opened.sources.insert(object.clone(), version);

@@ -275,6 +275,8 @@ impl Target {
 
     /// The store was put back to an old copy: points that it had not are gone.
     pub fn forget_points(&mut self) {
+        // What was known of it is of another history.
+        self.group.known = Arc::default();
         self.catalog = self.group.catalog(0).expect("a copy has whole catalogs");
         let group = &self.group;
         self.points.retain(|point| {

@@ -6,6 +6,7 @@ use crate::sim::Oracle;
 use crate::sim::rng::Rng;
 use std::sync::{Arc, Mutex};
 use towline::retention::collect::collect;
+use towline::retention::compact::{Bounds, compact};
 use towline::retention::policy::Policy;
 use towline::retention::prune::prune;
 use towline::store::memory::MemoryStore;
@@ -15,21 +16,27 @@ use towline::vault::Vault;
 use towline::{Error, Kind, Result};
 
 /// Lets go all but some of the newest points, and collects; or collects alone.
-fn once(store: Arc<dyn Store>, last: Option<u32>) -> Result<()> {
+fn once(store: Arc<dyn Store>, last: Option<u32>, budget: u64) -> Result<()> {
     let vault = Vault::open(store)?;
     let group = vault.group("vm");
     if let Some(last) = last {
         let policy = Policy { last, ..Policy::default() };
         prune(&vault, &group, &policy, &jiff::tz::TimeZone::UTC, 1)?;
     }
+    compact(&group, Bounds { budget, pack_size: 1 << 16 }, 1, &mut ())?;
     collect(&group, 1, &mut ()).map(drop)
 }
 
 /// A prune and a collection that nothing disturbs.
 pub(super) fn undisturbed(life: &Mutex<Life>, store: &MemoryStore, rng: &mut Rng) {
     let last = rng.chance(700).then(|| 1 + rng.index(3) as u32);
-    let done = once(Arc::new(store.clone()), last);
+    let done = once(Arc::new(store.clone()), last, budget(rng));
     judge(&mut lock(life), done);
+}
+
+/// How much may be moved: nothing, a pack, or all.
+fn budget(rng: &mut Rng) -> u64 {
+    [0, 1, 1 << 30, 1 << 30][rng.index(4)]
 }
 
 /// What may become of it: it is done, or there is nothing yet to do it to.
@@ -98,6 +105,6 @@ pub(super) fn disturbed(life: &Arc<Mutex<Life>>, rng: &mut Rng) {
         Mood::Good
     });
     let last = rng.chance(700).then(|| 1 + rng.index(3) as u32);
-    let done = once(scripted, last);
+    let done = once(scripted, last, budget(rng));
     judge(&mut lock(life), done);
 }

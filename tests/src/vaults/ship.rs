@@ -140,8 +140,8 @@ pub(super) fn after_claim(
     let memory = if rng.chance(500) { 4 << 10 } else { 4 << 20 };
     let mut folder = Folder::new(group, publisher.epoch(), 2 + rng.index(3), memory);
     let mut lately = lock(life).hosts[run.host].lately.take().unwrap_or_else(|| Lately::new(1 << 20));
-    let mut ship = |base: &mut Option<Base>, resume: bool, rng: &mut Rng| {
-        one(life, group, attached, &mut publisher, &mut lately, base, resume, run, rng)
+    let mut ship = |publisher: &mut Publisher, base: &mut Option<Base>, resume: bool, rng: &mut Rng| {
+        one(life, group, attached, publisher, &mut lately, base, resume, run, rng)
     };
     let mut all = || -> Result<()> {
         if let Some(live) = attached.live {
@@ -156,7 +156,7 @@ pub(super) fn after_claim(
                     let source = lock(life).hosts[run.host].source();
                     let content = base.as_ref().map(|base| &base.content);
                     if plan::fits(source.disks(), content, plan::needs_whole(&claimed.decision)) {
-                        ship(&mut base, resume, rng)?;
+                        ship(&mut publisher, &mut base, resume, rng)?;
                         whole = false;
                     } else {
                         lock(life).hosts[run.host].undo();
@@ -182,12 +182,14 @@ pub(super) fn after_claim(
                 let count = rng.index(30);
                 hosts[run.host].write(rng, count);
             }
-            ship(&mut base, false, rng)?;
+            ship(&mut publisher, &mut base, false, rng)?;
             whole = false;
             // As far as there is time; the rest goes on behind the next cycle.
             let steps = rng.index(20);
             if let Some(base) = &mut base {
-                (0..steps).take_while(|_| folder.step(&mut base.content)).for_each(drop);
+                (0..steps)
+                    .take_while(|_| folder.step(&mut base.content, &mut publisher.unlisted))
+                    .for_each(drop);
             }
         }
         Ok(())

@@ -58,9 +58,9 @@ pub struct DiskImage {
 /// An index: where it is and what it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct IndexRef {
-    /// The writer epoch in its name.
+    /// The writer epoch in its name; without a cut, the number of the catalog that it was made for.
     pub epoch: u64,
-    /// The cut whose changes it holds, in its name; of a fold, the newest of them.
+    /// The cut whose changes it holds, in its name; of a fold, the newest of them; of what was moved, none.
     pub cut: CutId,
     /// Its random name.
     pub name: ObjectName,
@@ -80,6 +80,7 @@ impl IndexRef {
     /// The full name that it is sealed under, and put under unless it is attached.
     pub fn object(&self, group: GroupId) -> String {
         match self.level {
+            _ if self.cut == names::NO_CUT => names::index(group, self.epoch, self.cut, self.name),
             0 => names::index(group, self.epoch, self.cut, self.name),
             _ => names::fold(group, self.epoch, self.name),
         }
@@ -179,7 +180,8 @@ impl Content {
                     }
                     false => index.entry == 0,
                 };
-                if !sound || index.epoch > header.seq {
+                // Lists name what was made for them; what stands for that now is the catalog's to say.
+                if !sound || index.epoch > header.seq || index.cut == names::NO_CUT {
                     return Err("an index lies where none can be");
                 }
             }

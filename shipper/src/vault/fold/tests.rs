@@ -100,7 +100,7 @@ proptest! {
                 let range = from..from + 1 + to.index(length - from);
                 let of = disk.indexes[range.clone()].to_vec();
                 let parts = fold(&world.group, &disk, Due { range, level: 1 }, part_bytes).unwrap();
-                prop_assert!(splice(&mut disk.indexes, &of, from == 0, parts));
+                prop_assert!(splice(&mut disk.indexes, &of, from == 0, &parts));
                 prop_assert_eq!(&walk(&world.group, &disk), &expected);
             }
         }
@@ -115,14 +115,14 @@ proptest! {
         memory in prop_oneof![Just(64u64), Just(1 << 20)],
     ) {
         let mut world = World::new();
-        let mut folder = None;
+        let (mut folder, mut unlisted) = (None, Unlisted::default());
         for (mut cycle, steps, checkpoint, fuzzy) in cycles {
             with_edges(&mut cycle, &world.disks);
             let kind = if fuzzy { EntryKind::Fuzzy } else { EntryKind::Point };
             world.publish(&cycle, CutId::random(), kind, checkpoint);
             let folder = folder.get_or_insert_with(|| Folder::new(&world.group, world.epoch, every, memory));
             let base = world.base.as_mut().unwrap();
-            (0..steps).take_while(|_| folder.step(&mut base.content)).for_each(drop);
+            (0..steps).take_while(|_| folder.step(&mut base.content, &mut unlisted)).for_each(drop);
         }
         let hasher = world.group.hasher();
         let mut points = world.points.iter();
@@ -161,7 +161,7 @@ fn folder(world: &World, every: usize) -> Folder {
 }
 
 fn all(folder: &mut Folder, content: &mut Content) {
-    while folder.step(content) {}
+    while folder.step(content, &mut Unlisted::default()) {}
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_fold_is_used_only_for_what_stands_side_by_side() {
     let part = IndexRef { level: 1, ..of[3] };
     let spliced = |list: &[IndexRef], of: &[IndexRef], bottom| {
         let mut list = list.to_vec();
-        splice(&mut list, of, bottom, vec![part]).then_some(list)
+        splice(&mut list, of, bottom, &[part]).then_some(list)
     };
     assert_eq!(spliced(of, &of[1..4], false), Some(vec![of[0], part, of[4], of[5]]));
     assert_eq!(spliced(of, &of[..4], true), Some(vec![part, of[4], of[5]]));
@@ -212,7 +212,7 @@ fn a_fold_is_used_only_for_what_stands_side_by_side() {
 fn a_fold_that_takes_longer_goes_into_the_base_of_then() {
     let mut world = world(4);
     let mut folder = folder(&world, 4);
-    assert!(folder.step(&mut world.base.as_mut().unwrap().content));
+    assert!(folder.step(&mut world.base.as_mut().unwrap().content, &mut Unlisted::default()));
     world.cycle(&simple([(1, Change::Zero)]));
     let other = world.base.clone().unwrap().content;
     let mut forgotten = other.clone();
@@ -228,7 +228,7 @@ fn a_fold_that_takes_longer_goes_into_the_base_of_then() {
 
     let mut folder = Folder::new(&world.group, world.epoch, 4, 1 << 20);
     let mut content = other.clone();
-    (0..3).for_each(|_| assert!(folder.step(&mut content)));
+    (0..3).for_each(|_| assert!(folder.step(&mut content, &mut Unlisted::default())));
     all(&mut folder, &mut forgotten);
     assert_eq!(forgotten.disks.len(), 1, "nothing to fold for, nothing done");
 }
@@ -259,7 +259,7 @@ fn what_cannot_be_read_is_left_alone_and_what_is_covered_is_not_read() {
     let gets = |world: &mut World, folder: &mut Folder| {
         let content = &mut world.base.as_mut().unwrap().content;
         let mut steps = 0;
-        while folder.step(content) {
+        while folder.step(content, &mut Unlisted::default()) {
             steps += 1;
         }
         steps

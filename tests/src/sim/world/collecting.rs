@@ -21,10 +21,11 @@ impl World {
     /// Somebody begins to collect.
     pub(super) fn begin_collector(&mut self) {
         let last = self.rng.chance(700).then(|| 1 + self.rng.index(3) as u32);
+        let budget = [0, 1, 1 << 30][self.rng.index(3)];
         self.collectors_begun += 1;
         let number = self.collectors_begun;
         self.note(58, || format!("collector {number} begins: {last:?}"));
-        let running = process::collecting(last);
+        let running = process::collecting(last, budget);
         self.collectors.push(Collector { number, running, asks: None, begun: false, paused: 0 });
     }
 
