@@ -55,8 +55,8 @@ impl Kinds {
             Some("log") => &mut self.log,
             Some("folds") => &mut self.indexes,
             Some("catalog") => &mut self.catalog,
-            Some("packs") if name.ends_with(".pack") => &mut self.packs,
-            Some("packs") if name.ends_with(".index") => &mut self.indexes,
+            Some("packs" | "moved") if name.ends_with(".pack") => &mut self.packs,
+            Some("packs" | "moved") if name.ends_with(".index") => &mut self.indexes,
             _ => &mut self.other,
         }
     }
