@@ -139,6 +139,12 @@ impl History {
         Ok(group.newer_catalog(number)?.is_some())
     }
 
+    /// Whether a verification found that this point needs what is damaged.
+    pub fn is_spoiled(&self, point: &Point) -> bool {
+        let spoiled = self.catalog.iter().flat_map(|catalog| &catalog.spoiled);
+        spoiled.into_iter().any(|spoiled| spoiled.seq == point.seq)
+    }
+
     /// Whether no rule lets this point go.
     pub fn is_pinned(&self, point: &Point) -> bool {
         self.catalog.as_ref().is_some_and(|catalog| catalog.pins.iter().any(|pin| pin.seq == point.seq))

@@ -89,6 +89,8 @@ pub struct GroupReport {
     pub packs: (u64, u64),
     /// Packs and indexes that no entry lists: left by a writer that was stopped; harmless.
     pub orphans: u64,
+    /// Which packs and indexes are damaged or lost, of those that points need.
+    pub objects_damaged: BTreeSet<ObjectName>,
 }
 
 impl Report {
@@ -177,7 +179,18 @@ fn has_data(vault: &Vault, group: GroupId) -> Result<bool> {
 fn lost(group: String) -> GroupReport {
     let damage = vec![format!("group {group} has packs and no log: its recovery points are lost")];
     let (entries, objects, bytes, packs, orphans) = (0, 0, 0, (0, 0), 0);
-    GroupReport { group, points: Vec::new(), damage, entries, objects, bytes, packs, orphans }
+    let objects_damaged = BTreeSet::new();
+    GroupReport {
+        group,
+        points: Vec::new(),
+        damage,
+        entries,
+        objects,
+        bytes,
+        packs,
+        orphans,
+        objects_damaged,
+    }
 }
 
 /// An index and the entries that list it.
@@ -198,6 +211,7 @@ struct Check<'a> {
     bad_frames: HashSet<(ObjectName, u32)>,
     /// Indexes with such frames, or with pages that can't be read.
     suspects: HashSet<ObjectName>,
+    objects_damaged: BTreeSet<ObjectName>,
     seen: HashSet<String>,
     /// What points need; none if nothing was ever let go, so that everything must be there.
     needed: Option<Live>,
@@ -216,6 +230,7 @@ impl<'a> Check<'a> {
             bad_indexes: HashSet::new(),
             bad_frames: HashSet::new(),
             suspects: HashSet::new(),
+            objects_damaged: BTreeSet::new(),
             seen: HashSet::new(),
             needed: None,
             objects: 0,
@@ -288,6 +303,7 @@ impl<'a> Check<'a> {
             bytes: self.bytes,
             packs: self.packs,
             orphans,
+            objects_damaged: self.objects_damaged,
         })
     }
 
@@ -350,16 +366,19 @@ impl<'a> Check<'a> {
         let opened = self.length(&place).and_then(|()| self.reader.open_index(reference));
         let Some(index) = self.note(opened)? else {
             self.bad_indexes.insert(reference.name);
+            self.objects_damaged.insert(read.name);
             return Ok(());
         };
         let expected = expected(&self.reader, &index);
         let Some((expected, unread)) = self.note(expected)? else {
             self.bad_indexes.insert(reference.name);
+            self.objects_damaged.insert(read.name);
             return Ok(());
         };
         for error in unread {
             self.damage.push(error.line());
             self.suspects.insert(reference.name);
+            self.objects_damaged.insert(read.name);
         }
         // A fold refers to packs of the indexes that it folds; what it says of them is its own.
         let looks: HashMap<ObjectName, Look> =
@@ -378,6 +397,7 @@ impl<'a> Check<'a> {
             let pack = &index.directory.packs[finding.pack];
             self.damage.push(finding.error.line());
             self.suspects.insert(reference.name);
+            self.objects_damaged.insert(pack.name);
             let all = expected[finding.pack].iter().map(|needed| needed.frame.number);
             let frames: Vec<u32> = finding.frame.map_or_else(|| all.collect(), |frame| vec![frame]);
             self.bad_frames.extend(frames.into_iter().map(|frame| (pack.name, frame)));

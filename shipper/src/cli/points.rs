@@ -67,6 +67,8 @@ struct PointLine {
     consistency: &'static str,
     abandoned: bool,
     pinned: bool,
+    /// A verification found that it needs what is damaged.
+    damaged: bool,
     bytes_changed: u64,
     bytes_read: u64,
     bytes_put: u64,
@@ -144,6 +146,7 @@ fn lines(history: &History) -> Vec<PointLine> {
         },
         abandoned: point.abandoned,
         pinned: history.is_pinned(point),
+        damaged: history.is_spoiled(point),
         bytes_changed: point.totals.bytes_changed,
         bytes_read: point.totals.bytes_read,
         bytes_put: point.totals.bytes_put,
@@ -169,7 +172,7 @@ fn table(list: &List) -> Result<String> {
                 point.disks.iter().map(|disk| format!("{} {}", disk.name, bytes(disk.size))).collect();
             writeln!(
                 text,
-                "  {}  {}  changed {:>10}  shipped {:>10}  {}{}{}",
+                "  {}  {}  changed {:>10}  shipped {:>10}  {}{}{}{}",
                 point.id,
                 point.time,
                 bytes(point.bytes_changed),
@@ -177,6 +180,7 @@ fn table(list: &List) -> Result<String> {
                 sizes.join(", "),
                 if point.pinned { "  pinned" } else { "" },
                 if point.abandoned { "  abandoned" } else { "" },
+                if point.damaged { "  damaged" } else { "" },
             )
             .map_err(failed)?;
         }

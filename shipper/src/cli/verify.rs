@@ -1,6 +1,8 @@
 //! `towline verify`: is everything there and as it was written.
 
 use super::{ReadArgs, bytes, json, print, time};
+use crate::points::Point;
+use crate::retention::damage::{Found, mark};
 use crate::vault::Vault;
 use crate::verify::{Depth, Options, Report, verify_with};
 use crate::{Error, Kind, Result};
@@ -19,6 +21,10 @@ pub struct Args {
     /// The share of packs that a sample reads, in per cent: the probability that damage of one pack is found
     #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
     sample: f64,
+    /// Tell the vault what is damaged: the group's shipper ships it again from the disks, at one of its next cycles, and damaged
+    /// points are marked. Needs the right to put. With depth `all`, what was found sound is not marked any more
+    #[arg(long)]
+    repair: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -76,6 +82,7 @@ pub fn run(args: Args) -> Result<()> {
         Deep::Sample => Depth::Sample(args.sample / 100.0),
         Deep::All => Depth::All,
     };
+    let repair = args.repair;
     let args = args.read;
     let vault = args.open()?;
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -91,6 +98,9 @@ pub fn run(args: Args) -> Result<()> {
     let report = report?;
     let verdict = verdict(&vault, depth, &report);
     print(&if args.json { json(&verdict)? } else { text(&verdict) })?;
+    if repair {
+        tell(&vault, depth, &report)?;
+    }
     if report.is_sound() {
         let mut groups = report.groups.iter().map(|report| vault.group(&report.group));
         return groups.try_for_each(|group| args.heads.check(&vault, &group).map(drop));
@@ -98,9 +108,31 @@ pub fn run(args: Args) -> Result<()> {
     let affected: usize = verdict.groups.iter().map(|group| group.affected.len()).sum();
     let line = format!(
         "the vault is damaged; {affected} recovery points are affected, all others can be restored; \
-         `towline ship --full --distrust` makes the next ones sound"
+         `towline verify --repair` lets the group's shipper make the next ones sound"
     );
     Err(Error::new(Kind::Damage, line))
+}
+
+/// Marks what was found.
+fn tell(vault: &Vault, depth: Depth, report: &Report) -> Result<()> {
+    for report in report.groups.iter().filter(|report| report.entries > 0) {
+        let group = vault.group(&report.group);
+        let affected = report.points.iter().filter(|(_, affected)| *affected);
+        let reference = |(point, _): &(Point, bool)| {
+            let header = group.entry_header(point.seq)?;
+            Ok(header.filter(|header| header.cut == point.id).map(|header| header.reference()))
+        };
+        let points = affected.map(reference).collect::<Result<Vec<_>>>()?;
+        let found = Found {
+            objects: report.objects_damaged.clone(),
+            points: points.into_iter().flatten().collect(),
+            everything: matches!(depth, Depth::All),
+        };
+        if mark(&group, &found, super::now_ns())? {
+            tracing::info!(group = report.group, objects = found.objects.len(), "what is damaged is marked");
+        }
+    }
+    Ok(())
 }
 
 fn verdict(vault: &Vault, depth: Depth, report: &Report) -> Verdict {

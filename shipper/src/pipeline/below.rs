@@ -141,6 +141,13 @@ impl ImageBelow {
             });
         }
         mark(group, &mut images)?;
+        // What a verification found damaged is nothing to be equal to. Indexes show it by themselves.
+        let damaged = group.known.damaged();
+        for looked in images.iter_mut().flatten() {
+            for (pack, present) in looked.image.packs().iter().zip(&mut looked.present) {
+                *present &= !damaged.contains(&pack.name);
+            }
+        }
         Ok(Self { images, met_damage: AtomicBool::new(false) })
     }
 

@@ -16,6 +16,7 @@
 
 pub mod collect;
 pub mod compact;
+pub mod damage;
 pub mod live;
 pub mod policy;
 pub mod prune;

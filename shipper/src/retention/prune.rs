@@ -210,7 +210,11 @@ fn decide(log: &Log, group: &str, policy: &Policy, zone: &TimeZone, now_ns: u64)
     let candidates: Vec<_> = history
         .points
         .iter()
-        .map(|point| Candidate { time_ns: point.time_ns, abandoned: point.abandoned })
+        // No rule takes a damaged point in the place of a sound one.
+        .map(|point| Candidate {
+            time_ns: point.time_ns,
+            abandoned: point.abandoned || history.is_spoiled(point),
+        })
         .collect();
     let mut why = reasons(&candidates, policy, zone);
     for (point, why) in history.points.iter().zip(&mut why) {
@@ -257,6 +261,8 @@ fn decide(log: &Log, group: &str, policy: &Policy, zone: &TimeZone, now_ns: u64)
         (epoch <= bound).then(|| reference(epoch).or(before.and_then(|catalog| catalog.claim))).flatten();
     catalog.shipped = shipped(headers, before, epoch, bound).into_iter().collect();
     catalog.folded = folded(log, &catalog).into_iter().collect();
+    let exists = |point: &EntryRef| point.seq > bound || kept.contains(&point.seq);
+    catalog.spoiled.retain(exists);
     // Also what is listed only by what is let go now: somebody may be claiming over it, who has not seen this catalog.
     // Mutant: it is known where everything is.
     catalog.moved.retain(|moved| log.listed.contains(&moved.from) && !mutant::active("moved-forgotten"));

@@ -8,6 +8,7 @@ use super::{Ended, Options, Stop, Summary, Surroundings};
 use crate::edge::Edge;
 use crate::limit::Limit;
 use crate::pipeline::{self, Checkpoint, Counters, Cycle, Hooks, Lately, Plan, Shipped};
+use crate::retention::damage;
 use crate::source::{FrozenSource, OpenedFreeze, Source};
 use crate::store::tally::Requests;
 use crate::vault::attach::{Base, Claimant, Decision, TakeOver};
@@ -152,6 +153,8 @@ struct Writer {
     auditor: Auditor,
     folder: Folder,
     attached: Attached,
+    /// The catalog by which the base was last looked at for what is damaged.
+    judged: u64,
 }
 
 impl Writer {
@@ -203,6 +206,7 @@ impl Shipper<'_> {
             base: decision.base().cloned(),
             lately: Lately::new(self.plan.cache_bytes),
             attached,
+            judged: 0,
         };
         let mut whole = plan::needs_whole(&decision);
         if self.open_freeze(&mut tracker, &mut writer, &decision)? {
@@ -348,6 +352,7 @@ impl Shipper<'_> {
     /// Cuts and ships.
     fn cycle(&mut self, tracker: &mut Tracker<'_>, writer: &mut Writer, whole: bool) -> Result<Summary> {
         let begun = (self.edge().now)();
+        self.look_for_damage(writer)?;
         // Before a freeze is made that can't be published.
         writer.base.as_ref().map_or(Ok(()), |base| base.content.room_for(writer.attached.disks.len()))?;
         let handed = tracker.cut(whole || self.full)?;
@@ -376,6 +381,22 @@ impl Shipper<'_> {
             }
         }
         self.ship(tracker, writer, &source, ground, false, begun)
+    }
+
+    /// What a verification found damaged is shipped again, if the next entry would still show it: only a whole cut has it.
+    fn look_for_damage(&mut self, writer: &mut Writer) -> Result<()> {
+        let number = writer.group.known.number();
+        if std::mem::replace(&mut writer.judged, number) == number {
+            return Ok(());
+        }
+        let Some(base) = &writer.base else { return Ok(()) };
+        if !self.full && damage::shows(&writer.group, &base.content)? {
+            tracing::warn!(
+                "a verification found damage in the newest image: comparing everything, and shipping that again"
+            );
+            self.full = true;
+        }
+        Ok(())
     }
 
     /// Audits a sample of what the freeze does not hold. Answers what is to be said of changes that nobody saw.

@@ -21,7 +21,7 @@ use super::{Group, numbers};
 use crate::store::{self, Put, StoreErrorKind};
 use crate::{Error, Kind, Result};
 use bincode::{Decode, Encode};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use towline_tracker::codec;
 use towline_tracker::id::CutId;
@@ -53,6 +53,10 @@ pub struct Catalog {
     pub pins: Vec<EntryRef>,
     /// Indexes that are listed and for which others stand, by name.
     pub moved: Vec<Moved>,
+    /// Packs and indexes that a verification found damaged, by name.
+    pub damaged: Vec<ObjectName>,
+    /// Points that need such, the oldest first.
+    pub spoiled: Vec<EntryRef>,
 }
 
 /// An index for which another one stands, which says the same of the same blocks: a compaction has moved some of them.
@@ -78,29 +82,44 @@ impl Moved {
 
 /// What a process knows of a group's catalogs: of the newest that it has seen. Shared by all that read the group.
 #[derive(Debug, Default)]
-pub struct Known(Mutex<(u64, Arc<HashMap<ObjectName, IndexRef>>)>);
+pub struct Known(Mutex<Newest>);
+
+/// Of a catalog, what readers of images need.
+#[derive(Debug, Default)]
+struct Newest {
+    number: u64,
+    moved: HashMap<ObjectName, IndexRef>,
+    damaged: Arc<HashSet<ObjectName>>,
+}
 
 impl Known {
-    fn lock(&self) -> std::sync::MutexGuard<'_, (u64, Arc<HashMap<ObjectName, IndexRef>>)> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Newest> {
         self.0.lock().expect("no thread panics with the lock")
     }
 
     /// The number of that catalog: the next one is looked for behind it. 0: none was seen.
     pub fn number(&self) -> u64 {
-        self.lock().0
+        self.lock().number
     }
 
     /// What is read where this index is listed.
     pub fn stands_for(&self, listed: &IndexRef) -> IndexRef {
-        let moved = self.lock().1.clone();
-        moved.get(&listed.name).copied().unwrap_or(*listed)
+        self.lock().moved.get(&listed.name).copied().unwrap_or(*listed)
+    }
+
+    /// Packs and indexes that a verification found damaged.
+    pub fn damaged(&self) -> Arc<HashSet<ObjectName>> {
+        self.lock().damaged.clone()
     }
 
     fn learn(&self, catalog: &Catalog) {
         let mut known = self.lock();
-        if catalog.number > known.0 {
-            let moved = catalog.moved.iter().map(|moved| (moved.from, moved.to)).collect();
-            *known = (catalog.number, Arc::new(moved));
+        if catalog.number > known.number {
+            *known = Newest {
+                number: catalog.number,
+                moved: catalog.moved.iter().map(|moved| (moved.from, moved.to)).collect(),
+                damaged: Arc::new(catalog.damaged.iter().copied().collect()),
+            };
         }
     }
 }
@@ -212,6 +231,9 @@ impl Catalog {
             && self.kept.iter().all(|k| k.entry.seq <= bound && k.below < k.entry.seq && kept(k.below))
             && self.links.iter().all(|(base, to)| *base <= bound && to < base && kept(*to))
             && self.pins.iter().all(|pin| self.has(*pin))
+            && self.spoiled.is_sorted_by(|a, b| a.seq < b.seq)
+            && self.spoiled.iter().all(|point| self.has(*point))
+            && self.damaged.is_sorted_by(|a, b| a < b)
             && self.moved.is_sorted_by(|a, b| a.from < b.from)
             && self.moved.iter().all(|moved| moved.is_possible(number))
     }

@@ -101,6 +101,7 @@ fn by_the_rules(input: &mut Input<'_>) -> Catalog {
     let mut cuts: Vec<u8> = (0..input.u8() % 3).map(|_| input.u8()).collect();
     cuts.sort_unstable();
     cuts.dedup();
+    let spoiled = pins.iter().copied().filter(|_| input.bool()).collect();
     Catalog {
         number,
         previous: [u8::from(number > 1); 32],
@@ -113,6 +114,8 @@ fn by_the_rules(input: &mut Input<'_>) -> Catalog {
         shipped: cuts.iter().map(|cut| CutId([*cut; 16])).collect(),
         folded: cuts.iter().map(|cut| ObjectName([!*cut; 16])).rev().collect(),
         pins,
+        damaged: cuts.iter().map(|cut| ObjectName([*cut; 16])).collect(),
+        spoiled,
         moved: some_moved(number, input),
     }
 }
@@ -135,7 +138,7 @@ fn moved(name: u8, epoch: u64) -> Moved {
 fn break_a_rule(catalog: &mut Catalog, input: &mut Input<'_>) {
     let (what, seq) = (input.u8(), input.number());
     let at = usize::from(input.u8());
-    match what % 17 {
+    match what % 19 {
         0 => catalog.number = seq,
         1 => catalog.previous = [input.u8(); 32],
         2 => catalog.group = String::from_utf8_lossy(input.take(at % 4)).into_owned(),
@@ -150,6 +153,8 @@ fn break_a_rule(catalog: &mut Catalog, input: &mut Input<'_>) {
         11 => catalog.pins.reverse(),
         12 => catalog.shipped.push(CutId([input.u8(); 16])),
         13 => catalog.folded.push(ObjectName([input.u8(); 16])),
+        17 => catalog.damaged.push(ObjectName([input.u8(); 16])),
+        18 => catalog.spoiled.push(entry(seq, input.u8())),
         14 => catalog.moved.push(moved(input.u8(), seq)),
         15 => catalog.moved.iter_mut().skip(at % 4).take(1).for_each(|moved| moved.to.cut = CutId([1; 16])),
         _ => catalog.moved.iter_mut().skip(at % 4).take(1).for_each(|moved| moved.to.name = moved.from),

@@ -141,3 +141,55 @@ fn once_with_damage(options: &Options, store: &MemoryStore) -> Summary {
     };
     summary
 }
+
+/// Schedule: 1. a bit flips in a pack; 2. a verification finds it and marks it, while the shipper runs; 3. the shipper sees the mark at
+/// its next entry, and ships again what the pack held; 4. all points from then on are sound, and nothing more is shipped; 5. a
+/// verification of everything takes the marks of what is not there any more away.
+#[test]
+fn marked_damage_heals_by_itself() {
+    use crate::retention::damage::{Found, mark};
+    let (fake, store) = large();
+    let pack = objects(&store, ".pack").swap_remove(2);
+    flip(&store, &pack, 5000);
+    let vault = Vault::open(Arc::new(store.clone())).unwrap();
+    let marked = |everything: bool| {
+        let report = verify(&vault, None).unwrap().groups.swap_remove(0);
+        let group = vault.group(&report.group);
+        let affected = report.points.iter().filter(|(_, affected)| *affected);
+        let points =
+            affected.map(|(point, _)| group.entry_at(point.seq).unwrap().header.reference()).collect();
+        let found = Found { objects: report.objects_damaged, points, everything };
+        mark(&group, &found, 1).unwrap()
+    };
+    assert!(marked(false) && !marked(false), "the same again is nothing new");
+    let every = Options { every: Some(Duration::from_millis(1)), ..options(&fake, None) };
+    let stop = Stop::new();
+    let told = Told { summaries: Mutex::default(), stop: Some((&stop, 4)) };
+    let ended = run_in(&Surroundings::here(), vault.clone(), &every, &stop, &mut &told).unwrap();
+    assert_eq!(ended, Ended::Stopped);
+    let shipped: Vec<_> =
+        told.summaries.into_inner().unwrap().iter().map(|s| s.bytes_shipped / BLOCK as u64).collect();
+    let healed = shipped.iter().position(|blocks| *blocks > 0).unwrap();
+    assert!(healed <= 1 && shipped[healed] < DATA / 2, "{shipped:?}");
+    assert!(shipped[healed + 1..].iter().all(|blocks| *blocks == 0), "{shipped:?}");
+    let first = 2 + healed;
+    let sound: Vec<_> = affected(&store).iter().map(|affected| !affected).collect();
+    assert!(
+        sound[..first].iter().all(|sound| !sound) && sound[first..].iter().all(|sound| *sound),
+        "{sound:?}"
+    );
+    let group = vault.group(&verify(&vault, None).unwrap().groups[0].group);
+    let history = crate::points::history(&vault, &group).unwrap();
+    let spoiled: Vec<_> = history.points.iter().map(|point| history.is_spoiled(point)).collect();
+    assert_eq!(spoiled.iter().filter(|spoiled| **spoiled).count(), 2, "{spoiled:?}");
+    // A shipper that starts looks once more, and finds nothing to do.
+    let stop = Stop::new();
+    let told = Told { summaries: Mutex::default(), stop: Some((&stop, 2)) };
+    run_in(&Surroundings::here(), vault.clone(), &every, &stop, &mut &told).unwrap();
+    assert!(told.summaries.into_inner().unwrap().iter().all(|summary| summary.bytes_shipped == 0));
+    // The object comes back, from a copy.
+    flip(&store, &pack, 5000);
+    assert!(marked(true));
+    let history = crate::points::history(&vault, &group).unwrap();
+    assert!(history.points.iter().all(|point| !history.is_spoiled(point)));
+}
