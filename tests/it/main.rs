@@ -26,6 +26,7 @@ mod mutants;
 mod powercuts;
 mod prefix;
 mod prune;
+mod repack;
 mod replays;
 mod sealed;
 mod shipping;

@@ -22,26 +22,26 @@ use towline_tracker::control::message::{Attached, DiskInfo};
 use towline_tracker::id::{AttachNumber, CutId, Session, TargetId};
 
 /// A command on the site's only group.
-fn command(site: &Site, words: &[&str], more: &[&str]) -> Outcome {
+pub(crate) fn command(site: &Site, words: &[&str], more: &[&str]) -> Outcome {
     let (group, vault) = (site.group(), site.vault());
     let place = ["--group", &group, "--vault", vault.to_str().unwrap()];
     site.towline(words.iter().chain(&place).chain(more))
 }
 
-fn prune(site: &Site, more: &[&str]) -> Value {
+pub(crate) fn prune(site: &Site, more: &[&str]) -> Value {
     command(site, &["prune", "--json", "--max-repack-size", "0"], more).good().json()["groups"][0].clone()
 }
 
-fn ids(site: &Site) -> Vec<String> {
+pub(crate) fn ids(site: &Site) -> Vec<String> {
     site.points().iter().map(|point| point["id"].as_str().unwrap().to_owned()).collect()
 }
 
-fn number(value: &Value) -> u64 {
+pub(crate) fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
 /// Bytes that don't compress: megabyte `place` of a disk in its `turn`-th version.
-fn megabyte(turn: u64, place: u64) -> Vec<u8> {
+pub(crate) fn megabyte(turn: u64, place: u64) -> Vec<u8> {
     let mut bytes = vec![0; 1 << 20];
     let seed = turn << 32 | place;
     for (n, word) in (0u64..).zip(bytes.chunks_exact_mut(8)) {
@@ -87,69 +87,6 @@ fn are_there(site: &Site, points: &[(String, Vec<u8>)]) {
         assert_eq!((&verified["sound"], &verified["depth"]), (&Value::Bool(true), &Value::from(depth)));
     }
     assert_eq!(ids(site), points.iter().map(|point| point.0.clone()).collect::<Vec<_>>());
-}
-
-/// Ships a disk of 8 MiB, and then points that overwrite all but an eighth of each pack; the last one's disk, too.
-fn wear(site: &Site) -> (String, Vec<u8>) {
-    fs::write(site.first(), (0..8).flat_map(|place| megabyte(0, place)).collect::<Vec<_>>()).unwrap();
-    site.init();
-    let tracker = site.start(&[]);
-    let mut client = tracker.client("").unwrap();
-    let mut id = String::new();
-    for turn in 0..3 {
-        for place in (0..8).filter(|_| turn > 0) {
-            client.write((place << 20) + (turn << 17), &megabyte(turn, place)[..6 << 17]).unwrap();
-        }
-        client.flush().unwrap();
-        id = site.once(&["--pack-size", "1MiB"])["id"].as_str().unwrap().to_owned();
-    }
-    tracker.stop();
-    (id, fs::read(site.first()).unwrap())
-}
-
-/// Bytes of packs.
-fn packed(site: &Site) -> u64 {
-    let stat = command(site, &["stat", "--json"], &[]).good().json();
-    number(&stat["groups"][0]["kinds"]["packs"]["bytes"])
-}
-
-fn worn_packs_are_repacked_at(site: &Site) {
-    let point = wear(site);
-    prune(site, &["--keep-last", "1"]);
-    // The points before the newest one are its tracker's to release: one more, and they can go.
-    let tracker = site.start(&[]);
-    tracker.client("").unwrap().write(0, &[7; BLOCK]).unwrap();
-    let newest = site.once(&[])["id"].as_str().unwrap().to_owned();
-    let newest = (newest, fs::read(site.first()).unwrap());
-    prune(site, &["--keep-last", "1"]);
-    let before = packed(site);
-    let would = command(site, &["collect", "--json", "--dry-run"], &[]).good().json()["groups"][0].clone();
-    assert!(number(&would["objects_repacked"]) > 0, "{would}");
-    let done = command(site, &["collect", "--json"], &[]).good().json()["groups"][0].clone();
-    assert_eq!(done["objects_repacked"], would["objects_repacked"]);
-    assert!(number(&done["bytes_copied"]) * 2 < number(&done["bytes_repacked"]), "{done}");
-    assert!(
-        packed(site) + number(&done["bytes_repacked"]) / 2 < before,
-        "{} of {before}: {done}",
-        packed(site)
-    );
-    let points: Vec<_> = ids(site);
-    for (id, image) in [point, newest].iter().filter(|point| points.contains(&point.0)) {
-        assert!(fs::read(&site.restore(id)[0]).unwrap() == *image, "point {id}");
-    }
-    command(site, &["verify"], &[]).good();
-    let again = command(site, &["collect", "--json"], &[]).good().json()["groups"][0].clone();
-    assert_eq!(number(&again["objects_repacked"]), 0, "{again}");
-    // A shipper that runs goes on over what was moved.
-    tracker.client("").unwrap().write(1 << 20, &[8; BLOCK]).unwrap();
-    site.once(&[]);
-    site.latest_is_the_disk();
-    tracker.stop();
-}
-
-#[test]
-fn worn_packs_are_repacked_in_a_folder() {
-    worn_packs_are_repacked_at(&Site::memory());
 }
 
 fn points_are_let_go_at(site: &Site) {

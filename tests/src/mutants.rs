@@ -308,7 +308,7 @@ pub const MUTANTS: &[Mutant] = &[
     )
     .by(VAULTS),
     of("V14", "moved-swept-too-early", "a collector takes what is made for a catalog to come for garbage")
-        .by(VAULTS),
+        .by(By::Test("repack::what_is_made_for_a_catalog_to_come_is_not_swept")),
     of("V14", "moved-forgotten", "a prune's catalog does not say where blocks were moved").by(VAULTS),
     of(
         "V6",
