@@ -94,7 +94,7 @@ const NO_BUCKET: [&str; 4] =
 /// Judges a try by what the library and the server said. `host` is the store's: what another host says is about
 /// credentials.
 pub fn judge(trouble: Trouble, note: &Note, host: &str) -> Failure {
-    use StoreErrorKind::{Denied, NoSpace, NotFound, Other, TooLarge, Transient};
+    use StoreErrorKind::{Denied, Locked, NoSpace, NotFound, Other, TooLarge, Transient};
     let (code, status) = (note.code.as_str(), note.status);
     let failure = |what, again, lost| Failure {
         what,
@@ -129,7 +129,7 @@ pub fn judge(trouble: Trouble, note: &Note, host: &str) -> Failure {
         (_, _, Some(200..=299)) => again(true),
         (_, _, Some(304 | 412)) => failure(What::Exists, false, false),
         (_, _, Some(409)) if code == "BlobAlreadyExists" => failure(What::Exists, false, false),
-        (_, _, Some(409)) if code.contains("Immutable") || code.contains("LegalHold") => last(Denied),
+        (_, _, Some(409)) if code.contains("Immutable") || code.contains("LegalHold") => last(Locked),
         // Others ask for the same name just now.
         (_, _, Some(409)) => again(false),
         (_, _, Some(507)) => last(NoSpace),
@@ -193,7 +193,7 @@ mod tests {
     /// F32, F33, F41: what each answer means.
     #[test]
     fn every_answer_has_its_kind_and_says_whether_to_try_again_and_whether_it_may_be_done() {
-        use StoreErrorKind::{Denied, NoSpace, NotFound, Other, Transient};
+        use StoreErrorKind::{Denied, Locked, NoSpace, NotFound, Other, Transient};
         let (exists, past_end) = (What::Exists, What::PastEnd);
         for (status, code, what, again, lost) in [
             (200, "", What::Kind(Transient), true, true),
@@ -210,7 +210,7 @@ mod tests {
             (409, "ConditionalRequestConflict", What::Kind(Transient), true, false),
             (409, "", What::Kind(Transient), true, false),
             (409, "BlobAlreadyExists", exists, false, false),
-            (409, "BlobImmutableDueToPolicy", What::Kind(Denied), false, false),
+            (409, "BlobImmutableDueToPolicy", What::Kind(Locked), false, false),
             (412, "PreconditionFailed", exists, false, false),
             (416, "InvalidRange", past_end, false, false),
             (429, "", What::Kind(Transient), true, false),
