@@ -9,9 +9,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use towline::store::Store;
+use towline::store::location::{Location, Options};
 use towline::store::remote::answer::{self, Version};
+use towline::store::remote::{Environment, RemoteStore};
+use towline::store::{Put, Store, StoreErrorKind};
 use towline_tests::live::process::{NO_MEMORY, Outcome, Site, run, until};
+use towline_tests::live::proxy::{Fault, Proxy};
 use towline_tests::live::servers::{BUCKET, Server};
 use towline_tests::live::stamp::BLOCK;
 
@@ -177,9 +180,20 @@ fn restored(site: &Site, point: &str, more: &[&str]) -> Option<Vec<u8>> {
     (told.code == Some(0)).then(|| fs::read(&to).unwrap())
 }
 
-/// An attack on six points, of which one was let go before: the others, the time before it, and how many of the versions of then
-/// are gone.
-fn attacked(lock: &[&str]) -> (Site, Server, Vec<(String, Vec<u8>)>, String, usize) {
+/// What is left of a vault after an attack.
+struct Attacked {
+    site: Site,
+    server: Server,
+    /// The points from before that were not let go then, with the disk as it was.
+    points: Vec<(String, Vec<u8>)>,
+    /// When nothing had been attacked yet.
+    before: String,
+    /// How many versions of then are gone.
+    gone: usize,
+}
+
+/// An attack on six points, of which one was let go before.
+fn attacked(lock: &[&str]) -> Attacked {
     let server = Server::moto_that_keeps_locks();
     let mut site = site_at(&server);
     make_vault(&mut site, lock);
@@ -195,7 +209,7 @@ fn attacked(lock: &[&str]) -> (Site, Server, Vec<(String, Vec<u8>)>, String, usi
     assert_eq!(last.code, Some(2), "it is the last slot: {}", last.stderr);
     let time = before.parse::<jiff::Timestamp>().unwrap().into();
     let gone = destroy(&server).iter().filter(|version| version.time <= time).count();
-    (site, server, points, before, gone)
+    Attacked { site, server, points, before, gone }
 }
 
 /// T10, T11, T12, F43, goal: with the shipper's credentials and its group's key no point from before is destroyed for as long
@@ -203,7 +217,7 @@ fn attacked(lock: &[&str]) -> (Site, Server, Vec<(String, Vec<u8>)>, String, usi
 /// log; then every point is restored as of a time before, and compared. Nothing but the past is asked to be sound.
 #[test]
 fn an_attack_with_a_shippers_credentials_destroys_no_point_that_is_locked() {
-    let (site, server, points, before, gone) = attacked(&["--immutable-for", "1d"]);
+    let Attacked { site, server, points, before, gone } = attacked(&["--immutable-for", "1d"]);
     assert_eq!(gone, 0, "a version that was locked is gone");
     let as_of = ["--as-of", &*before];
     let all_are_there = || {
@@ -235,15 +249,15 @@ fn an_attack_with_a_shippers_credentials_destroys_no_point_that_is_locked() {
     assert_eq!(told.code, Some(9), "{}", told.stderr);
 }
 
-/// That the attack is one: what is not locked does not survive it.
+/// T10: that the attack is one: what is not locked does not survive it.
 #[test]
 fn without_locks_the_same_attack_destroys_points() {
-    let (site, _server, points, before, gone) = attacked(&[]);
+    let Attacked { site, server: _server, points, before, gone } = attacked(&[]);
     assert!(gone > 0);
     assert!(points.iter().all(|(point, _)| restored(&site, point, &["--as-of", &before]).is_none()));
 }
 
-/// Goal: locks end, what is needed is locked again, and what is not needed goes when its lock is over and not before, without
+/// T10, goal: locks end, what is needed is locked again, and what is not needed goes when its lock is over and not before, without
 /// an error. Method: a lock of seconds on everything, a protection of a day for what is kept.
 #[test]
 fn what_is_locked_is_collected_when_its_time_is_over_and_what_is_needed_is_locked_again() {
@@ -281,6 +295,36 @@ fn what_is_locked_is_collected_when_its_time_is_over_and_what_is_needed_is_locke
     destroy(&server);
     let (point, image) = points.last().unwrap();
     assert!(restored(&site, point, &["--as-of", &before]).as_ref() == Some(image));
+}
+
+/// T10: what is asked of a server beside the library is signed and summed: moto checks neither. A server that does knows no locks, so
+/// the store is not asked for them first.
+#[test]
+fn what_is_put_with_a_lock_is_signed_and_summed_and_keeps_its_condition() {
+    let server = Server::s3();
+    let Ok(Location::Bucket(bucket)) = Location::parse(&server.url("x")) else { panic!("it is a bucket") };
+    let options = Options { immutable_for: Some(Duration::from_secs(60)), ..Options::default() };
+    let open = |environment: Vec<(String, String)>| {
+        RemoteStore::new(&bucket, &options, &Environment::from_iter(environment)).unwrap()
+    };
+    let store = open(server.environment());
+    let body = noise(1, 100_000);
+    store.put("a/b", &body).unwrap();
+    assert_eq!(store.put_if_absent("a/c", &body).unwrap(), Put::Created);
+    assert_eq!(store.put_if_absent("a/c", b"other").unwrap(), Put::AlreadyExists);
+    for name in ["a/b", "a/c"] {
+        assert!(server.store("x").get(name, body.len()).unwrap() == body);
+    }
+    let mut wrong = server.environment();
+    wrong[1].1 = "wrong".into();
+    assert_eq!(open(wrong).put("d", b"x").unwrap_err().kind(), StoreErrorKind::Denied);
+    // Garbled on its way.
+    let proxy = Proxy::new(server.address, |request| match request.method.as_str() {
+        "PUT" => Fault::Without("x-amz-object-lock-mode"),
+        _ => Fault::None,
+    });
+    let error = open(server.environment_at(proxy.address)).put("e", b"x").unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Denied, "a header that says the lock is signed: {error:?}");
 }
 
 /// Who asks for locks where there are none is refused, clearly, and nothing was put.

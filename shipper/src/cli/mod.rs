@@ -59,7 +59,7 @@ enum Command {
     /// Explain how far a disk's tracking can be trusted, and what to do
     Doctor(doctor::Args),
     /// List recovery points, and pin them
-    Points(points::Args),
+    Points(Box<points::Args>),
     /// Show what a vault holds, what its cycles put, and what it costs
     Stat(stat::Args),
     /// Restore a recovery point
@@ -101,7 +101,7 @@ impl Cli {
             Command::Ship(args) => ship::run(args),
             Command::Status(args) => status::run(args),
             Command::Doctor(args) => doctor::run(args),
-            Command::Points(args) => points::run(args),
+            Command::Points(args) => points::run(*args),
             Command::Stat(args) => stat::run(args),
             Command::Restore(args) => restore::run(args),
             Command::Verify(args) => verify::run(args),

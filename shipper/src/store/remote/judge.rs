@@ -124,6 +124,9 @@ pub fn judge(trouble: Trouble, note: &Note, host: &str) -> Failure {
         (_, Some((text, _)), _) if text.contains("certificate") => last(Other),
         (_, Some((_, unsent)), _) => again(!unsent),
         (Trouble::Missing, _, Some(200..=299)) => last(NotFound),
+        (Trouble::Refused(words) | Trouble::Failed(words), _, Some(200..=299)) if is_immutable(words) => {
+            last(Locked)
+        }
         (Trouble::Refused(_), _, Some(200..=299)) => last(Denied),
         // F33.
         (_, _, Some(200..=299)) => again(true),
@@ -152,6 +155,12 @@ pub fn judge(trouble: Trouble, note: &Note, host: &str) -> Failure {
         // Nothing was asked.
         (_, _, None) => last(Other),
     }
+}
+
+/// Whether the words of a part of an answer say that a policy keeps the object, as Azure documents them.
+fn is_immutable(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    ["immutable due to", "immutability", "legal hold", "legalhold"].iter().any(|one| words.contains(one))
 }
 
 fn words(trouble: &Trouble, note: &Note) -> String {
@@ -245,6 +254,8 @@ mod tests {
         let judged = |trouble| judge(trouble, &note, "host").what;
         assert_eq!(judged(Trouble::Refused(String::new())), What::Kind(StoreErrorKind::Denied));
         assert_eq!(judged(Trouble::Missing), What::Kind(StoreErrorKind::NotFound));
+        let kept = "409: This operation is not permitted as the blob is immutable due to a policy.";
+        assert_eq!(judged(Trouble::Failed(kept.into())), What::Kind(StoreErrorKind::Locked));
     }
 
     #[test]
