@@ -142,7 +142,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let kind = match error.kind() {
             StoreErrorKind::NotFound | StoreErrorKind::TooLarge => Kind::Damage,
-            StoreErrorKind::Denied => Kind::Denied,
+            StoreErrorKind::Denied | StoreErrorKind::Locked => Kind::Denied,
             StoreErrorKind::NoSpace => Kind::NoSpace,
             StoreErrorKind::Transient => Kind::Unreachable,
             StoreErrorKind::BadName | StoreErrorKind::Other => Kind::Other,

@@ -21,6 +21,7 @@ mod isolation;
 mod kills;
 mod limits;
 mod lineage;
+mod locked;
 mod locking;
 mod mutants;
 mod powercuts;

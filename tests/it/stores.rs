@@ -1,5 +1,6 @@
 //! Stores behind a network, against real servers.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use towline::store::{Store, StoreErrorKind, conformance};
@@ -51,6 +52,90 @@ fn wrong_credentials_are_denied_and_told_to_nobody() {
             assert!(!format!("{error:?}").contains(&wrong), "{error:?}");
         }
     }
+}
+
+/// Writes the files of Amazon's tools into a home: a profile `mine` with these keys.
+fn write_profile(home: &Path, id: &str, secret: &str) {
+    let folder = home.join(".aws");
+    std::fs::create_dir_all(&folder).unwrap();
+    let text = format!("[mine]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
+    // As who renews keys does it: whole, or not at all.
+    std::fs::write(folder.join("new"), text).unwrap();
+    std::fs::rename(folder.join("new"), folder.join("credentials")).unwrap();
+}
+
+/// F41: keys that are written anew under a running process count from then on. Method: a server that checks signatures, and files
+/// with wrong keys, the right ones, wrong ones again, under one store.
+#[test]
+fn keys_of_a_profile_are_read_again_when_they_change() {
+    let (server, home) = (Server::s3(), tempfile::tempdir().unwrap());
+    let all = server.environment();
+    let [id, secret] = [0, 1].map(|at: usize| all[at].1.clone());
+    write_profile(home.path(), &id, "an-old-secret");
+    let environment = [
+        ("HOME".to_owned(), home.path().to_str().unwrap().to_owned()),
+        ("AWS_PROFILE".to_owned(), "mine".to_owned()),
+        all[2].clone(),
+    ];
+    let store = store(&server.url("x"), environment);
+    let denied = |name: &str| assert_eq!(store.put(name, b"x").unwrap_err().kind(), StoreErrorKind::Denied);
+    denied("a");
+    write_profile(home.path(), &id, &secret);
+    store.put("a", b"x").unwrap();
+    assert_eq!(store.get("a", 1).unwrap(), b"x");
+    write_profile(home.path(), &id, "the-next-secret");
+    denied("b");
+}
+
+/// F41, goal: a shipper outlives the renewal of its keys. Method: points of a running shipper, before and after the old key is
+/// replaced in the profile and then refused by whoever stands before the server.
+#[test]
+fn a_shipper_goes_on_with_the_keys_that_replaced_its_own() {
+    let server = Server::moto();
+    let renewed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_over = renewed.clone();
+    let proxy = Proxy::new(server.address, move |request| {
+        let old = request.header("authorization").is_some_and(|text| text.contains("the-old-key/"));
+        match old && is_over.load(Ordering::SeqCst) {
+            true => Fault::Answer(403, "", "<Error><Code>InvalidAccessKeyId</Code></Error>"),
+            false => Fault::None,
+        }
+    });
+    let mut site = site_at(&server);
+    site.environment = server.environment_at(proxy.address).split_off(2);
+    let home = site.path("home");
+    site.environment.push(("HOME".into(), home.to_str().unwrap().to_owned()));
+    site.environment.push(("AWS_PROFILE".into(), "mine".into()));
+    write_profile(&home, "the-old-key", "x");
+    std::fs::write(site.first(), noise(1, 1 << 20)).unwrap();
+    site.init();
+    let tracker = site.start(&[]);
+    let mut shipper = site.shipper("renewed", &["--json", "--every", "500ms"]);
+    let mut published = |count: usize| {
+        until("points are published", || {
+            assert!(
+                shipper.ended().is_none(),
+                "{}",
+                std::fs::read_to_string(site.path("renewed.err")).unwrap()
+            );
+            let told = std::fs::read_to_string(site.path("renewed.out")).unwrap();
+            told.matches("\"kind\":\"point\"").count() >= count
+        });
+    };
+    published(1);
+    write_profile(&home, "the-new-key", "x");
+    renewed.store(true, Ordering::SeqCst);
+    tracker.client("").unwrap().write(0, &noise(2, 4096)).unwrap();
+    let points = site.points().len();
+    published(points + 2);
+    shipper.signal(libc::SIGTERM);
+    assert_eq!(shipper.wait().unwrap().code(), Some(0));
+    site.latest_is_the_disk();
+    // The proof's own: the old key is refused.
+    write_profile(&home, "the-old-key", "x");
+    let told = site.towline(["points".as_ref(), "--vault".as_ref(), site.vault().as_os_str()]);
+    assert_eq!(told.code, Some(16), "{}", told.stderr);
+    tracker.stop();
 }
 
 /// Not Google: a mock that keeps generations as Google's documents say.

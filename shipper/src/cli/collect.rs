@@ -1,6 +1,6 @@
 //! `towline collect`: deletes what no recovery point needs.
 
-use super::access::Access;
+use super::access::Putting;
 use super::{bytes, json, print, units};
 use crate::retention::collect::{Collected, Progress, collect, plan};
 use crate::retention::compact::{Bounds, Compacted, compact, estimate};
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    access: Access,
+    access: Putting,
 }
 
 /// How much may be moved.
@@ -68,14 +68,18 @@ pub(super) struct Freed {
     bytes_copied: u64,
     objects_deleted: u64,
     bytes_deleted: u64,
+    /// Nothing needs them, but the store keeps them locked yet.
+    objects_locked: u64,
+    bytes_locked: u64,
     objects_kept: u64,
     bytes_kept: u64,
 }
 
 impl Freed {
     fn new(compacted: Compacted, collected: Collected) -> Self {
-        let ((objects_deleted, bytes_deleted), (objects_kept, bytes_kept)) =
-            (collected.deleted, collected.live);
+        let Collected { deleted, locked, live } = collected;
+        let (objects_deleted, bytes_deleted) = deleted;
+        let ((objects_locked, bytes_locked), (objects_kept, bytes_kept)) = (locked, live);
         let ((objects_repacked, bytes_repacked), bytes_copied) = (compacted.emptied, compacted.put);
         Self {
             objects_repacked,
@@ -83,6 +87,8 @@ impl Freed {
             bytes_copied,
             objects_deleted,
             bytes_deleted,
+            objects_locked,
+            bytes_locked,
             objects_kept,
             bytes_kept,
         }
@@ -103,8 +109,15 @@ impl Freed {
                 bytes(self.bytes_copied)
             ),
         };
+        let locked = match self.objects_locked {
+            0 => String::new(),
+            count => format!(
+                "; {count} with {} are locked by the store yet, and for a later run",
+                bytes(self.bytes_locked)
+            ),
+        };
         format!(
-            "{repacked}{} {} objects with {}; {} with {} stay\n",
+            "{repacked}{} {} objects with {}; {} with {} stay{locked}\n",
             if dry_run { "would delete" } else { "deleted" },
             self.objects_deleted,
             bytes(self.bytes_deleted),
@@ -119,7 +132,7 @@ impl Freed {
 /// # Errors
 /// `GroupNotFound`, `Damage`, `Denied`, the store's.
 pub fn run(args: Args) -> Result<()> {
-    let vault = args.access.open(&args.vault)?;
+    let vault = args.access.clone().access().open(&args.vault)?;
     let groups = super::chosen(&vault, args.group.as_deref())?;
     let mut done = Done { vault: vault.id().to_string(), dry_run: args.dry_run, groups: Vec::new() };
     for group in groups {
@@ -174,14 +187,14 @@ pub(super) fn would_free(group: &Group, by: Option<&Catalog>, repack: Repack) ->
         compacted => compacted?,
     };
     let deleted = plan.garbage.iter().fold((0, 0), |(n, sum), garbage| (n + 1, sum + garbage.length));
-    Ok(Freed::new(compacted, Collected { deleted, live: plan.live }))
+    Ok(Freed::new(compacted, Collected { deleted, live: plan.live, ..Collected::default() }))
 }
 
 /// Progress on a terminal.
-struct Bar(ProgressBar);
+pub(super) struct Bar(ProgressBar);
 
 impl Bar {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {eta} left");
         Self(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))

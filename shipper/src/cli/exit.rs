@@ -11,7 +11,7 @@
 //! | 6 | no such recovery point | `towline points --vault URL` shows what there is |
 //! | 7 | the output exists | another path, or `--force` |
 //! | 8 | not enough space | make room, nothing was left behind |
-//! | 9 | damage found | `towline verify` says which points are affected; `towline ship --full --distrust` makes the next ones sound |
+//! | 9 | damage found | `towline verify` says which points are affected; `towline ship --full --distrust` makes the next ones sound; a bucket that keeps versions can be read `--as-of` a time before |
 //! | 10 | broken lineage: the log went on without this tracker | another vault, or `--take-over` |
 //! | 11 | the group belongs to other disks | another `--group`, or `--take-over` |
 //! | 12 | taken over: another shipper serves this tracker or claimed the log | this one ends; nothing to do |

@@ -67,6 +67,12 @@ impl Args {
         }
     }
 
+    /// These, or of a vault in the past those that are given by hand: the past is older than what is remembered, and is not to be.
+    pub fn of(&self, past: bool) -> Self {
+        let state_dir = if past { Some(OsString::new()) } else { self.state_dir.clone() };
+        Self { state_dir, ..*self }
+    }
+
     /// The head of a group's log: behind every entry that is expected or remembered, each of which is there; from now on it is
     /// the one that is remembered. `None` if the group has no entries.
     ///

@@ -1,6 +1,6 @@
 //! `towline points`: which recovery points there are, and which of them no rule lets go.
 
-use super::access::Access;
+use super::access::Putting;
 use super::{ReadArgs, bytes, json, print, time};
 use crate::points::{History, Wanted, find, history};
 use crate::retention::prune::pin;
@@ -41,7 +41,7 @@ struct PinArgs {
     #[arg(long)]
     group: String,
     #[command(flatten)]
-    access: Access,
+    access: Putting,
 }
 
 #[derive(Serialize)]
@@ -95,7 +95,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn set_pin(args: PinArgs, pinned: bool) -> Result<()> {
-    let vault = args.access.open(&args.vault)?;
+    let vault = args.access.access().open(&args.vault)?;
     vault.keys.check_open(&args.group)?;
     let group = vault.group(&args.group);
     let point = find(&vault, &group, &args.point)?;
@@ -120,7 +120,7 @@ fn list(args: ReadArgs) -> Result<()> {
         let mut history = history(&vault, &group)?;
         damage.append(&mut history.damage);
         // What is damaged has no head that could be believed.
-        let head = if damage.is_empty() { args.heads.check(&vault, &group)? } else { None };
+        let head = if damage.is_empty() { args.heads().check(&vault, &group)? } else { None };
         let head = head.map(|head| head.to_string());
         list.groups.push(GroupList { group: group.name, head, points: lines(&history) });
     }

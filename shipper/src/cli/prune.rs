@@ -1,6 +1,6 @@
 //! `towline prune`: lets recovery points go by a policy, and deletes what no other needs.
 
-use super::access::Access;
+use super::access::Putting;
 use super::collect::{Freed, Repack, freed, would_free};
 use super::{json, print, time};
 use crate::retention::policy::Policy;
@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    access: Access,
+    access: Putting,
 }
 
 #[derive(Serialize)]
@@ -104,7 +104,7 @@ pub fn run(args: Args) -> Result<()> {
                     --keep-weekly, --keep-monthly, --keep-yearly";
         return Err(Error::new(Kind::Usage, line));
     }
-    let vault = args.access.open(&args.vault)?;
+    let vault = args.access.clone().access().open(&args.vault)?;
     let mut done = Done { vault: vault.id().to_string(), dry_run: args.dry_run, groups: Vec::new() };
     for group in super::chosen(&vault, args.group.as_deref())? {
         let now = super::now_ns();

@@ -1,6 +1,6 @@
 //! `towline restore`: a recovery point becomes files again.
 
-use super::access::Access;
+use super::access::Reading;
 use super::{bytes, heads, json, print, time};
 use crate::Result;
 use crate::points::Wanted;
@@ -40,7 +40,7 @@ pub struct Args {
     #[command(flatten)]
     heads: heads::Args,
     #[command(flatten)]
-    access: Access,
+    access: Reading,
 }
 
 #[derive(Serialize)]
@@ -64,9 +64,9 @@ struct DoneDisk {
 /// # Errors
 /// As [`restore`].
 pub fn run(args: Args) -> Result<()> {
-    let vault = args.access.open(&args.vault)?;
+    let vault = args.access.access().open(&args.vault)?;
     vault.keys.check_open(&args.group)?;
-    args.heads.check(&vault, &vault.group(&args.group))?;
+    args.heads.of(args.access.is_past()).check(&vault, &vault.group(&args.group))?;
     let request = Request {
         group: args.group,
         disk: args.disk,

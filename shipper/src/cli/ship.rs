@@ -1,6 +1,6 @@
 //! `towline ship`: takes a tracker's changes, generation by generation, into a vault.
 
-use super::access::Access;
+use super::access::Putting;
 use super::{background, exit, units};
 use crate::limit::Rules;
 use crate::pipeline::{MEMORY_MIN, Retry};
@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    access: Access,
+    access: Putting,
 }
 
 /// Runs the command.
@@ -93,6 +93,7 @@ pub fn run(args: Args) -> Result<()> {
     if !(PACK_SIZE_MIN as u64..=PACK_SIZE_MAX as u64).contains(&args.pack_size) {
         return Err(Error::new(Kind::Usage, "--pack-size must be between 64KiB and 256MiB"));
     }
+    let access = args.access.access();
     // Before any thread is made, so that all inherit it.
     if let Err(error) = background::stand_back(args.nice.into()) {
         tracing::debug!(%error, "scheduled as usual");
@@ -111,7 +112,7 @@ pub fn run(args: Args) -> Result<()> {
         retry: Retry::STORE,
         limit: Rules::new(&args.limit_up, args.limit_file, TimeZone::system())?,
         minute: Duration::from_secs(60),
-        tally: args.access.tally(),
+        tally: access.tally(),
     };
     let stop = Stop::on_signals()?;
     let code = if args.once { exit::code(Kind::Stopped) } else { 0 };
@@ -119,7 +120,7 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("towline: stopped; what was under way is given up, the next run goes on from there");
         std::process::exit(code.into());
     })?;
-    let vault = args.access.open(&args.vault)?;
+    let vault = access.open(&args.vault)?;
     match ship::run(vault, &options, &stop, &mut Progress::new(args.json))? {
         Ended::Once(summary) => {
             // With --json the object was the last line.

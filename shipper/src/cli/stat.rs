@@ -65,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
         damage.append(&mut stat.damage);
         // What is damaged has no head that could be believed.
         if damage.is_empty() {
-            args.heads.check(&vault, &group)?;
+            args.heads().check(&vault, &group)?;
         }
         let all = stat.kinds.all();
         used.bytes += all.bytes;
@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<()> {
         vault: vault.id().to_string(),
         groups: told,
         costs: prices.iter().map(|prices| prices.cost(used)).collect(),
-        asked: args.access.tally().so_far(),
+        asked: args.access.access().tally().so_far(),
     };
     print(&if args.json { json(&told)? } else { text(&told)? })?;
     match damage.first() {

@@ -39,6 +39,21 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "the time must be more than zero and at most a year".to_owned())
 }
 
+/// How long to lock: `30d`, `12h`, also as [`duration`]; at most ten years, for nobody can take it back.
+///
+/// # Errors
+/// What is wrong, for people.
+pub fn lock_time(text: &str) -> Result<Duration, String> {
+    let wrong = || "a time to lock for is a number with d, h, m or s, at most 3652d".to_owned();
+    let Some(days) = text.strip_suffix('d') else { return duration(text).map_err(|_| wrong()) };
+    match days.parse() {
+        Ok(days @ 1..=3652u64) if days.to_string() == text.trim_end_matches('d') => {
+            Ok(Duration::from_secs(days * 86_400))
+        }
+        _ => Err(wrong()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +70,10 @@ mod tests {
             [Ok(Duration::from_secs(30)), Ok(Duration::from_secs(30))]
         );
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!([lock_time("30d"), lock_time("90s")], [2_592_000, 90].map(|s| Ok(Duration::from_secs(s))));
+        for bad in ["", "d", "0d", "3653d", "1y", "-1d", "+1d"] {
+            assert!(lock_time(bad).is_err(), "{bad}");
+        }
         for bad in ["", "K", "-1", "1.5G", "1 G", "99999999999T", "1kb"] {
             assert!(size(bad).is_err(), "{bad}");
         }

@@ -1,6 +1,6 @@
 //! `towline vault`: what concerns a vault as a whole.
 
-use super::access::Access;
+use super::access::Putting;
 use crate::store::location::FORMS;
 use crate::vault::Vault;
 use crate::vault::slots::Making;
@@ -30,7 +30,7 @@ enum Command {
         #[arg(long, value_name = "TEXT", default_value = "")]
         label: String,
         #[command(flatten)]
-        access: Access,
+        access: Putting,
     },
     /// Who can open a sealed vault
     Key(super::vault_key::Args),
@@ -42,10 +42,10 @@ enum Command {
 /// `OutputExists` if there is something already; the store's.
 pub fn run(args: Args) -> Result<()> {
     let (url, no_encryption, label, access) = match args.command {
-        Command::Init { url, no_encryption, label, access } => (url, no_encryption, label, access),
+        Command::Init { url, no_encryption, label, access } => (url, no_encryption, label, access.access()),
         Command::Key(args) => return super::vault_key::run(args),
     };
-    let store = access.store(&url)?;
+    let store = access.open_store(&url)?;
     let now = super::now_ns();
     if no_encryption {
         if !access.keys.secrets()?.is_empty() {

@@ -1,6 +1,6 @@
 //! `towline vault key`: who can open a sealed vault. Nothing here touches what was shipped.
 
-use super::access::Access;
+use super::access::{Access, Putting};
 use super::keys::{self, write_secret};
 use super::now_ns;
 use super::{json, print, time};
@@ -41,7 +41,7 @@ enum Command {
         #[command(flatten)]
         new: New,
         #[command(flatten)]
-        access: Access,
+        access: Putting,
     },
     /// Take one away, by its id from the list. Who has a copy of the store and the old passphrase still opens what is in
     /// that copy: rotate, too, if it is not secret any more
@@ -61,7 +61,7 @@ enum Command {
         #[command(flatten)]
         new: New,
         #[command(flatten)]
-        access: Access,
+        access: Putting,
     },
     /// Whether what is given opens the vault and all its groups
     Check {
@@ -151,6 +151,7 @@ pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::List { url, json, store } => list(&store.open(&url)?, json),
         Command::Add { url, new, access } => {
+            let access = access.access();
             let vault = access.open(&url)?;
             let masters = masters(&vault)?;
             let secrets = new.secrets()?;
@@ -163,6 +164,7 @@ pub fn run(args: Args) -> Result<()> {
             print(&format!("removed {id}\n"))
         }
         Command::Rotate { url, new, access } => {
+            let access = access.access();
             let vault = access.open(&url)?;
             let masters = masters(&vault)?;
             let secrets = match (&new.new_passphrase_file, &new.new_key_file, access.keys.secrets()?) {

@@ -103,7 +103,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     if report.is_sound() {
         let mut groups = report.groups.iter().map(|report| vault.group(&report.group));
-        return groups.try_for_each(|group| args.heads.check(&vault, &group).map(drop));
+        return groups.try_for_each(|group| args.heads().check(&vault, &group).map(drop));
     }
     let affected: usize = verdict.groups.iter().map(|group| group.affected.len()).sum();
     let line = format!(

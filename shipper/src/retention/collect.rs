@@ -1,6 +1,7 @@
 //! Deleting what no kept point needs: roots, candidates, the condemned entry, the deletes.
 
 use super::live::live;
+use crate::store::{Listed, StoreErrorKind};
 use crate::vault::Group;
 use crate::vault::access::Reader;
 use crate::vault::catalog::Catalog;
@@ -51,6 +52,8 @@ pub struct Plan {
 pub struct Collected {
     /// Objects deleted, and their bytes.
     pub deleted: (u64, u64),
+    /// Objects and bytes that nothing needs and that the store keeps for a while yet: they are for a later collection.
+    pub locked: (u64, u64),
     /// Objects and bytes that stay.
     pub live: (u64, u64),
 }
@@ -244,6 +247,19 @@ impl State {
 /// # Errors
 /// `GroupNotFound`; `Damage`: who does not know all that is needed deletes nothing; the store's; the progress's.
 pub fn plan(group: &Group, by: Option<&Catalog>, progress: &mut dyn Progress) -> Result<Plan> {
+    plan_telling(group, by, progress, &mut |_| Ok(()))
+}
+
+/// As [`plan`], telling every object that is no garbage, in order. All of them again, if the log goes on meanwhile.
+///
+/// # Errors
+/// As [`plan`]; those of `tell`.
+pub fn plan_telling(
+    group: &Group,
+    by: Option<&Catalog>,
+    progress: &mut dyn Progress,
+    tell: &mut dyn FnMut(&Listed) -> Result<()>,
+) -> Result<Plan> {
     loop {
         let (head, catalog) = group.tail(0)?;
         let number = catalog.as_ref().map_or((0, [0; 32]), |catalog| (catalog.number, catalog.hash()));
@@ -251,7 +267,7 @@ pub fn plan(group: &Group, by: Option<&Catalog>, progress: &mut dyn Progress) ->
             if let Some(by) = by {
                 state = state.under(by);
             }
-            planned(group, &state, number, progress)
+            planned(group, &state, number, progress, tell)
         });
         // What was let go, or went on, while it was read is not damaged.
         match planned {
@@ -281,6 +297,7 @@ fn planned(
     state: &State,
     catalog: (u64, [u8; 32]),
     progress: &mut dyn Progress,
+    tell_live: &mut dyn FnMut(&Listed) -> Result<()>,
 ) -> Result<Plan> {
     let reader = Arc::new(Reader::new(group.clone(), CACHE));
     let mut told = Ok(());
@@ -311,6 +328,7 @@ fn planned(
             plan.garbage.push(Garbage { name: object.name.clone(), length: object.length });
         } else {
             plan.live = (plan.live.0 + 1, plan.live.1 + object.length);
+            tell_live(object)?;
         }
         Ok::<_, Error>(())
     })?;
@@ -336,9 +354,12 @@ pub fn collect(group: &Group, now_ns: u64, progress: &mut dyn Progress) -> Resul
     for batch in plan.garbage.chunks(BATCH) {
         plan.check(group)?;
         for garbage in batch {
-            group.store.delete(&garbage.name)?;
-            collected.deleted = (collected.deleted.0 + 1, collected.deleted.1 + garbage.length);
-            progress.deleted(collected.deleted.0, total)?;
+            let count = match group.store.delete(&garbage.name) {
+                Err(error) if error.kind() == StoreErrorKind::Locked => &mut collected.locked,
+                done => done.map(|()| &mut collected.deleted)?,
+            };
+            *count = (count.0 + 1, count.1 + garbage.length);
+            progress.deleted(collected.deleted.0 + collected.locked.0, total)?;
         }
     }
     Ok(collected)

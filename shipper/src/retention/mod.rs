@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! prune    points of the log --policy--> the next catalog            put-if-absent at catalog n+1
+//! protect  the same live names                                      locked for a while, where the store can
 //! collect  catalog, log --> roots --> what they show --> live names
 //!          names that are listed, not live, not in use               condemned entry, put-if-absent at head+1
 //!          the condemned names                                       deletes, in any order, at any later time
@@ -19,6 +20,7 @@ pub mod compact;
 pub mod damage;
 pub mod live;
 pub mod policy;
+pub mod protect;
 pub mod prune;
 
 use crate::vault::entry::{Content, EntryHeader, EntryKind, EntryRef};

@@ -3,10 +3,12 @@
 
 use super::collect::{collect, plan as garbage};
 use super::policy::Policy;
+use super::protect::{Span, protect, protect_keys};
 use super::prune::{pin, plan, prune};
 use crate::Kind;
 use crate::points::{Wanted, find, history};
 use crate::restore::{Request, restore};
+use crate::store::remote::Lock;
 use crate::store::scripted::{Mood, Scripted, What};
 use crate::store::{Store, StoreErrorKind};
 use crate::vault::entry::{Draft, EntryHeader, EntryKind, Payload};
@@ -19,7 +21,9 @@ use jiff::tz::TimeZone;
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 use towline_tracker::id::CutId;
 
 pub(super) fn last(last: u32) -> Policy {
@@ -498,4 +502,63 @@ fn a_store_that_lets_nobody_delete_is_told_and_the_collection_is_finished_by_oth
     assert_eq!(world.group.head(0).unwrap(), entries);
     assert_eq!(sound(&world).len(), 2);
     assert!(names(&world.store).iter().all(|name| names::parse(name).is_some()));
+}
+
+/// What a protection of all that there is asks to be locked.
+fn protected(world: &World) -> BTreeSet<String> {
+    let locked = Mutex::new(BTreeSet::new());
+    let span = Span::new(SystemTime::UNIX_EPOCH, Duration::from_secs(4));
+    let lock = |name: &str, asked: Span| {
+        assert_eq!((asked, span.until), (span, SystemTime::UNIX_EPOCH + Duration::from_secs(5)));
+        assert!(locked.lock().unwrap().insert(name.to_owned()), "{name} is locked once");
+        Ok((Lock::Is, false))
+    };
+    let keys = protect_keys(&world.vault, &lock, span).unwrap();
+    let done = protect(&world.group, &lock, span, &mut ()).unwrap();
+    let locked = locked.into_inner().unwrap();
+    assert_eq!(keys.objects + done.objects, locked.len() as u64);
+    assert_eq!(keys.extended + done.extended, locked.len() as u64);
+    locked
+}
+
+/// Goal: what is locked, and what is put after it, is all that any point needs. Method: points that were let go, a protection, more
+/// points; then everything else is deleted, as whoever has the rights may.
+#[test]
+fn what_is_protected_and_what_is_put_after_it_is_all_that_points_need() {
+    for (before, kept, after) in [(1, 9, 0), (14, 3, 0), (30, 4, 7), (31, 31, 1)] {
+        let mut world = world(before);
+        to(&world, last(kept));
+        let locked = protected(&world);
+        let there = names(&world.store);
+        assert!(locked.is_subset(&there));
+        let free: Vec<_> = there.difference(&locked).cloned().collect();
+        assert_eq!(free.is_empty(), kept >= before as u32, "{free:?}");
+        grow(&mut world, after);
+        free.iter().for_each(|name| world.store.delete(name).unwrap());
+        assert_eq!(sound(&world).len() as u64, (before.min(kept.into()) + after), "{before} {kept} {after}");
+    }
+}
+
+/// F38: what is locked yet is no failure of a collection; it goes in a later one.
+#[test]
+fn what_the_store_keeps_yet_is_collected_later() {
+    let world = world(30);
+    to(&world, last(2));
+    let kept = AtomicU64::new(0);
+    let store = Scripted::new(world.store.clone(), move |call| match call.what {
+        What::Delete if kept.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) => {
+            Mood::Fail(StoreErrorKind::Locked)
+        }
+        _ => Mood::Good,
+    });
+    let group = Group { store, ..world.group.clone() };
+    let mut left = collect(&group, 1, &mut ()).unwrap();
+    assert!(left.locked.0 > 3 && left.deleted.0.abs_diff(left.locked.0) < 2, "{left:?}");
+    while left.locked.0 > 0 {
+        let before = left.locked.0;
+        left = collect(&group, 1, &mut ()).unwrap();
+        assert_eq!(left.deleted.0 + left.locked.0, before);
+    }
+    assert!(garbage(&world.group, None, &mut ()).unwrap().garbage.is_empty());
+    sound(&world);
 }

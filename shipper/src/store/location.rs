@@ -1,8 +1,10 @@
 //! Where a vault is: a URL, taken apart, and what else must be known of a store behind a network.
 
 use super::check_name;
+use super::remote::oldest::AsOf;
 use crate::{Error, Kind, Result};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What the URLs look like, for errors and help.
 pub const FORMS: &str = "file:///folder, a path, s3://bucket/prefix, az://container/prefix, \
@@ -53,6 +55,10 @@ pub struct Options {
     pub ca: Option<PathBuf>,
     /// A proxy: `http://host:port`.
     pub proxy: Option<String>,
+    /// S3: how long what is put can't be deleted by anybody.
+    pub immutable_for: Option<Duration>,
+    /// S3: read the store as it was.
+    pub as_of: Option<AsOf>,
 }
 
 /// Where the name of an S3 bucket stands in a request.
@@ -138,6 +144,24 @@ impl Options {
     /// # Errors
     /// `Usage`.
     pub fn check(&self, location: &Location) -> Result<()> {
+        let is_s3 = matches!(location, Location::Bucket(Bucket { service: Service::S3, .. }));
+        if self.as_of.is_some() && !is_s3 {
+            return Err(usage("--as-of reads old versions of objects, which it can for s3:// alone"));
+        }
+        if self.immutable_for.is_some() && !is_s3 {
+            let instead = match location {
+                Location::Directory(_) => {
+                    "keep snapshots of the file system that this host can't delete, or ship to a bucket with object lock"
+                }
+                Location::Bucket(_) => {
+                    "its administrator can set a retention policy on the container or bucket, which then holds each object \
+                    for a time after its upload, and no longer"
+                }
+            };
+            return Err(usage(format_args!(
+                "--immutable-for is for s3:// with object lock alone; {instead}"
+            )));
+        }
         let Location::Bucket(bucket) = location else {
             return match *self == Self::default() {
                 true => Ok(()),

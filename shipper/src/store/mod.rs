@@ -13,6 +13,8 @@ pub mod scripted;
 pub mod tally;
 
 use location::{Location, Options};
+use remote::oldest::{AsOf, Oldest};
+use remote::{Environment, RemoteStore};
 use std::fmt;
 use std::sync::Arc;
 use tally::{Counted, Tally};
@@ -121,6 +123,8 @@ pub enum StoreErrorKind {
     TooLarge,
     /// Permission is missing.
     Denied,
+    /// The store keeps it from everybody for a while yet.
+    Locked,
     /// The store is full.
     NoSpace,
     /// Trying again may help.
@@ -214,6 +218,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::NotFound => "is missing",
             StoreErrorKind::TooLarge => "is larger than it can be",
             StoreErrorKind::Denied => "may not be accessed",
+            StoreErrorKind::Locked => "is locked by the store: it can't be deleted yet",
             StoreErrorKind::NoSpace => "does not fit: the store is full",
             StoreErrorKind::Transient => "can't be reached at the moment",
             StoreErrorKind::BadName => "is not a name of an object",
@@ -254,10 +259,10 @@ pub fn open(url: &str) -> crate::Result<Arc<dyn Store>> {
     open_with(url, &Options::default(), &Arc::default())
 }
 
-/// The store at a URL, whose requests are counted. Nothing is asked of it yet.
+/// The store at a URL, whose requests are counted. Nothing is asked of it yet, but whether it locks objects if it is to.
 ///
 /// # Errors
-/// `Usage` for what is no URL of a store, and what is missing to reach it.
+/// `Usage` for what is no URL of a store, and what is missing to reach it; as [`remote::RemoteStore::check_locks`].
 pub fn open_with(url: &str, options: &Options, tally: &Arc<Tally>) -> crate::Result<Arc<dyn Store>> {
     let location = Location::parse(url)?;
     options.check(&location)?;
@@ -266,10 +271,29 @@ pub fn open_with(url: &str, options: &Options, tally: &Arc<Tally>) -> crate::Res
             Arc::new(Counted::new(Arc::new(directory::DirectoryStore::new(path)), tally.clone()))
         }
         Location::Bucket(bucket) => {
-            let store = remote::RemoteStore::new(&bucket, options, &remote::Environment::here())?;
-            Arc::new(store.counted_by(tally.clone()))
+            if options.as_of.is_some() {
+                return Ok(open_oldest(url, options, tally)?);
+            }
+            let store = RemoteStore::new(&bucket, options, &Environment::here())?.counted_by(tally.clone());
+            store.check_locks()?;
+            Arc::new(store)
         }
     })
+}
+
+/// The store at a URL as it was: as [`open_with`].
+///
+/// # Errors
+/// As [`open_with`]; `Usage` for one that has no versions.
+pub fn open_oldest(url: &str, options: &Options, tally: &Arc<Tally>) -> crate::Result<Arc<Oldest>> {
+    let location = Location::parse(url)?;
+    options.check(&location)?;
+    let Location::Bucket(bucket) = location else {
+        return Err(crate::Error::new(crate::Kind::Usage, "only s3:// keeps old versions of objects"));
+    };
+    let store = RemoteStore::new(&bucket, options, &Environment::here())?.counted_by(tally.clone());
+    store.check_locks()?;
+    Ok(Arc::new(Oldest::new(Arc::new(store), options.as_of.unwrap_or(AsOf::Now))))
 }
 
 #[cfg(test)]

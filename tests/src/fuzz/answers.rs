@@ -4,7 +4,7 @@
 use super::Input;
 use std::time::{Duration, SystemTime};
 use towline::store::StoreErrorKind::{Denied, Transient};
-use towline::store::remote::answer::{Note, is_lie, whole};
+use towline::store::remote::answer::{Note, is_lie, versions, whole};
 use towline::store::remote::judge::{Trouble, What, judge};
 
 /// A key in a URL.
@@ -35,6 +35,15 @@ const WORDS: &[&str] = &[
     "\n",
     " ",
     "é",
+    "<ListVersionsResult",
+    "<Version><Key>a</Key><VersionId>v</VersionId>",
+    "<LastModified>2026-11-27T12:00:00.000Z</LastModified>",
+    "<Size>7</Size>",
+    "</Version>",
+    "<DeleteMarker><Key>a</Key><VersionId>v</VersionId>",
+    "</DeleteMarker>",
+    "<IsTruncated>true</IsTruncated>",
+    "<NextKeyMarker>a</NextKeyMarker>",
 ];
 /// Statuses with a meaning of their own, and their neighbours.
 const STATUSES: &[u16] = &[
@@ -61,9 +70,17 @@ pub fn run(data: &[u8]) {
     let digits = wait.trim().parse().ok().map(Duration::from_secs);
     assert!(digits.is_none() || note.retry_after == digits, "{wait:?}");
     assert!(whole(&range).is_none_or(|length| range.trim_start_matches('+').contains(&length.to_string())));
-    let listed = body.contains("<ListBucketResult") || body.contains("<EnumerationResults");
+    let roots = ["<ListBucketResult", "<EnumerationResults", "<ListVersionsResult"];
+    let listed = roots.iter().any(|root| body.contains(root));
     assert_eq!(is_lie(&body, true), !listed);
 
+    if let Some(page) = versions(&body) {
+        let told = |text: &str| body.contains(text);
+        assert!(
+            page.found.iter().all(|version| told(&version.key) && told(&version.id) && told(&version.tag))
+        );
+        assert!(page.next.is_none_or(|(name, version)| told(&name) && told(&version)));
+    }
     note.status = (input.u8() < 250).then(|| STATUSES[usize::from(input.u8()) % STATUSES.len()]);
     note.lie = is_lie(&body, false);
     note.whole = whole(&range);

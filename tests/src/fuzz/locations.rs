@@ -34,6 +34,7 @@ pub fn run(data: &[u8]) {
         addressing,
         ca: None,
         proxy: some(&second, 7),
+        ..Options::default()
     };
     for place in ["s3://b", "az://b", "/folder"] {
         let location = Location::parse(place).expect("it is a place");

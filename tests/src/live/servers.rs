@@ -71,17 +71,68 @@ impl Server {
     /// If it does not serve.
     #[track_caller]
     pub fn moto() -> Self {
-        let command = |port: u16, _: &TempDir| {
+        let server = Self::start("s3", false, |port, _| {
             let mut command = Command::new(tool("moto/bin/moto_server"));
             command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
             command
-        };
-        let server = Self::start("s3", false, command);
-        let make = format!(
-            "PUT /{BUCKET} HTTP/1.1\r\nx-amz-bucket-object-lock-enabled: true\r\nContent-Length: 0\r\n"
-        );
-        assert!(server.raw(&make).expect("an answer").starts_with("HTTP/1.1 200"), "no bucket");
+        });
+        server.make_bucket(BUCKET, true);
         server
+    }
+
+    /// moto with two rules of Amazon's that it does not keep by itself: nobody shortens a lock of the mode COMPLIANCE, and a
+    /// bucket with object lock keeps versions for ever. So far it proves what is done about such rules, and not that a store
+    /// keeps them.
+    ///
+    /// # Panics
+    /// If it does not serve.
+    #[track_caller]
+    pub fn moto_that_keeps_locks() -> Self {
+        let server = Self::start("s3", false, |port, _| {
+            let mut command = Command::new(tool("moto/bin/python3"));
+            command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tools/moto-locks.py"));
+            command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
+            command
+        });
+        server.make_bucket(BUCKET, true);
+        server
+    }
+
+    /// Makes a bucket of moto's, with object lock or without.
+    ///
+    /// # Panics
+    /// If it can't be.
+    #[track_caller]
+    pub fn make_bucket(&self, name: &str, locks: bool) {
+        let headers: &[_] = if locks { &[("x-amz-bucket-object-lock-enabled", "true")] } else { &[] };
+        let (status, told) = self.ask("PUT", &format!("/{name}"), headers, b"");
+        assert_eq!(status, 200, "no bucket: {told}");
+    }
+
+    /// What a server that checks no signature answers to whoever speaks its protocol: status and body.
+    ///
+    /// # Panics
+    /// If there is no answer.
+    #[track_caller]
+    pub fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n", self.address);
+        // Whose request it is: the server believes it.
+        let date = "20261127/us-east-1/s3/aws4_request";
+        head += &format!(
+            "Authorization: AWS4-HMAC-SHA256 Credential={}/{date}, SignedHeaders=host, Signature=0\r\n",
+            KEYS[0]
+        );
+        headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+        head += &format!("Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), body].concat()).expect("it takes the request");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer");
+        let answer = String::from_utf8_lossy(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.unwrap_or_else(|| panic!("{head}")), body.to_owned())
     }
 
     /// moto, encrypted, with a certificate of its own.

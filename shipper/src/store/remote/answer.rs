@@ -46,7 +46,7 @@ impl Note {
 pub fn is_lie(body: &str, listing: bool) -> bool {
     let has = |roots: &[&str]| roots.iter().any(|root| body.contains(root));
     match listing {
-        true => !has(&["<ListBucketResult", "<EnumerationResults"]),
+        true => !has(&["<ListBucketResult", "<EnumerationResults", "<ListVersionsResult"]),
         false => has(&["<Error", "<html", "<!DOCTYPE"]),
     }
 }
@@ -54,6 +54,62 @@ pub fn is_lie(body: &str, listing: bool) -> bool {
 /// The object's whole length, if the answer is a part of it: of its `Content-Range`.
 pub fn whole(range: &str) -> Option<u64> {
     range.rsplit_once('/')?.1.parse().ok()
+}
+
+/// A page of versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// Of an object the newest first; versions and marks each in their order.
+    pub found: Vec<Version>,
+    /// Where the next page begins, if there is one: name and version.
+    pub next: Option<(String, String)>,
+}
+
+/// A version of an object, or a mark over those before it that says that there is no object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The object's whole name.
+    pub key: String,
+    /// The version's own.
+    pub id: String,
+    /// When the store took it, by its own clock.
+    pub time: SystemTime,
+    /// Its length; 0 of a mark.
+    pub length: u64,
+    /// What the store knows its bytes by; empty of a mark.
+    pub tag: String,
+    /// It is a mark.
+    pub hides: bool,
+}
+
+/// A listing of versions; `None` if it can't be read.
+pub fn versions(xml: &str) -> Option<Versions> {
+    const VERSION: [&str; 2] = ["<Version>", "</Version>"];
+    const MARK: [&str; 2] = ["<DeleteMarker>", "</DeleteMarker>"];
+    let mut found = Vec::new();
+    for ([begin, end], hides) in [(VERSION, false), (MARK, true)] {
+        for part in xml.split(begin).skip(1) {
+            let part = part.split_once(end)?.0;
+            let time: jiff::Timestamp = element(part, "LastModified")?.parse().ok()?;
+            let length = element(part, "Size").filter(|_| !hides);
+            found.push(Version {
+                key: element(part, "Key")?.to_owned(),
+                id: element(part, "VersionId")?.to_owned(),
+                time: time.into(),
+                length: length.map_or(Some(0).filter(|_| hides), |size| size.parse().ok())?,
+                tag: element(part, "ETag").unwrap_or_default().to_owned(),
+                hides,
+            });
+        }
+    }
+    let more = element(xml, "IsTruncated") == Some("true");
+    let next = || {
+        let id = element(xml, "NextVersionIdMarker").unwrap_or_default();
+        Some((element(xml, "NextKeyMarker")?.to_owned(), id.to_owned()))
+    };
+    // A page that has another one and does not say where is no page.
+    let next = if more { Some(next()?) } else { None };
+    Some(Versions { found, next })
 }
 
 /// The text of the first element of this name.
@@ -86,6 +142,28 @@ mod tests {
             ("-1", None),
         ] {
             assert_eq!(wait(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn versions_and_what_hides_them_are_read_and_half_a_page_is_none() {
+        let page = "<ListVersionsResult><IsTruncated>true</IsTruncated><NextKeyMarker>b</NextKeyMarker>\
+            <NextVersionIdMarker>v</NextVersionIdMarker><Version><ETag>&quot;x&quot;</ETag><Key>a/b</Key><VersionId>1</VersionId>\
+            <IsLatest>false</IsLatest><LastModified>2026-11-27T12:00:00.000Z</LastModified><Size>7</Size></Version>\
+            <DeleteMarker><Key>a/b</Key><VersionId>2</VersionId><IsLatest>true</IsLatest>\
+            <LastModified>2026-11-27T12:00:01Z</LastModified></DeleteMarker></ListVersionsResult>";
+        let read = versions(page).unwrap();
+        assert_eq!(read.next, Some(("b".into(), "v".into())));
+        let told: Vec<_> = read.found.iter().map(|v| (&*v.key, &*v.id, v.length, v.hides)).collect();
+        assert_eq!(told, [("a/b", "1", 7, false), ("a/b", "2", 0, true)]);
+        assert!(read.found[0].time < read.found[1].time);
+        for lost in [
+            "<NextKeyMarker>b</NextKeyMarker>",
+            "<VersionId>1</VersionId>",
+            "</DeleteMarker>",
+            "<Size>7</Size>",
+        ] {
+            assert_eq!(versions(&page.replace(lost, "")), None, "{lost}");
         }
     }
 

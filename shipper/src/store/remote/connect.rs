@@ -5,13 +5,19 @@
 //! | S3 | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`; web identity (`AWS_WEB_IDENTITY_TOKEN_FILE`, `AWS_ROLE_ARN`); the files of [`profile`](super::profile); the container's and the machine's role |
 //! | Azure | `AZURE_STORAGE_CONNECTION_STRING`; `AZURE_STORAGE_ACCOUNT_KEY` or `_KEY`, `AZURE_STORAGE_SAS_TOKEN`; `AZURE_CLIENT_ID`, `AZURE_CLIENT_SECRET`, `AZURE_TENANT_ID`; `AZURE_FEDERATED_TOKEN_FILE`; the machine's identity |
 //! | Google | `SERVICE_ACCOUNT`, `GOOGLE_APPLICATION_CREDENTIALS`, gcloud's own file; the machine's account |
+//!
+//! What is given for a time is asked for again by the library before it is over: web identities and roles of S3, identities
+//! of Azure, accounts of Google. Files of a profile are read again when they change ([`profile`](super::profile)). A process's
+//! environment can't change.
 
 use super::profile;
+use super::s3::S3;
 use super::wire::Connector;
 use crate::store::location::{Addressing, Bucket, Options, Service, without_secrets};
 use crate::{Error, Kind, Result};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::HttpConnector;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::list::PaginatedListStore;
 use object_store::{Certificate, ClientOptions, HeaderValue, ObjectStore, RetryConfig};
@@ -31,6 +37,8 @@ pub(super) struct Connected {
     pub(super) host: String,
     /// The library leaves out of a listing the object whose name is all of the prefix (Azure).
     pub(super) hides_prefix: bool,
+    /// What the library's client can't say.
+    pub(super) s3: Option<S3>,
 }
 
 /// How long a connection may take.
@@ -51,6 +59,7 @@ pub(super) fn connect(bucket: &Bucket, options: &Options, env: &Environment) -> 
 }
 
 /// Variables of an environment.
+#[derive(Clone)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
@@ -89,11 +98,8 @@ fn s3(bucket: &str, options: &Options, env: &Environment) -> Result<Connected> {
     let keys = set(&builder, AmazonS3ConfigKey::AccessKeyId).is_some()
         || (env.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() && env.get("AWS_ROLE_ARN").is_some());
     let profile = profile::load(env, !keys)?;
-    if let (false, Some((id, secret))) = (keys, profile.keys) {
-        builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-        if let Some(token) = profile.token {
-            builder = builder.with_token(token);
-        }
+    if !keys && profile.keys.is_some() {
+        builder = builder.with_credentials(profile::Keys::new(env, &profile));
     }
     let region =
         options.region.clone().or_else(|| set(&builder, AmazonS3ConfigKey::Region)).or(profile.region);
@@ -108,16 +114,24 @@ fn s3(bucket: &str, options: &Options, env: &Environment) -> Result<Connected> {
     });
     let host = endpoint.as_deref().map_or_else(|| format!("s3.{region}.amazonaws.com"), host_of);
     let client = client(options, endpoint.as_deref())?;
-    if let Some(endpoint) = endpoint {
-        let endpoint = match addressing {
-            Addressing::Path => endpoint,
-            Addressing::Virtual => endpoint.replacen("://", &format!("://{bucket}."), 1),
-        };
-        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint.trim_end_matches('/'));
+    let http = Connector.connect(&client).map_err(unusable)?;
+    let given = endpoint.is_some();
+    let endpoint = endpoint.unwrap_or_else(|| format!("https://{host}"));
+    let endpoint = match addressing {
+        Addressing::Path => endpoint,
+        Addressing::Virtual => endpoint.replacen("://", &format!("://{bucket}."), 1),
+    };
+    let endpoint = endpoint.trim_end_matches('/');
+    if given {
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
     }
+    let bucket_url = match addressing {
+        Addressing::Path => format!("{endpoint}/{bucket}"),
+        Addressing::Virtual => endpoint.to_owned(),
+    };
     let built = builder
         .with_bucket_name(bucket)
-        .with_region(region)
+        .with_region(&region)
         .with_virtual_hosted_style_request(addressing == Addressing::Virtual)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         // The same sum is in the signature, so that a server which knows no checksums checks it all the same.
@@ -127,8 +141,10 @@ fn s3(bucket: &str, options: &Options, env: &Environment) -> Result<Connected> {
         .with_retry(once())
         .with_client_options(client)
         .with_http_connector(Connector)
-        .build();
-    Ok(Connected { client: Arc::new(built.map_err(unusable)?), host, hides_prefix: false })
+        .build()
+        .map_err(unusable)?;
+    let s3 = S3 { client: http, credentials: built.credentials().clone(), region, bucket: bucket_url };
+    Ok(Connected { client: Arc::new(built), host, hides_prefix: false, s3: Some(s3) })
 }
 
 fn azure(
@@ -183,7 +199,8 @@ fn azure(
         .with_client_options(client(options, Some(&endpoint))?)
         .with_http_connector(Connector)
         .build();
-    Ok(Connected { client: Arc::new(built.map_err(unusable)?), host: host_of(&endpoint), hides_prefix: true })
+    let client = Arc::new(built.map_err(unusable)?);
+    Ok(Connected { client, host: host_of(&endpoint), hides_prefix: true, s3: None })
 }
 
 fn google(bucket: &str, options: &Options, env: &Environment) -> Result<Connected> {
@@ -205,7 +222,7 @@ fn google(bucket: &str, options: &Options, env: &Environment) -> Result<Connecte
         .with_client_options(client(options, endpoint.as_deref())?)
         .with_http_connector(Connector)
         .build();
-    Ok(Connected { client: Arc::new(built.map_err(unusable)?), host, hides_prefix: false })
+    Ok(Connected { client: Arc::new(built.map_err(unusable)?), host, hides_prefix: false, s3: None })
 }
 
 /// The library tries once: tries are ours (see [`super`]).

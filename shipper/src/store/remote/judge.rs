@@ -94,7 +94,7 @@ const NO_BUCKET: [&str; 4] =
 /// Judges a try by what the library and the server said. `host` is the store's: what another host says is about
 /// credentials.
 pub fn judge(trouble: Trouble, note: &Note, host: &str) -> Failure {
-    use StoreErrorKind::{Denied, NoSpace, NotFound, Other, TooLarge, Transient};
+    use StoreErrorKind::{Denied, Locked, NoSpace, NotFound, Other, TooLarge, Transient};
     let (code, status) = (note.code.as_str(), note.status);
     let failure = |what, again, lost| Failure {
         what,
@@ -124,12 +124,15 @@ pub fn judge(trouble: Trouble, note: &Note, host: &str) -> Failure {
         (_, Some((text, _)), _) if text.contains("certificate") => last(Other),
         (_, Some((_, unsent)), _) => again(!unsent),
         (Trouble::Missing, _, Some(200..=299)) => last(NotFound),
+        (Trouble::Refused(words) | Trouble::Failed(words), _, Some(200..=299)) if is_immutable(words) => {
+            last(Locked)
+        }
         (Trouble::Refused(_), _, Some(200..=299)) => last(Denied),
         // F33.
         (_, _, Some(200..=299)) => again(true),
         (_, _, Some(304 | 412)) => failure(What::Exists, false, false),
         (_, _, Some(409)) if code == "BlobAlreadyExists" => failure(What::Exists, false, false),
-        (_, _, Some(409)) if code.contains("Immutable") || code.contains("LegalHold") => last(Denied),
+        (_, _, Some(409)) if code.contains("Immutable") || code.contains("LegalHold") => last(Locked),
         // Others ask for the same name just now.
         (_, _, Some(409)) => again(false),
         (_, _, Some(507)) => last(NoSpace),
@@ -152,6 +155,12 @@ pub fn judge(trouble: Trouble, note: &Note, host: &str) -> Failure {
         // Nothing was asked.
         (_, _, None) => last(Other),
     }
+}
+
+/// Whether the words of a part of an answer say that a policy keeps the object, as Azure documents them.
+fn is_immutable(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    ["immutable due to", "immutability", "legal hold", "legalhold"].iter().any(|one| words.contains(one))
 }
 
 fn words(trouble: &Trouble, note: &Note) -> String {
@@ -193,7 +202,7 @@ mod tests {
     /// F32, F33, F41: what each answer means.
     #[test]
     fn every_answer_has_its_kind_and_says_whether_to_try_again_and_whether_it_may_be_done() {
-        use StoreErrorKind::{Denied, NoSpace, NotFound, Other, Transient};
+        use StoreErrorKind::{Denied, Locked, NoSpace, NotFound, Other, Transient};
         let (exists, past_end) = (What::Exists, What::PastEnd);
         for (status, code, what, again, lost) in [
             (200, "", What::Kind(Transient), true, true),
@@ -210,7 +219,7 @@ mod tests {
             (409, "ConditionalRequestConflict", What::Kind(Transient), true, false),
             (409, "", What::Kind(Transient), true, false),
             (409, "BlobAlreadyExists", exists, false, false),
-            (409, "BlobImmutableDueToPolicy", What::Kind(Denied), false, false),
+            (409, "BlobImmutableDueToPolicy", What::Kind(Locked), false, false),
             (412, "PreconditionFailed", exists, false, false),
             (416, "InvalidRange", past_end, false, false),
             (429, "", What::Kind(Transient), true, false),
@@ -245,6 +254,8 @@ mod tests {
         let judged = |trouble| judge(trouble, &note, "host").what;
         assert_eq!(judged(Trouble::Refused(String::new())), What::Kind(StoreErrorKind::Denied));
         assert_eq!(judged(Trouble::Missing), What::Kind(StoreErrorKind::NotFound));
+        let kept = "409: This operation is not permitted as the blob is immutable due to a policy.";
+        assert_eq!(judged(Trouble::Failed(kept.into())), What::Kind(StoreErrorKind::Locked));
     }
 
     #[test]

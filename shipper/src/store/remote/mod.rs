@@ -18,17 +18,22 @@
 //!   conditions everywhere, and no parts that a crash could leave.
 //! - **Listings** are in the order of bytes at all three; one that is not is an error, not a gap. A server that does not know
 //!   where to begin (Azurite; S3 Express) is read from the prefix's beginning: right, and slower.
+//! - **Locks.** With a time to lock for, objects of S3 are put under the store's object lock ([`s3`]), which the store must
+//!   have. Of a bucket that has it a delete is one of versions, and of those only that are locked no more: a mark over them would
+//!   free nothing, and hide from every later collection what is to be deleted. [`oldest`] reads past such marks.
 //! - **Integrity.** S3: SHA-256 in the signature and as a checksum. Azure and Google: TLS alone; what is read proves itself.
 
 pub mod answer;
 mod connect;
 pub mod judge;
+pub mod oldest;
 mod profile;
+mod s3;
 mod wire;
 
 use super::location::{Bucket, Options};
 use super::tally::Tally;
-use super::{Listed, Put, Store, StoreError, StoreErrorKind, check_name};
+use super::{Listed, Put, Store, StoreError, StoreErrorKind, check_name, probe};
 use crate::{Error, Kind};
 pub use connect::Environment;
 use connect::{Client, Connected};
@@ -36,8 +41,9 @@ use judge::{Failure, Trouble, What};
 use object_store::list::PaginatedListOptions;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use s3::S3;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 
@@ -68,6 +74,19 @@ pub struct RemoteStore {
     /// Nothing is asked before: a server asked for it.
     open_from: Mutex<Instant>,
     tally: Arc<Tally>,
+    /// How long what is put is locked.
+    lock_for: Option<Duration>,
+    /// Whether the bucket's objects can be locked, once that was asked.
+    locks: OnceLock<bool>,
+}
+
+/// What became of a wish to lock an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// It was locked for long enough.
+    Was,
+    /// It is now.
+    Is,
 }
 
 impl RemoteStore {
@@ -89,7 +108,8 @@ impl RemoteStore {
             prefix => format!("{prefix}/"),
         };
         let (url, open_from) = (bucket.url(), Mutex::new(Instant::now()));
-        Ok(Self { url, root, connected, runtime, open_from, tally: Arc::default() })
+        let (tally, lock_for, locks) = (Arc::default(), options.immutable_for, OnceLock::new());
+        Ok(Self { url, root, connected, runtime, open_from, tally, lock_for, locks })
     }
 
     /// The same store; what it is asked is counted there.
@@ -106,6 +126,133 @@ impl RemoteStore {
         check_name(name)?;
         Path::parse(format!("{}{name}", self.root))
             .map_err(|_| StoreError::new(StoreErrorKind::BadName, name))
+    }
+
+    /// That the store locks objects, if it is to.
+    ///
+    /// # Errors
+    /// `Usage` if it does not, with what to do about it; the store's.
+    pub fn check_locks(&self) -> crate::Result<()> {
+        if self.lock_for.is_none() {
+            return Ok(());
+        }
+        let refused = |why: &str| {
+            let line = format!(
+                "{} can't lock objects ({why}), and --immutable-for needs it: make a bucket with object lock (`aws s3api \
+                create-bucket --object-lock-enabled-for-bucket`), and leave --immutable-for away for this one",
+                self.url
+            );
+            Err(Error::new(Kind::Usage, line))
+        };
+        match self.s3().map(|s3| self.again(async || in_time(0, s3.locks()).await).0) {
+            Some(Ok(true)) => Ok(()),
+            Some(Ok(false)) => refused("its object lock is off"),
+            Some(Err(Failure { what: What::Kind(StoreErrorKind::Denied), text, .. })) => {
+                let line = format!(
+                    "whether {} locks objects may not be asked: --immutable-for needs the rights \
+                    s3:GetBucketObjectLockConfiguration and s3:PutObjectRetention ({text})",
+                    self.url
+                );
+                Err(Error::new(Kind::Denied, line))
+            }
+            Some(Err(failure)) if failure.again => Err(error("", failure).into()),
+            Some(Err(failure)) => refused(&failure.text),
+            None => refused("it is no s3:// bucket"),
+        }
+    }
+
+    fn s3(&self) -> Option<&S3> {
+        self.connected.s3.as_ref()
+    }
+
+    /// S3, for what only it can do.
+    fn need_s3(&self, name: &str) -> Result<&S3, StoreError> {
+        self.s3().ok_or_else(|| {
+            StoreError::remote(StoreErrorKind::Other, name, "only s3:// has versions and locks here")
+        })
+    }
+
+    /// Whether deletes are of versions: where objects can be locked. Who may not ask deletes as elsewhere.
+    fn has_locks(&self, name: &str) -> Result<bool, StoreError> {
+        if let Some(known) = self.locks.get() {
+            return Ok(*known);
+        }
+        let Some(s3) = self.s3() else { return Ok(false) };
+        let found = match self.again(async || in_time(0, s3.locks()).await).0 {
+            Ok(found) => found,
+            Err(failure) if failure.again => return Err(error(name, failure)),
+            Err(_) => false,
+        };
+        Ok(*self.locks.get_or_init(|| found))
+    }
+
+    /// Locks a version of an object until some time, unless it is locked that long at least.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn lock(
+        &self,
+        name: &str,
+        version: &str,
+        at_least: SystemTime,
+        until: SystemTime,
+    ) -> Result<Lock, StoreError> {
+        let (key, s3) = (self.path(name)?, self.need_s3(name)?);
+        let retention = self.ask(name, async || in_time(0, s3.retention(key.as_ref(), version)).await)?;
+        if retention.is_some_and(|found| found.compliance && found.until >= at_least) {
+            return Ok(Lock::Was);
+        }
+        self.ask(name, async || in_time(0, s3.retain(key.as_ref(), version, until)).await)?;
+        Ok(Lock::Is)
+    }
+
+    /// Deletes every version of an object, the oldest first: that is the object, and where it is locked nothing changes.
+    fn delete_versions(&self, name: &str) -> Result<(), StoreError> {
+        let (key, s3) = (self.path(name)?, self.need_s3(name)?);
+        let mut versions = self.versions_of(key.as_ref())?;
+        versions.retain(|version| version.key == key.as_ref());
+        versions.sort_by_key(|version| version.time);
+        for version in versions {
+            let deleted = self.ask(name, async || in_time(0, s3.delete(key.as_ref(), &version.id)).await);
+            match deleted {
+                Err(error) if error.kind() == StoreErrorKind::NotFound => {}
+                // Locked or not allowed at all: the server says the same.
+                Err(error) if error.kind() == StoreErrorKind::Denied && !version.hides => {
+                    let retention = async || in_time(0, s3.retention(key.as_ref(), &version.id)).await;
+                    return match self.again(retention).0 {
+                        Ok(Some(found)) if found.until > SystemTime::now() => {
+                            let until = format!("until {}", s3::date(found.until));
+                            Err(StoreError::remote(StoreErrorKind::Locked, name, &until))
+                        }
+                        _ => Err(error),
+                    };
+                }
+                deleted => deleted?,
+            }
+        }
+        Ok(())
+    }
+
+    /// All versions of all objects whose whole names begin so. Those of one object in the order in which the store took them,
+    /// which their times do not tell: they are of whole seconds.
+    fn versions_of(&self, prefix: &str) -> Result<Vec<answer::Version>, StoreError> {
+        let s3 = self.need_s3(prefix)?;
+        let (mut all, mut after) = (Vec::new(), (String::new(), String::new()));
+        loop {
+            let page = self.ask(prefix, async || in_time(0, s3.versions(prefix, &after)).await)?;
+            all.extend(page.found);
+            match page.next {
+                Some(next) if next != after => after = next,
+                Some(_) => {
+                    let text = "the store lists versions without an end";
+                    return Err(StoreError::remote(StoreErrorKind::Other, prefix, text));
+                }
+                None => {
+                    all.reverse();
+                    return Ok(all);
+                }
+            }
+        }
     }
 
     /// Asks until there is an answer, it fails for good, or the tries are used up; and whether a try may have been done
@@ -161,12 +308,62 @@ impl RemoteStore {
     ) -> Result<(Result<(), Failure>, bool), StoreError> {
         let path = self.path(name)?;
         let payload = PutPayload::from(data.to_vec());
+        // What a store is only tried with is deleted again.
+        if let (Some(lock_for), false) = (self.lock_for, name.starts_with(probe::NAME)) {
+            let (s3, digest) = (self.need_s3(name)?, s3::digest_of(data));
+            return Ok(self.again(async || {
+                let until = SystemTime::now() + lock_for;
+                let create = mode == PutMode::Create;
+                in_time(data.len() as u64, s3.put(path.as_ref(), (payload.clone(), &digest), create, until))
+                    .await
+            }));
+        }
         Ok(self.again(async || {
             let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
             in_time(data.len() as u64, self.client().put_opts(&path, payload.clone(), options))
                 .await
                 .map(|_| ())
         }))
+    }
+
+    /// The whole of a version; `None`: of what is read by the name alone.
+    fn get_version(&self, name: &str, version: Option<&str>, limit: usize) -> Result<Vec<u8>, StoreError> {
+        let path = self.path(name)?;
+        self.ask(name, async || {
+            let answer = in_time(0, self.client().get_opts(&path, of_version(version))).await?;
+            let length = answer.meta.size;
+            if length > limit as u64 {
+                return Err(Trouble::TooLarge);
+            }
+            whole(length, answer).await
+        })
+    }
+
+    /// A part of a version, likewise.
+    fn get_range_of_version(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, StoreError> {
+        let path = self.path(name)?;
+        if length == 0 {
+            return self.len(name).map(|_| Vec::new());
+        }
+        let range = Some(GetRange::Bounded(offset..offset.saturating_add(length as u64)));
+        let (answer, _) = self.again(async || {
+            let options = GetOptions { range: range.clone(), ..of_version(version) };
+            let answer = in_time(0, self.client().get_opts(&path, options)).await?;
+            let length = answer.range.end - answer.range.start;
+            whole(length, answer).await
+        });
+        match answer {
+            Err(Failure { what: What::PastEnd, .. }) => Ok(Vec::new()),
+            // Azurite answers with a part of nothing.
+            Err(Failure { whole: Some(whole), .. }) if whole <= offset => Ok(Vec::new()),
+            answer => answer.map_err(|failure| error(name, failure)),
+        }
     }
 }
 
@@ -200,37 +397,12 @@ impl Store for RemoteStore {
     }
 
     fn get(&self, name: &str, limit: usize) -> Result<Vec<u8>, StoreError> {
-        let path = self.path(name)?;
-        self.ask(name, async || {
-            let answer = in_time(0, self.client().get_opts(&path, GetOptions::default())).await?;
-            let length = answer.meta.size;
-            if length > limit as u64 {
-                return Err(Trouble::TooLarge);
-            }
-            whole(length, answer).await
-        })
+        self.get_version(name, None, limit)
     }
 
     fn get_range(&self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
-        let path = self.path(name)?;
-        if length == 0 {
-            return self.len(name).map(|_| Vec::new());
-        }
-        let range = Some(GetRange::Bounded(offset..offset.saturating_add(length as u64)));
-        let (answer, _) = self.again(async || {
-            let options = GetOptions { range: range.clone(), ..GetOptions::default() };
-            let answer = in_time(0, self.client().get_opts(&path, options)).await?;
-            let length = answer.range.end - answer.range.start;
-            whole(length, answer).await
-        });
-        match answer {
-            Err(Failure { what: What::PastEnd, .. }) => Ok(Vec::new()),
-            // Azurite answers with a part of nothing.
-            Err(Failure { whole: Some(whole), .. }) if whole <= offset => Ok(Vec::new()),
-            answer => answer.map_err(|failure| error(name, failure)),
-        }
+        self.get_range_of_version(name, None, offset, length)
     }
-
     fn len(&self, name: &str) -> Result<u64, StoreError> {
         let path = self.path(name)?;
         self.ask(name, async || Ok(in_time(0, self.client().head(&path)).await?.size))
@@ -288,6 +460,9 @@ impl Store for RemoteStore {
     }
 
     fn delete(&self, name: &str) -> Result<(), StoreError> {
+        if self.has_locks(name)? {
+            return self.delete_versions(name);
+        }
         let path = self.path(name)?;
         match self.ask(name, async || in_time(0, self.client().delete(&path)).await) {
             Err(error) if error.kind() == StoreErrorKind::NotFound => Ok(()),
@@ -297,11 +472,18 @@ impl Store for RemoteStore {
 }
 
 /// Waits as long as an answer may take that moves so many bytes.
-async fn in_time<T>(bytes: u64, ask: impl Future<Output = object_store::Result<T>>) -> Result<T, Trouble> {
+async fn in_time<T, E: Into<Trouble>>(
+    bytes: u64,
+    ask: impl Future<Output = Result<T, E>>,
+) -> Result<T, Trouble> {
     match timeout(ANSWER + Duration::from_secs(bytes / RATE), ask).await {
-        Ok(answer) => answer.map_err(Trouble::from),
+        Ok(answer) => answer.map_err(Into::into),
         Err(_) => Err(Trouble::Late),
     }
+}
+
+fn of_version(version: Option<&str>) -> GetOptions {
+    GetOptions { version: version.map(str::to_owned), ..GetOptions::default() }
 }
 
 async fn whole(length: u64, answer: object_store::GetResult) -> Result<Vec<u8>, Trouble> {

@@ -2,12 +2,19 @@
 //! region and the endpoint of a profile. Of their form only what these need: sections, `key = value`, comments. Profiles
 //! that get their keys by asking somebody (`role_arn`, `sso_session`, `credential_process`) are told to be of no use here.
 //!
+//! The keys are read again for each request, so that files which are written anew under a running shipper count from then on: a
+//! key that is replaced there before the old one is refused is never missed.
+//!
 //! Own code and no crate: the one that is kept well belongs to a kit of a hundred crates with its own HTTP.
 
 use super::connect::Environment;
 use crate::{Error, Kind, Result};
+use object_store::CredentialProvider;
+use object_store::aws::AwsCredential;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 
 /// What a profile says.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -20,6 +27,62 @@ pub(super) struct Profile {
     pub(super) region: Option<String>,
     /// `endpoint_url`.
     pub(super) endpoint: Option<String>,
+}
+
+/// A profile's keys, as its files have them now.
+pub(super) struct Keys {
+    env: Environment,
+    /// The last ones, for while somebody is writing the files.
+    last: Mutex<Arc<AwsCredential>>,
+}
+
+impl Keys {
+    /// Of a profile that has keys.
+    pub(super) fn new(env: &Environment, profile: &Profile) -> Arc<Self> {
+        let none = || AwsCredential { key_id: String::new(), secret_key: String::new(), token: None };
+        let last = Mutex::new(Arc::new(profile.credential().unwrap_or_else(none)));
+        Arc::new(Self { env: env.clone(), last })
+    }
+
+    fn now(&self) -> Arc<AwsCredential> {
+        let mut last = self.last.lock().expect("no thread panics with the lock");
+        match load(&self.env, false).ok().and_then(|profile| profile.credential()) {
+            Some(found) if found != **last => {
+                tracing::info!("the keys of the profile have changed");
+                *last = Arc::new(found);
+            }
+            _ => {}
+        }
+        last.clone()
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keys")
+    }
+}
+
+impl CredentialProvider for Keys {
+    type Credential = AwsCredential;
+
+    // What the macro `async_trait` makes of an asynchronous function.
+    fn get_credential<'a, 'b>(
+        &'a self,
+    ) -> Pin<Box<dyn Future<Output = object_store::Result<Arc<AwsCredential>>> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async { Ok(self.now()) })
+    }
+}
+
+impl Profile {
+    fn credential(&self) -> Option<AwsCredential> {
+        let (key_id, secret_key) = self.keys.clone()?;
+        Some(AwsCredential { key_id, secret_key, token: self.token.clone() })
+    }
 }
 
 /// The profile that the environment names, or `default`; empty if there are no such files. `with_keys`: keys are needed.

@@ -72,8 +72,9 @@ impl Wire {
         let host = request.uri().authority().map(|host| host_of(host.as_str())).unwrap_or_default();
         let put = request.method() == "PUT";
         let query = request.uri().query().unwrap_or_default();
-        let listing =
-            ["list-type=2", "comp=list"].iter().any(|part| query.split('&').any(|one| one == *part));
+        let listing = ["list-type=2", "comp=list", "versions"]
+            .iter()
+            .any(|part| query.split('&').any(|one| one == *part));
         let head = request.method() == "HEAD";
         let class = match request.method().as_str() {
             "DELETE" => Class::Delete,
