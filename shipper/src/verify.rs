@@ -4,6 +4,9 @@
 //! that and a sample of the data.
 
 mod packs;
+mod resume;
+
+pub use resume::Notes;
 
 use crate::edge::Draw;
 use crate::points::{Point, history_with};
@@ -19,6 +22,7 @@ use crate::vault::pack::PackReader;
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result, store};
 use packs::{Look, check_packs, expected};
+use resume::Verified;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -59,6 +63,8 @@ pub struct Options<'a> {
     pub draw: Draw,
     /// Hears of each index that is done: objects and bytes looked at so far, in this group.
     pub progress: &'a dyn Fn(u64, u64),
+    /// Where it is remembered what is read, so that it goes on after an interruption.
+    pub notes: Option<Notes<'a>>,
 }
 
 /// What was found in a vault.
@@ -87,10 +93,23 @@ pub struct GroupReport {
     pub bytes: u64,
     /// Packs that points need, and how many of them were read.
     pub packs: (u64, u64),
+    /// Packs that an interrupted verification had read, if one had, which are not read again.
+    pub before: Option<Before>,
     /// Packs and indexes that no entry lists: left by a writer that was stopped; harmless.
     pub orphans: u64,
     /// Which packs and indexes are damaged or lost, of those that points need.
     pub objects_damaged: BTreeSet<ObjectName>,
+}
+
+/// What an interrupted verification had read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// Packs.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When it began, in nanoseconds since 1970.
+    pub since_ns: u64,
 }
 
 impl Report {
@@ -105,7 +124,7 @@ impl Report {
 /// # Errors
 /// `GroupNotFound`; the store's, when it is no damage but a failure to read. Damage is in the report.
 pub fn verify(vault: &Vault, group: Option<&str>) -> Result<Report> {
-    let options = Options { depth: Depth::All, draw: crate::edge::kernel, progress: &|_, _| {} };
+    let options = Options { depth: Depth::All, draw: crate::edge::kernel, progress: &|_, _| {}, notes: None };
     verify_with(vault, group, &options)
 }
 
@@ -120,10 +139,13 @@ pub fn verify_with(vault: &Vault, group: Option<&str>, options: &Options<'_>) ->
         None => vault.groups()?,
     };
     let checked: HashSet<_> = groups.iter().map(Group::id).collect();
+    let mut all_verified = Vec::new();
     for group in groups {
         let (id, name) = (group.id(), group.name.clone());
+        let verified = remembered(&group, options).map(Arc::new);
+        all_verified.extend(verified.clone());
         report.groups.push(loop {
-            let done = match Check::new(vault, group.clone(), options).run() {
+            let done = match Check::new(vault, group.clone(), options, verified.clone()).run() {
                 Err(error) if error.kind() == Kind::GroupNotFound && has_data(vault, id)? => {
                     lost(name.clone())
                 }
@@ -162,7 +184,24 @@ pub fn verify_with(vault: &Vault, group: Option<&str>, options: &Options<'_>) ->
             }
         }
     }
+    // Only now: a group that is finished is not read again because another one was interrupted.
+    all_verified.iter().for_each(|verified| verified.end());
     Ok(report)
+}
+
+/// What an interrupted verification of a group had read; `None` if nothing is to be remembered, or can be.
+fn remembered(group: &Group, options: &Options<'_>) -> Option<Verified> {
+    let notes = options.notes.as_ref().filter(|_| options.depth != Depth::Structure)?;
+    match Verified::open(notes, group, options.depth, (options.draw)()) {
+        Ok(Some(verified)) => return Some(verified),
+        Ok(None) => tracing::info!("group {} is being verified by another process as well", group.name),
+        Err(error) => tracing::warn!(
+            %error,
+            folder = %notes.folder.display(),
+            "a verification that is interrupted will begin anew; see --state-dir"
+        ),
+    }
+    None
 }
 
 /// Whether there is an object of this prefix.
@@ -178,7 +217,7 @@ fn has_data(vault: &Vault, group: GroupId) -> Result<bool> {
 /// A group of which there are packs, and no log that says what they mean.
 fn lost(group: String) -> GroupReport {
     let damage = vec![format!("group {group} has packs and no log: its recovery points are lost")];
-    let (entries, objects, bytes, packs, orphans) = (0, 0, 0, (0, 0), 0);
+    let (entries, objects, bytes, packs, before, orphans) = (0, 0, 0, (0, 0), None, 0);
     let objects_damaged = BTreeSet::new();
     GroupReport {
         group,
@@ -188,6 +227,7 @@ fn lost(group: String) -> GroupReport {
         objects,
         bytes,
         packs,
+        before,
         orphans,
         objects_damaged,
     }
@@ -218,11 +258,25 @@ struct Check<'a> {
     objects: u64,
     bytes: u64,
     packs: (u64, u64),
+    /// What was read before an interruption, and is being read.
+    verified: Option<Arc<Verified>>,
+    /// Draws the sample.
+    seed: [u8; 16],
+    /// Packs that are not read again, and their bytes.
+    before: (u64, u64),
 }
 
 impl<'a> Check<'a> {
-    fn new(vault: &'a Vault, group: Group, options: &'a Options<'a>) -> Self {
+    fn new(
+        vault: &'a Vault,
+        group: Group,
+        options: &'a Options<'a>,
+        verified: Option<Arc<Verified>>,
+    ) -> Self {
         Self {
+            seed: verified.as_ref().map_or_else(options.draw, |verified| verified.seed),
+            verified,
+            before: (0, 0),
             vault,
             options,
             reader: Arc::new(Reader::new(group, CACHE)),
@@ -302,6 +356,11 @@ impl<'a> Check<'a> {
             objects: self.objects,
             bytes: self.bytes,
             packs: self.packs,
+            before: self.verified.filter(|_| self.before.0 > 0).map(|verified| Before {
+                packs: self.before.0,
+                bytes: self.before.1,
+                since_ns: verified.since_ns,
+            }),
             orphans,
             objects_damaged: self.objects_damaged,
         })
@@ -382,14 +441,20 @@ impl<'a> Check<'a> {
         }
         // A fold refers to packs of the indexes that it folds; what it says of them is its own.
         let looks: HashMap<ObjectName, Look> =
-            index.directory.packs.iter().map(|pack| (pack.name, self.look_at(pack))).collect();
-        let findings = check_packs(&self.reader, &index, &expected, &|pack| looks[&pack.name])?;
+            index.directory.packs.iter().map(|pack| (pack.name, self.look_at(read.name, pack))).collect();
+        let sound = |pack: &PackRef| {
+            self.verified.iter().for_each(|verified| verified.note(read.name, pack));
+        };
+        let findings = check_packs(&self.reader, &index, &expected, &|pack| looks[&pack.name], &sound)?;
         for pack in index.directory.packs.iter().filter(|pack| looks[&pack.name] != Look::Not) {
             if self.seen.insert(self.reader.pack_place(pack).name) {
                 let read = looks[&pack.name] == Look::Whole;
                 self.objects += 1;
                 self.bytes += if read { pack.length } else { 0 };
                 self.packs = (self.packs.0 + 1, self.packs.1 + u64::from(read));
+                if looks[&pack.name] == Look::Before {
+                    self.before = (self.before.0 + 1, self.before.1 + pack.length);
+                }
             }
         }
         (self.options.progress)(self.objects, self.bytes);
@@ -405,13 +470,21 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    fn look_at(&self, pack: &PackRef) -> Look {
+    fn look_at(&self, index: ObjectName, pack: &PackRef) -> Look {
         let place = self.reader.pack_place(pack);
         if self.needed.as_ref().is_some_and(|needed| !needed.needs(&place.object)) {
             return Look::Not;
         }
-        let chance = (self.options.draw)();
-        match self.options.depth.reads(u64::from_le_bytes(chance[..8].try_into().expect("eight bytes"))) {
+        // The same in each run of an interrupted verification, whatever order it takes.
+        let chance = blake3::Hasher::new().update(&self.seed).update(&pack.name.0).finalize();
+        let chance = chance.as_bytes().first_chunk().expect("it is longer");
+        match self.options.depth.reads(u64::from_le_bytes(*chance)) {
+            // What was found damaged since is looked at again.
+            true if self.verified.as_ref().is_some_and(|verified| verified.has(index, pack))
+                && !self.group().known.damaged().contains(&pack.name) =>
+            {
+                Look::Before
+            }
             true => Look::Whole,
             false => Look::There,
         }

@@ -179,6 +179,37 @@ fn a_ragged_request_is_refused_or_done_whole() {
     judge("disk", seen);
 }
 
+/// V12: what an interrupted restore left may be of another point, or what a power cut made of it.
+#[test]
+fn a_restore_that_goes_on_believes_hashes_alone() {
+    let site = Site::memory();
+    let length = 1 << 20;
+    fs::write(site.first(), vec![9; length]).unwrap();
+    site.init();
+    let tracker = site.start(&[]);
+    site.once(&[]);
+    tracker.stop();
+    let (to, part) = (site.path("to"), site.path(&format!(".to.{}.part", "ab".repeat(16))));
+    fs::write(&part, vec![7; length]).unwrap();
+    fs::set_permissions(&part, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let vault = Vault::open(store::open(site.vault().to_str().unwrap()).unwrap()).unwrap();
+    let request = Request {
+        group: site.group(),
+        disk: None,
+        point: "latest".parse().unwrap(),
+        to: to.clone(),
+        how: towline::restore::output::How { resume: true, ..Default::default() },
+        jobs: 1,
+    };
+    restore(&vault, &request, &|_, _| {}).unwrap();
+    assert!(!part.exists(), "it was not gone on with");
+    let seen = match fs::read(&to).unwrap() == vec![9; length] {
+        true => Ok(()),
+        false => Err("the file has bytes that the point does not have".to_owned()),
+    };
+    judge("image", seen);
+}
+
 /// V12: what was on a device before a restore is gone.
 #[test]
 fn a_restore_leaves_nothing_of_what_was_there() {
@@ -198,7 +229,7 @@ fn a_restore_leaves_nothing_of_what_was_there() {
         disk: None,
         point: "latest".parse().unwrap(),
         to: device.path().into(),
-        force: true,
+        how: towline::restore::output::How { force: true, ..Default::default() },
         jobs: 1,
     };
     restore(&vault, &request, &|_, _| {}).unwrap();

@@ -250,7 +250,7 @@ fn a_claim_over_a_point_that_is_let_go_just_then_keeps_what_it_needs() {
         disk: None,
         point: Wanted::Latest,
         to: to.clone(),
-        force: false,
+        how: Default::default(),
         jobs: 1,
     };
     let seen = restore(&vault, &request, &|_, _| {}).map_err(|error| error.line());

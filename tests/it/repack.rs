@@ -91,7 +91,7 @@ fn group(site: &Site) -> Group {
 fn before(site: &Site, is_it: fn(&Call<'_>) -> bool, call: impl Fn() + Send + Sync + 'static) -> Group {
     let group = group(site);
     let done = AtomicBool::new(false);
-    let store = Scripted::new(DirectoryStore::new(&site.vault()), move |asked| {
+    let store = Scripted::new(DirectoryStore::new(site.vault()), move |asked| {
         if is_it(asked) && !done.swap(true, Ordering::Relaxed) {
             call();
         }

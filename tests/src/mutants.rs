@@ -289,6 +289,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a restore over an old file leaves its bytes where the image has zeros",
     )
     .by(By::Test("mutants::a_restore_leaves_nothing_of_what_was_there")),
+    of("V12", "left-block-believed", "a restore that goes on takes what it finds for the disk's")
+        .by(By::Test("mutants::a_restore_that_goes_on_believes_hashes_alone")),
     of("V14", "no-look-at-catalog", "who puts an entry does not look whether its place still exists")
         .by(VAULTS),
     of("V14", "sweep-packs-in-use", "a collector takes what no entry lists for what nobody is about to list")

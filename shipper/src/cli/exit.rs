@@ -19,7 +19,7 @@
 //! | 14 | no tracker answers | start `towline-tracker`, or check `--tracker` |
 //! | 15 | the tracker refused | the line says why |
 //! | 16 | permission missing | run as a user that may |
-//! | 17 | the store can't be reached | try again |
+//! | 17 | the store, or the NBD server, can't be reached | try again: a restore and a verification go on |
 //! | 18 | stopped by a signal before it was done | run it again: it goes on |
 //! | 19 | a block of the disk can't be read, twice in a row | replace the disk's device; what the guest overwrites may heal it |
 //! | 20 | the group's log can take no more cycles | a new vault, or another `--group` |

@@ -119,7 +119,7 @@ impl Args {
     }
 
     /// The folder of the memory; none if nothing is to be remembered, or nobody says where.
-    fn folder(&self) -> Option<PathBuf> {
+    pub(super) fn folder(&self) -> Option<PathBuf> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let folder = match &self.state_dir {
             Some(folder) => PathBuf::from(folder),

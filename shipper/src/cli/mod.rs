@@ -12,6 +12,7 @@ pub mod points;
 pub mod protect;
 pub mod prune;
 pub mod restore;
+pub mod resync;
 pub mod ship;
 pub mod stat;
 pub mod status;
@@ -54,6 +55,11 @@ enum Command {
     Vault(vault::Args),
     /// Ship a tracker's changes into a vault
     Ship(ship::Args),
+    /// Have a group's next cut compared with the vault, as a whole
+    ///
+    /// The tracker remembers the wish, across restarts: the next cut, by the shipper that is running or by the next one, freezes
+    /// everything, and only blocks whose hash differs from the vault's are shipped. The shipper that is running stays.
+    Resync(resync::Args),
     /// Show how a tracker and its disks are
     Status(status::Args),
     /// Explain how far a disk's tracking can be trusted, and what to do
@@ -99,6 +105,7 @@ impl Cli {
         match self.command {
             Command::Vault(args) => vault::run(args),
             Command::Ship(args) => ship::run(args),
+            Command::Resync(args) => resync::run(args),
             Command::Status(args) => status::run(args),
             Command::Doctor(args) => doctor::run(args),
             Command::Points(args) => points::run(*args),

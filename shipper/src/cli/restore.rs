@@ -4,7 +4,7 @@ use super::access::Reading;
 use super::{bytes, heads, json, print, time};
 use crate::Result;
 use crate::points::Wanted;
-use crate::restore::output::is_stream;
+use crate::restore::output::{How, is_stream};
 use crate::restore::{Request, Restored, restore};
 use crate::store::location::FORMS;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -25,12 +25,17 @@ pub struct Args {
     /// The point: `latest`, an id or its beginning, or a time (2026-11-23T18:30:00Z: the newest at or before it)
     #[arg(long, value_name = "ID|TIME", default_value = "latest")]
     point: Wanted,
-    /// The file, block device or pipe to restore to (`-`: standard output); a folder if the point has several disks
-    #[arg(long, value_name = "PATH")]
+    /// The file, block device or pipe to restore to (`-`: standard output), or an NBD export: nbd://host:port/export or
+    /// nbd+unix:///export?socket=/path; a folder if the point has several disks
+    #[arg(long, value_name = "PATH|URI")]
     to: PathBuf,
-    /// Replace what exists; write into a block device
+    /// Replace what exists; write into a block device or an NBD export
     #[arg(long)]
     force: bool,
+    /// Begin anew. Otherwise, what an interrupted restore to the same place left is compared with the hashes of the point, and
+    /// only what differs is fetched
+    #[arg(long)]
+    no_resume: bool,
     /// Threads that fetch, check and write
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: u16,
@@ -57,6 +62,7 @@ struct DoneDisk {
     size: u64,
     data_bytes: u64,
     fetched_bytes: u64,
+    kept_bytes: u64,
 }
 
 /// Runs the command.
@@ -72,7 +78,11 @@ pub fn run(args: Args) -> Result<()> {
         disk: args.disk,
         point: args.point,
         to: args.to,
-        force: args.force,
+        how: How {
+            force: args.force,
+            resume: !args.no_resume,
+            notes: args.heads.folder().map(|folder| folder.join("restores")),
+        },
         jobs: args.jobs.into(),
     };
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
@@ -100,6 +110,7 @@ fn done(restored: &Restored) -> Done {
         size: disk.size,
         data_bytes: disk.data_bytes,
         fetched_bytes: disk.fetched_bytes,
+        kept_bytes: disk.kept_bytes,
     });
     Done { id: restored.point.id.to_string(), time: time(restored.point.time_ns), disks: disks.collect() }
 }
@@ -108,7 +119,15 @@ fn text(restored: &Restored) -> String {
     let mut text = format!("restored {} of {}\n", restored.point.id, time(restored.point.time_ns));
     for disk in &restored.disks {
         let (size, data) = (bytes(disk.size), bytes(disk.data_bytes));
-        text.push_str(&format!("  {} -> {} ({size}, {data} of data)\n", disk.name, disk.path.display()));
+        let kept = match disk.kept_bytes {
+            0 => String::new(),
+            kept => format!(", {} of it was there already", bytes(kept)),
+        };
+        text.push_str(&format!(
+            "  {} -> {} ({size}, {data} of data{kept})\n",
+            disk.name,
+            disk.path.display()
+        ));
     }
     text
 }

@@ -39,6 +39,10 @@ pub struct Args {
     /// `towline verify` reports, for this and all later points, and costs a full copy
     #[arg(long, requires = "full")]
     distrust: bool,
+    /// When so much of a disk has changed, compare the changed blocks with the vault's hashes and ship what differs, as a
+    /// resynchronization does; 0: ship what has changed, however much
+    #[arg(long, value_name = "PERCENT", default_value = "50%", value_parser = percent)]
+    resync_at: u8,
     /// Take over a group whose log went on without this tracker, that belongs to other disks, or whose log is damaged:
     /// everything is compared
     #[arg(long)]
@@ -82,6 +86,11 @@ pub struct Args {
     access: Putting,
 }
 
+fn percent(text: &str) -> std::result::Result<u8, String> {
+    let share: Option<u8> = text.trim_end_matches('%').parse().ok();
+    share.filter(|share| *share <= 100).ok_or_else(|| "give 0 to 100".to_owned())
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -103,6 +112,7 @@ pub fn run(args: Args) -> Result<()> {
         every: (!args.once).then_some(args.every),
         full: args.full,
         distrust: args.distrust,
+        resync_at: args.resync_at,
         take_over: args.take_over,
         memory: args.memory,
         pack_size: usize::try_from(args.pack_size).unwrap_or(PACK_SIZE_MAX),

@@ -4,7 +4,7 @@ use super::{ReadArgs, bytes, json, print, time};
 use crate::points::Point;
 use crate::retention::damage::{Found, mark};
 use crate::vault::Vault;
-use crate::verify::{Depth, Options, Report, verify_with};
+use crate::verify::{Depth, Notes, Options, Report, verify_with};
 use crate::{Error, Kind, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -25,6 +25,10 @@ pub struct Args {
     /// points are marked. Needs the right to put. With depth `all`, what was found sound is not marked any more
     #[arg(long)]
     repair: bool,
+    /// Begin anew. Otherwise, packs that a verification to the same depth had read before it was interrupted, at most a week
+    /// ago, are not read again, only asked for
+    #[arg(long)]
+    no_resume: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -59,10 +63,19 @@ struct GroupVerdict {
     bytes: u64,
     packs: u64,
     packs_read: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_before: Option<ReadBefore>,
     orphans: u64,
     damage: Vec<String>,
     points: u64,
     affected: Vec<Affected>,
+}
+
+#[derive(Serialize)]
+struct ReadBefore {
+    packs: u64,
+    bytes: u64,
+    since: String,
 }
 
 #[derive(Serialize)]
@@ -82,8 +95,7 @@ pub fn run(args: Args) -> Result<()> {
         Deep::Sample => Depth::Sample(args.sample / 100.0),
         Deep::All => Depth::All,
     };
-    let repair = args.repair;
-    let args = args.read;
+    let (args, anew, repair) = (args.read, args.no_resume, args.repair);
     let vault = args.open()?;
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{spinner} {msg} {bytes} {bytes_per_sec}");
@@ -92,7 +104,9 @@ pub fn run(args: Args) -> Result<()> {
         bar.set_message(format!("{objects} objects"));
         bar.set_position(bytes);
     };
-    let options = Options { depth, draw: crate::edge::kernel, progress: &progress };
+    let folder = args.heads.folder().map(|folder| folder.join("verifications"));
+    let notes = folder.as_ref().map(|folder| Notes { folder, now_ns: super::now_ns(), anew });
+    let options = Options { depth, draw: crate::edge::kernel, progress: &progress, notes };
     let report = verify_with(&vault, args.group.as_deref(), &options);
     bar.finish_and_clear();
     let report = report?;
@@ -143,6 +157,11 @@ fn verdict(vault: &Vault, depth: Depth, report: &Report) -> Verdict {
         bytes: group.bytes,
         packs: group.packs.0,
         packs_read: group.packs.1,
+        read_before: group.before.map(|before| ReadBefore {
+            packs: before.packs,
+            bytes: before.bytes,
+            since: time(before.since_ns),
+        }),
         orphans: group.orphans,
         damage: group.damage.clone(),
         points: group.points.len() as u64,
@@ -185,6 +204,14 @@ fn text(verdict: &Verdict) -> String {
             text.push_str(&format!(
                 "  {} of {} packs read, the others are there\n",
                 group.packs_read, group.packs
+            ));
+        }
+        if let Some(before) = &group.read_before {
+            text.push_str(&format!(
+                "  {} of them with {} were read since {}, before an interruption (--no-resume reads them again)\n",
+                before.packs,
+                bytes(before.bytes),
+                before.since
             ));
         }
         if group.orphans > 0 {

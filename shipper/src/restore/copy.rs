@@ -1,4 +1,9 @@
 //! Copies an image into an output: windows one after another, the requests of a window by several threads.
+//!
+//! What an interrupted restore left is looked at first, and a block that has the hash that the index names is not fetched. So
+//! it does not matter of which point it is, what a power cut took from it, or who else wrote to it: nothing is taken on trust,
+//! no order of syncs has to be kept, and no note of what is done can be wrong. The price is to read it: where it is, not from
+//! the store.
 
 use super::output::Output;
 use super::plan::{Fetch, Plan};
@@ -21,7 +26,12 @@ pub struct Copied {
     pub data_bytes: u64,
     /// Bytes of packs fetched.
     pub fetched_bytes: u64,
+    /// Bytes of data that were there already.
+    pub kept_bytes: u64,
 }
+
+/// Bytes that are read together of what is there already; at least a block.
+const LOOK: usize = 1 << 20;
 
 /// Copies all of an image with `jobs` threads, `window` blocks at a time ([`WINDOW`] but in tests); `tell` hears how
 /// many bytes of the disk are done.
@@ -42,6 +52,7 @@ pub fn copy(
         output,
         data: AtomicU64::new(0),
         fetched: AtomicU64::new(0),
+        kept: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
     let jobs = jobs.clamp(1, JOBS_MAX);
@@ -55,11 +66,16 @@ pub fn copy(
         if !output.is_fresh() && !mutant::active("restore-over-old-bytes") {
             job.zero(&window)?;
         }
-        job.window(&window, jobs)?;
+        let has = if output.has_left() { job.look(&window, jobs)? } else { Vec::new() };
+        job.window(&window, &has, jobs)?;
         output.end()?;
         tell(to);
     }
-    Ok(Copied { data_bytes: job.data.into_inner(), fetched_bytes: job.fetched.into_inner() })
+    Ok(Copied {
+        data_bytes: job.data.into_inner(),
+        fetched_bytes: job.fetched.into_inner(),
+        kept_bytes: job.kept.into_inner(),
+    })
 }
 
 struct Job<'a> {
@@ -68,11 +84,61 @@ struct Job<'a> {
     output: &'a Output,
     data: AtomicU64,
     fetched: AtomicU64,
+    kept: AtomicU64,
     stop: AtomicBool,
 }
 
 impl Job<'_> {
-    fn window(&self, window: &Window, jobs: usize) -> Result<()> {
+    /// Which blocks of a window are there already, by their hashes.
+    fn look(&self, window: &Window, jobs: usize) -> Result<Vec<bool>> {
+        let mut has = vec![false; window.count()];
+        let share = has.len().div_ceil(jobs).max(1);
+        std::thread::scope(|scope| {
+            let lookers: Vec<_> = has
+                .chunks_mut(share)
+                .zip((window.first()..).step_by(share))
+                .map(|(has, first)| scope.spawn(move || self.look_at(window, first, has)))
+                .collect();
+            lookers.into_iter().try_for_each(|looker| looker.join().expect("a looker does not panic"))
+        })?;
+        Ok(has)
+    }
+
+    fn look_at(&self, window: &Window, first: u64, has: &mut [bool]) -> Result<()> {
+        let shift = self.image.block_shift();
+        let mut bytes = vec![0; LOOK.max(1 << shift)];
+        let most = bytes.len() >> shift;
+        let hash_at = |at: usize| match window.get(first + at as u64) {
+            Found::Data { hash, .. } => Some(hash),
+            Found::Zero => None,
+        };
+        let mut at = 0;
+        while at < has.len() {
+            let run = (at..has.len()).take(most).take_while(|at| hash_at(*at).is_some()).count();
+            let offset = (first + at as u64) << shift;
+            let length =
+                (run << shift).min(usize::try_from(self.image.size() - offset).unwrap_or(usize::MAX));
+            // What lies beyond the disk's end counts as zeros.
+            bytes[length..run << shift].fill(0);
+            if run > 0 {
+                self.output.read(offset, &mut bytes[..length])?;
+            }
+            for (at, data) in (at..at + run).zip(bytes.chunks_exact(1 << shift)) {
+                // Most of what is missing is a hole; no data are all zeros.
+                let data_there = data.iter().any(|byte| *byte != 0);
+                // Mutant: what an interrupted restore left is the disk's.
+                let believed = data_there && mutant::active("left-block-believed");
+                has[at] = believed || data_there && Some(&self.hasher.hash(data)) == hash_at(at);
+                if has[at] {
+                    self.kept.fetch_add(1 << shift, Ordering::Relaxed);
+                }
+            }
+            at += run.max(1);
+        }
+        Ok(())
+    }
+
+    fn window(&self, window: &Window, has: &[bool], jobs: usize) -> Result<()> {
         let (send, receive) = crossbeam_channel::bounded::<Fetch>(jobs);
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..jobs)
@@ -93,7 +159,7 @@ impl Job<'_> {
                 })
                 .collect();
             drop(receive);
-            for fetch in Plan::new(window) {
+            for fetch in Plan::without(window, has) {
                 if self.stop.load(Ordering::Relaxed) || send.send(fetch).is_err() {
                     break;
                 }

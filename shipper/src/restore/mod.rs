@@ -5,10 +5,13 @@
 //! so memory is bounded whatever the disk's size; a frame that lies across the border of two windows is fetched twice,
 //! and because frames are in block order that is one frame an index and border.
 //!
-//! A new file appears under its name only when it is whole and synced; a restore that fails or is killed leaves nothing.
-//! Several disks get their names together at the end: all of them or, if one can't, none.
+//! A new file appears under its name only when it is whole and synced. Several disks get their names together at the end:
+//! all of them or, if one can't, none. A restore that is killed, or loses the store, leaves what it has; the next one to the
+//! same place goes on with it ([`copy`] says why that can be believed). One that fails for good leaves nothing.
 
+mod begun;
 pub mod copy;
+pub mod nbd;
 pub mod output;
 pub mod plan;
 pub mod stream;
@@ -20,7 +23,7 @@ use crate::vault::image::Image;
 use crate::vault::names;
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result};
-use output::Output;
+use output::{How, Output};
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -35,10 +38,10 @@ pub struct Request {
     pub disk: Option<String>,
     /// Which point.
     pub point: Wanted,
-    /// A file, a block device or a pipe (`-`: standard output); a folder if several disks are restored.
+    /// A file, a block device, an NBD URI or a pipe (`-`: standard output); a folder if several disks are restored.
     pub to: PathBuf,
-    /// Replace what exists.
-    pub force: bool,
+    /// What becomes of what is there.
+    pub how: How,
     /// Threads that fetch, check and write.
     pub jobs: usize,
 }
@@ -65,6 +68,8 @@ pub struct RestoredDisk {
     pub data_bytes: u64,
     /// Bytes fetched from the store, without index pages.
     pub fetched_bytes: u64,
+    /// Bytes of data that an interrupted restore had left.
+    pub kept_bytes: u64,
 }
 
 /// How far it is, for a progress bar: bytes of the disks walked and to walk.
@@ -114,9 +119,12 @@ fn restore_point(
     })?;
     let disks = wanted_disks(content, request)?;
     let folder = disks.len() > 1;
-    if folder && output::is_stream(&request.to) {
-        let line =
-            format!("the point has {} disks, and a pipe takes one: choose it with --disk", disks.len());
+    if folder && output::takes_one(&request.to) {
+        let line = format!(
+            "the point has {} disks, and {} takes one: choose it with --disk",
+            disks.len(),
+            request.to.display()
+        );
         return Err(Error::new(Kind::Usage, line));
     }
     let paths = paths(&disks, &request.to, folder)?;
@@ -171,13 +179,17 @@ fn restore_disks(
     let reader = Arc::new(Reader::new(group, CACHE));
     let images = disks.iter().map(|disk| Image::open(reader.clone(), disk)).collect::<Result<Vec<_>>>()?;
     let made = folder && make_folder(&request.to)?;
-    let done = (|| {
-        let mut outputs = Vec::new();
+    let mut outputs = Vec::new();
+    let done: Result<_> = (|| {
         for (image, path) in images.iter().zip(paths) {
-            outputs.push(Output::create(path, image.size(), request.force)?);
+            outputs.push(Output::create(path, image.size(), 1 << image.block_shift(), &request.how)?);
         }
-        if let Some(free) = outputs.first().map(Output::free_space).transpose()?.flatten() {
-            check_space(&images, free)?;
+        let space = outputs.iter().map(Output::space).collect::<Result<Vec<_>>>()?;
+        if let Some(Some((free, _))) = space.first() {
+            check_space(
+                &images,
+                space.iter().flatten().fold(*free, |sum, (_, has)| sum.saturating_add(*has)),
+            )?;
         }
         let total = images.iter().map(Image::size).sum();
         let (mut walked, mut restored) = (0, Vec::new());
@@ -189,14 +201,16 @@ fn restore_disks(
                 name: disk.name.clone(),
                 path: path.clone(),
                 size: image.size(),
-                data_bytes: copied.data_bytes,
+                data_bytes: copied.data_bytes + copied.kept_bytes,
                 fetched_bytes: copied.fetched_bytes,
+                kept_bytes: copied.kept_bytes,
             });
         }
         // Only now, when every disk is whole, do the files get their names.
         outputs.iter().try_for_each(Output::sync)?;
-        output::commit(outputs)?;
-        if made {
+        output::commit(std::mem::take(&mut outputs))?;
+        if folder {
+            // Also one that a killed restore has made.
             output::sync_folder_of(&request.to)?;
         }
         Ok(restored)
@@ -204,6 +218,13 @@ fn restore_disks(
     match done {
         Ok(disks) => Ok(Restored { point, disks }),
         Err(error) => {
+            // What may pass: the store is away, or what gives access to it has expired.
+            let passes = matches!(error.kind(), Kind::Unreachable | Kind::Denied);
+            let keeps = passes && request.how.resume;
+            let kept: Vec<_> = outputs.into_iter().map(|output| keeps && output.keep()).collect();
+            if kept.contains(&true) {
+                return Err(error.context("what was restored so far is kept, run the same again to go on"));
+            }
             if made {
                 let _ = fs::remove_dir(&request.to);
             }

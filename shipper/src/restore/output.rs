@@ -1,21 +1,24 @@
-//! Where a disk is restored to: a new file that gets its name when it is whole, a block device, in place, or a pipe.
+//! Where a disk is restored to: a new file that gets its name when it is whole, a block device or an NBD export, in place, or
+//! a pipe.
 //!
 //! What a kill leaves, by when it comes:
-//! - while the data come: nothing, since the file has no name yet; where the file system knows no such files, a `.part`
-//!   file, which the next restore to this place removes before it begins;
+//! - while the data come: a `.part` file, with which the next restore to this place goes on;
 //! - while an existing file is replaced: the old one is whole under its name until the new one, which is whole and
 //!   synced, takes the name from it in one step; it is `.replaced` from then on, and removed when the names of all disks
 //!   are durable, or by the next restore to this place when that is done;
-//! - on a device: part of the disk. It is to be restored again.
+//! - on a device or an export: part of the disk, and a note of that ([`super::begun`]). It is to be restored again, which
+//!   goes on with what is there.
 
+use super::begun::Begun;
+use super::nbd::{self, Export};
 use super::stream::{STREAM_WINDOW, Stream};
 use crate::{Error, Kind, Result, unfinished};
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::statvfs::fstatvfs;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use towline_tracker::id::CutId;
 
@@ -25,28 +28,45 @@ const STDOUT: &str = "-";
 const PART: &str = ".part";
 const REPLACED: &str = ".replaced";
 
+/// How an output is made.
+#[derive(Clone, Debug, Default)]
+pub struct How {
+    /// Replace what exists, write into what is there.
+    pub force: bool,
+    /// Go on with what an interrupted restore left, and leave what the next one can go on with.
+    pub resume: bool,
+    /// The folder of notes of what was begun in place; none: nothing is noted.
+    pub notes: Option<PathBuf>,
+}
+
 /// An open output.
 pub struct Output {
-    file: File,
     target: PathBuf,
     kind: OutputKind,
+    /// An interrupted restore left something in it.
+    left: bool,
 }
 
 enum OutputKind {
-    /// A file without a name yet.
-    Unnamed { force: bool },
-    /// A file under a temporary name, where the file system knows no unnamed files; removed unless committed.
-    Temporary { path: Temporary, force: bool },
+    /// A file under a name of its own; removed unless committed or kept.
+    New { file: File, path: Temporary, force: bool },
     /// A block device.
-    Device,
+    Device(File, Option<Begun>),
+    /// An NBD export.
+    Export(Export, Option<Begun>),
     /// A pipe.
-    Stream(Stream),
+    Stream(File, Stream),
 }
 
 /// Whether a path is standard output, or something else that has no positions and keeps nothing.
 pub fn is_stream(target: &Path) -> bool {
     let flows = |meta: fs::Metadata| meta.file_type().is_fifo() || meta.file_type().is_char_device();
-    target == Path::new(STDOUT) || fs::metadata(target).is_ok_and(flows)
+    target == Path::new(STDOUT) || !nbd::is_uri(target) && fs::metadata(target).is_ok_and(flows)
+}
+
+/// Whether a path takes one disk, whatever it is called.
+pub fn takes_one(target: &Path) -> bool {
+    is_stream(target) || nbd::is_uri(target)
 }
 
 /// Removes the file of this name when dropped, unless it was moved.
@@ -68,14 +88,17 @@ impl Drop for Temporary {
 }
 
 impl Output {
-    /// An output of `size` bytes at `target`. A file is sparse and all holes at first.
+    /// An output of `size` bytes at `target`, for blocks of `block` bytes. A file is sparse.
     ///
     /// # Errors
-    /// `OutputExists` without `force`, for a folder also with it; `NoSpace` for a device that is too small or a file
-    /// system that can't have such a file; the file system's.
-    pub fn create(target: &Path, size: u64, force: bool) -> Result<Self> {
+    /// `OutputExists` without `force`, for a folder also with it; `NoSpace` for a device or an export that is too small or a
+    /// file system that can't have such a file; the file system's, the NBD server's.
+    pub fn create(target: &Path, size: u64, block: u64, how: &How) -> Result<Self> {
         if is_stream(target) {
             return Self::stream(target);
+        }
+        if nbd::is_uri(target) {
+            return Self::export(target, size, block, how);
         }
         // Through a symbolic link it is the file that is replaced, where it is, not the link.
         let target = &fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
@@ -85,11 +108,11 @@ impl Output {
                 let line = format!("{at} is a folder; give the path of a file, as --to {at}/disk.raw");
                 return Err(Error::new(Kind::OutputExists, line));
             }
-            Ok(_) if !force => {
+            Ok(_) if !how.force => {
                 let line = format!("{at} exists; give another path, or --force to replace it");
                 return Err(Error::new(Kind::OutputExists, line));
             }
-            Ok(meta) if meta.file_type().is_block_device() => return Self::device(target, size),
+            Ok(meta) if meta.file_type().is_block_device() => return Self::device(target, size, how),
             Ok(meta) if !meta.is_file() => {
                 return Err(Error::new(
                     Kind::OutputExists,
@@ -101,29 +124,45 @@ impl Output {
             Err(error) => return Err(Error::io(format_args!("{at} can't be looked at"), error)),
         }
         let folder = folder(target);
+        let left =
+            how.resume.then(|| unfinished::take(&folder, |name| is_beside(target, PART, name))).flatten();
         sweep(target, PART);
-        let unnamed =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(&folder);
-        let (file, kind) = match unnamed {
-            Ok(file) => {
-                unfinished::hold(&file);
-                (file, OutputKind::Unnamed { force })
-            }
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) =>
-            {
-                let made = unfinished::create(|| beside(target, PART));
-                let (file, path) = made.map_err(|error| {
-                    Error::io(format_args!("no file can be made in {}", folder.display()), error)
-                })?;
-                (file, OutputKind::Temporary { path: Temporary(path), force })
-            }
-            Err(error) => {
-                return Err(Error::io(format_args!("no file can be made in {}", folder.display()), error));
-            }
-        };
-        file.set_len(size).map_err(|error| Error::io(format_args!("{at} can't be {size} bytes"), error))?;
-        Ok(Self { file, target: target.to_owned(), kind })
+        let made = left.is_none().then(|| unfinished::create(|| beside(target, PART))).transpose();
+        let made = made
+            .map_err(|error| Error::io(format_args!("no file can be made in {}", folder.display()), error))?;
+        if left.is_some() {
+            said_to_go_on(target);
+        }
+        let (left, (file, path)) = (left.is_some(), left.or(made).expect("one or the other"));
+        let (target, force) = (target.to_owned(), how.force);
+        let output = Self { target, kind: OutputKind::New { file, path: Temporary(path), force }, left };
+        output.file().map_or(Ok(()), |file| {
+            file.set_len(size).map_err(|error| {
+                Error::io(format_args!("{} can't be {size} bytes", output.target.display()), error)
+            })
+        })?;
+        Ok(output)
+    }
+
+    fn export(target: &Path, size: u64, block: u64, how: &How) -> Result<Self> {
+        let uri = target.to_str().expect("its scheme was read");
+        let export = Export::open(uri, block)?;
+        if export.size() < size {
+            let line = format!(
+                "{uri}: the export has {} bytes and the disk {size}; give a larger one",
+                export.size()
+            );
+            return Err(Error::new(Kind::NoSpace, line));
+        }
+        if !how.force {
+            let line = format!("{uri} is there, with whatever it holds; --force to write over it");
+            return Err(Error::new(Kind::OutputExists, line));
+        }
+        if export.size() > size {
+            said_of_the_rest(target, export.size() - size);
+        }
+        let (begun, left) = begun(target, how);
+        Ok(Self { target: target.to_owned(), kind: OutputKind::Export(export, begun), left })
     }
 
     fn stream(target: &Path) -> Result<Self> {
@@ -134,10 +173,11 @@ impl Output {
         let failed =
             |error| Error::io(format_args!("{} can't be opened for writing", target.display()), error);
         let file = opened.map_err(failed)?;
-        Ok(Self { file, target: target.to_owned(), kind: OutputKind::Stream(Stream::default()) })
+        let kind = OutputKind::Stream(file, Stream::default());
+        Ok(Self { target: target.to_owned(), kind, left: false })
     }
 
-    fn device(target: &Path, size: u64) -> Result<Self> {
+    fn device(target: &Path, size: u64, how: &How) -> Result<Self> {
         let at = target.display();
         refuse_in_use(target)?;
         // O_EXCL: a device that is mounted or otherwise in use is refused.
@@ -153,33 +193,62 @@ impl Output {
             let line = format!("{at} has {there} bytes and the disk {size}; give a larger device");
             return Err(Error::new(Kind::NoSpace, line));
         }
-        Ok(Self { file, target: target.to_owned(), kind: OutputKind::Device })
+        if there > size {
+            said_of_the_rest(target, there - size);
+        }
+        let (begun, left) = begun(target, how);
+        Ok(Self { target: target.to_owned(), kind: OutputKind::Device(file, begun), left })
     }
 
     /// A file that is treated as a device is.
     #[cfg(test)]
-    pub(super) fn in_place(file: File, target: &Path) -> Self {
-        Self { file, target: target.to_owned(), kind: OutputKind::Device }
+    pub(super) fn in_place(file: File, target: &Path, how: &How) -> Self {
+        let (begun, left) = begun(target, how);
+        Self { target: target.to_owned(), kind: OutputKind::Device(file, begun), left }
+    }
+
+    fn file(&self) -> Option<&File> {
+        match &self.kind {
+            OutputKind::New { file, .. } | OutputKind::Device(file, _) | OutputKind::Stream(file, _) => {
+                Some(file)
+            }
+            OutputKind::Export(..) => None,
+        }
     }
 
     /// Whether it reads as zeros where nothing was written.
     pub fn is_fresh(&self) -> bool {
-        !matches!(self.kind, OutputKind::Device)
+        !self.left && !matches!(self.kind, OutputKind::Device(..) | OutputKind::Export(..))
+    }
+
+    /// Whether it may have blocks of the disk already.
+    pub fn has_left(&self) -> bool {
+        self.left
     }
 
     /// Whether it is a file that has, or will have, a name of its own.
     fn is_file(&self) -> bool {
-        matches!(self.kind, OutputKind::Unnamed { .. } | OutputKind::Temporary { .. })
+        matches!(self.kind, OutputKind::New { .. })
+    }
+
+    /// Leaves what there is to the next restore to this place. Answers whether it is of use to one.
+    pub fn keep(mut self) -> bool {
+        match &mut self.kind {
+            OutputKind::New { path, .. } => drop(std::mem::take(&mut path.0)),
+            OutputKind::Device(_, begun) | OutputKind::Export(_, begun) => return begun.is_some(),
+            OutputKind::Stream(..) => return false,
+        }
+        true
     }
 
     /// At most this many bytes of the disk can be written before [`Self::end`], if there is a limit.
     pub fn window(&self) -> Option<usize> {
-        matches!(self.kind, OutputKind::Stream(_)).then_some(STREAM_WINDOW)
+        matches!(self.kind, OutputKind::Stream(..)).then_some(STREAM_WINDOW)
     }
 
     /// The range that is written next, in any order.
     pub fn begin(&self, offset: u64, length: u64) {
-        if let OutputKind::Stream(stream) = &self.kind {
+        if let OutputKind::Stream(_, stream) = &self.kind {
             stream.begin(offset, usize::try_from(length).expect("a window fits memory"));
         }
     }
@@ -190,45 +259,65 @@ impl Output {
     /// The pipe's.
     pub fn end(&self) -> Result<()> {
         match &self.kind {
-            OutputKind::Stream(stream) => stream.flush(&self.file).map_err(|error| self.failed(error)),
+            OutputKind::Stream(file, stream) => stream.flush(file).map_err(|error| self.failed(error)),
             _ => Ok(()),
         }
     }
 
-    /// Free bytes where a new file is made; `None` for anything else.
+    /// Free bytes where a new file is made, and what the file has of them already; `None` for anything else.
     ///
     /// # Errors
     /// The file system's.
-    pub fn free_space(&self) -> Result<Option<u64>> {
-        if !self.is_file() {
-            return Ok(None);
-        }
-        let stat = fstatvfs(&self.file).map_err(|error| self.failed(error.into()))?;
-        Ok(Some(stat.blocks_available().saturating_mul(stat.fragment_size())))
+    pub fn space(&self) -> Result<Option<(u64, u64)>> {
+        let OutputKind::New { file, .. } = &self.kind else { return Ok(None) };
+        let stat = fstatvfs(file).map_err(|error| self.failed(error.into()))?;
+        let has = file.metadata().map_err(|error| self.failed(error))?.blocks().saturating_mul(512);
+        Ok(Some((stat.blocks_available().saturating_mul(stat.fragment_size()), has)))
     }
 
     /// Writes data.
     ///
     /// # Errors
-    /// `NoSpace`, the file system's.
+    /// `NoSpace`, the file system's, the NBD server's, which may come later: see [`Self::sync`].
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        if let OutputKind::Stream(stream) = &self.kind {
-            stream.write(offset, data);
-            return Ok(());
+        match &self.kind {
+            OutputKind::Stream(_, stream) => {
+                stream.write(offset, data);
+                Ok(())
+            }
+            OutputKind::Export(export, _) => export.write(offset, data),
+            OutputKind::New { file, .. } | OutputKind::Device(file, _) => {
+                file.write_all_at(data, offset).map_err(|error| self.failed(error))
+            }
         }
-        self.file.write_all_at(data, offset).map_err(|error| self.failed(error))
+    }
+
+    /// Reads what is there; of a pipe nothing is.
+    ///
+    /// # Errors
+    /// The file system's, the NBD server's.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<()> {
+        match &self.kind {
+            OutputKind::Export(export, _) => export.read(offset, data),
+            OutputKind::Stream(file, _) | OutputKind::New { file, .. } | OutputKind::Device(file, _) => file
+                .read_exact_at(data, offset)
+                .map_err(|error| Error::io(format_args!("{} can't be read", self.target.display()), error)),
+        }
     }
 
     /// Makes a range read as zeros.
     ///
     /// # Errors
-    /// The device's.
+    /// The device's, the NBD server's.
     pub fn zero(&self, offset: u64, length: u64) -> Result<()> {
+        if let OutputKind::Export(export, _) = &self.kind {
+            return export.zero(offset, length);
+        }
         let (Ok(from), Ok(bytes)) = (i64::try_from(offset), i64::try_from(length)) else {
             return Err(Error::new(Kind::Other, "the disk is too large for this system"));
         };
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        if fallocate(&self.file, flags, from, bytes).is_ok() {
+        if self.file().is_some_and(|file| fallocate(file, flags, from, bytes).is_ok()) {
             return Ok(());
         }
         let zeros = vec![0; 1 << 20];
@@ -241,34 +330,29 @@ impl Output {
         Ok(())
     }
 
-    /// Makes all that was written durable.
+    /// Makes all that was written durable, also before this restore.
     ///
     /// # Errors
-    /// The file system's: then nothing of the output is to be believed.
+    /// The file system's, the NBD server's: then nothing of the output is to be believed.
     pub fn sync(&self) -> Result<()> {
-        if matches!(self.kind, OutputKind::Stream(_)) {
-            return Ok(());
+        match &self.kind {
+            OutputKind::Stream(..) => Ok(()),
+            OutputKind::Export(export, _) => export.flush(),
+            OutputKind::New { file, .. } | OutputKind::Device(file, _) => {
+                file.sync_all().map_err(|error| self.failed(error))
+            }
         }
-        self.file.sync_all().map_err(|error| self.failed(error))
     }
 
     /// Gives the file its name; durable once the folder is synced.
     fn place(&mut self) -> Result<Placed> {
         let (mut temporary, force) = match &mut self.kind {
-            OutputKind::Device | OutputKind::Stream(_) => return Ok(Placed::Nothing),
-            OutputKind::Unnamed { force: false } => {
-                self.link(&self.target)?;
-                return Ok(Placed::New(self.target.clone()));
+            OutputKind::Device(_, begun) | OutputKind::Export(_, begun) => {
+                begun.iter().for_each(Begun::end);
+                return Ok(Placed::Nothing);
             }
-            OutputKind::Unnamed { force: true } => {
-                // A link never replaces: link beside it, then rename.
-                let path = beside(&self.target, PART);
-                self.link(&path)?;
-                (Temporary(path), true)
-            }
-            OutputKind::Temporary { path, force } => {
-                (Temporary(std::mem::replace(&mut path.0, PathBuf::new())), *force)
-            }
+            OutputKind::Stream(..) => return Ok(Placed::Nothing),
+            OutputKind::New { path, force, .. } => (Temporary(std::mem::take(&mut path.0)), *force),
         };
         if force && self.target.is_file() {
             // It was free when we began, perhaps long ago.
@@ -303,12 +387,6 @@ impl Output {
         Ok(Placed::New(self.target.clone()))
     }
 
-    fn link(&self, path: &Path) -> Result<()> {
-        let proc = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-        nix::unistd::linkat(AT_FDCWD, &proc, AT_FDCWD, path, nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW)
-            .map_err(|error| self.failed(error.into()))
-    }
-
     fn failed(&self, error: io::Error) -> Error {
         let at = self.target.display();
         match error.kind() {
@@ -332,11 +410,7 @@ pub fn commit(mut outputs: Vec<Output>) -> Result<()> {
         Ok(())
     });
     let done = done.and_then(|()| {
-        outputs.iter().filter(|output| output.is_file()).try_for_each(|output| {
-            // Again, now that it has a name: some file systems (btrfs) make nothing durable of a file that has none.
-            output.sync()?;
-            sync_folder_of(&output.target)
-        })
+        outputs.iter().filter(|output| output.is_file()).try_for_each(|output| sync_folder_of(&output.target))
     });
     match done {
         Ok(()) => {
@@ -439,11 +513,42 @@ fn beginning(target: &Path) -> String {
 
 /// Removes what killed restores to this place left beside it.
 fn sweep(target: &Path, end: &str) {
-    let beginning = beginning(target);
-    unfinished::sweep(&folder(target), |name| {
-        let id = name.strip_prefix(&beginning).and_then(|rest| rest.strip_suffix(end));
-        id.is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    unfinished::sweep(&folder(target), |name| is_beside(target, end, name));
+}
+
+/// Whether a name is one that [`beside`] gives.
+fn is_beside(target: &Path, end: &str, name: &str) -> bool {
+    let id = name.strip_prefix(&beginning(target)).and_then(|rest| rest.strip_suffix(end));
+    id.is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The note of a restore in place, and whether one was begun there before.
+fn begun(target: &Path, how: &How) -> (Option<Begun>, bool) {
+    let begun = how.notes.as_ref().map(|folder| Begun::of(folder, target));
+    let left = how.resume && begun.as_ref().is_some_and(Begun::is_there);
+    if left {
+        said_to_go_on(target);
+    }
+    let noted = begun.filter(|begun| match begun.note(target) {
+        Ok(()) => true,
+        Err(error) => {
+            let at = target.display();
+            tracing::warn!(%error, "a restore to {at} that is interrupted will begin anew; see --state-dir");
+            false
+        }
     });
+    (noted, left)
+}
+
+fn said_to_go_on(target: &Path) {
+    let at = target.display();
+    tracing::info!(
+        "going on with an interrupted restore to {at}: what it left is compared, what differs fetched"
+    );
+}
+
+fn said_of_the_rest(target: &Path, rest: u64) {
+    tracing::warn!("{} is {rest} bytes larger than the disk; what is there stays", target.display());
 }
 
 #[cfg(test)]
@@ -451,7 +556,8 @@ mod tests {
     use super::*;
 
     fn filled(target: &Path, force: bool) -> Output {
-        let output = Output::create(target, 8192, force).unwrap();
+        let how = How { force, ..How::default() };
+        let output = Output::create(target, 8192, 4096, &how).unwrap();
         output.write(0, b"new").unwrap();
         output
     }
@@ -504,7 +610,11 @@ mod tests {
         let (_held, living) = unfinished::create(|| beside(&at, PART)).unwrap();
         let left = |end: &str| names(folder.path()).iter().filter(|name| name.ends_with(end)).count();
         let output = filled(&at, true);
-        assert_eq!((left(PART), left(REPLACED)), (4, 1), "the living one's, and three that are not ours");
+        assert_eq!(
+            (left(PART), left(REPLACED)),
+            (5, 1),
+            "its own, the living one's, and three that are not ours"
+        );
         commit(vec![output]).unwrap();
         assert_eq!((left(PART), left(REPLACED), living.exists()), (4, 0, true));
         assert_eq!(names(folder.path()).len(), 6);

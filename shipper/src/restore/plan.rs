@@ -41,10 +41,16 @@ pub struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Sorts the window's blocks: four bytes each.
     pub fn new(window: &'a Window) -> Self {
+        Self::without(window, &[])
+    }
+
+    /// As [`Self::new`], without the blocks of the window of which `has` says that they are there already.
+    pub fn without(window: &'a Window, has: &[bool]) -> Self {
         let first = window.first();
         let mut order: Vec<u32> = window
             .data()
             .map(|(block, ..)| u32::try_from(block - first).expect("a window is small"))
+            .filter(|at| !has.get(*at as usize).is_some_and(|has| *has))
             .collect();
         let key = |at: &u32| {
             let Found::Data { frame, slot, .. } = window.get(first + u64::from(*at)) else { unreachable!() };

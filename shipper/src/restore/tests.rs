@@ -8,6 +8,7 @@ use crate::vault::sample::{BLOCK, Change, Cycle, World, disk_id, secrets, simple
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use towline_tracker::id::CutId;
 
 fn request(to: &Path) -> Request {
@@ -16,9 +17,13 @@ fn request(to: &Path) -> Request {
         disk: None,
         point: Wanted::Latest,
         to: to.to_owned(),
-        force: false,
+        how: How::default(),
         jobs: 3,
     }
+}
+
+fn forced() -> How {
+    How { force: true, ..How::default() }
 }
 
 fn quietly(world: &World, request: &Request) -> Result<Restored> {
@@ -91,14 +96,15 @@ fn nothing_is_replaced_without_force_and_everything_with_it() {
     fs::write(&to, "precious").unwrap();
     assert_eq!(quietly(&world, &one).unwrap_err().kind(), Kind::OutputExists);
     assert_eq!(fs::read(&to).unwrap(), b"precious");
-    quietly(&world, &Request { force: true, ..one.clone() }).unwrap();
+    quietly(&world, &Request { how: forced(), ..one.clone() }).unwrap();
     assert!(fs::read(&to).unwrap() == world.points[0].1[0]);
     // A folder is no file, and a file no folder, with or without force.
     for force in [false, true] {
         let to = folder.path().to_owned();
-        let error = quietly(&world, &Request { to, force, ..one.clone() }).unwrap_err();
+        let how = How { force, ..How::default() };
+        let error = quietly(&world, &Request { to, how: how.clone(), ..one.clone() }).unwrap_err();
         assert_eq!(error.kind(), Kind::OutputExists);
-        let error = quietly(&world, &Request { disk: None, force, ..one.clone() }).unwrap_err();
+        let error = quietly(&world, &Request { disk: None, how, ..one.clone() }).unwrap_err();
         assert_eq!(error.kind(), Kind::OutputExists, "{}", error.line());
     }
     // Into a folder that is there, beside other files; a second time not.
@@ -107,7 +113,7 @@ fn nothing_is_replaced_without_force_and_everything_with_it() {
     let all = request(&folder.path().join("all"));
     quietly(&world, &all).unwrap();
     assert_eq!(quietly(&world, &all).unwrap_err().kind(), Kind::OutputExists);
-    quietly(&world, &Request { force: true, ..all }).unwrap();
+    quietly(&world, &Request { how: forced(), ..all }).unwrap();
     assert_eq!(fs::read_dir(folder.path().join("all")).unwrap().count(), 3);
 }
 
@@ -138,7 +144,7 @@ fn a_failed_restore_leaves_nothing_and_harms_nothing() {
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no folder, no file, no leftover");
             let old = folder.path().join("old.raw");
             fs::write(&old, "old").unwrap();
-            let forced = Request { disk: Some("disk0.raw".into()), point, force: true, ..request(&old) };
+            let forced = Request { disk: Some("disk0.raw".into()), point, how: forced(), ..request(&old) };
             assert!(quietly(&world, &forced).is_err());
             assert_eq!(fs::read(&old).unwrap(), b"old");
             fs::remove_file(&old).unwrap();
@@ -216,11 +222,123 @@ fn what_was_on_a_device_is_gone_where_the_disk_has_zeros() {
     let model = &world.points[1].1[0];
     fs::write(&path, vec![0xaa; model.len() + 5000]).unwrap();
     let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    let output = Output::in_place(file, &path);
+    let output = Output::in_place(file, &path, &How::default());
     copy::copy(&image, world.group.hasher(), &output, 2, 7, &|_| {}).unwrap();
     let found = fs::read(&path).unwrap();
     assert!(found[..model.len()] == **model);
     assert!(found[model.len()..].iter().all(|byte| *byte == 0xaa), "beyond the disk nothing is touched");
+}
+
+/// The vault of a world behind a store that is away from the n-th read of a pack on.
+fn away_after(world: &World, reads: usize) -> Vault {
+    let left = std::sync::atomic::AtomicUsize::new(reads);
+    let store = Scripted::new(world.store.clone(), move |call| {
+        let pack = matches!(call.what, What::Range { .. }) && call.name.ends_with(".pack");
+        let spent = pack
+            && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err();
+        if spent { Mood::Fail(crate::store::StoreErrorKind::Transient) } else { Mood::Good }
+    });
+    Vault::open_with(store, &secrets()).unwrap()
+}
+
+/// Goal: an interrupted restore goes on with what it has, whatever became of that, and never hands out a wrong byte. Method:
+/// the store goes away after n reads, for each n; then the same, and other points, are restored over what is left, of
+/// which bytes were spoilt meanwhile (as by a power cut, which keeps what it likes).
+#[test]
+fn an_interrupted_restore_goes_on_and_believes_nothing_but_hashes() {
+    let world = busy();
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("all");
+    let resume = How { resume: true, ..How::default() };
+    let whole = quietly(&world, &request(&folder.path().join("whole"))).unwrap();
+    let fetched = |restored: &Restored| restored.disks.iter().map(|disk| disk.fetched_bytes).sum::<u64>();
+    let kept = |restored: &Restored| restored.disks.iter().map(|disk| disk.kept_bytes).sum::<u64>();
+    let mut less = 0;
+    for (round, (point, disks)) in (0..8).zip(world.points.iter().rev().cycle()) {
+        let away = away_after(&world, round);
+        let interrupted = Request { how: resume.clone(), jobs: 1, ..request(&to) };
+        let error = restore(&away, &interrupted, &|_, _| {}).unwrap_err();
+        assert!(error.kind() == Kind::Unreachable && error.line().contains("to go on"), "{}", error.line());
+        let left = || fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().path());
+        assert_eq!(left().count(), 2, "one for each disk, under no disk's name");
+        if round % 3 == 2 {
+            for part in left() {
+                let length = fs::metadata(&part).unwrap().len();
+                let file = fs::OpenOptions::new().write(true).open(part).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa; 3 * BLOCK], 2 * BLOCK as u64)
+                    .unwrap();
+                file.set_len(length / 2).unwrap();
+            }
+        }
+        let again = Request { point: Wanted::Id(point.to_string()), how: resume.clone(), ..request(&to) };
+        let restored = quietly(&world, &again).unwrap();
+        for (disk, model) in restored.disks.iter().zip(disks) {
+            assert!(fs::read(&disk.path).unwrap() == *model, "round {round}, {}", disk.name);
+            let meta = fs::metadata(&disk.path).unwrap();
+            assert!(meta.blocks() * 512 <= 4 << 20, "{} is sparse", disk.name);
+        }
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 2, "nothing is left");
+        less += u64::from(round == 7 && kept(&restored) > 0 && fetched(&restored) < fetched(&whole));
+        fs::remove_dir_all(&to).unwrap();
+    }
+    assert_eq!(less, 1, "what was there was fetched again");
+    // Who does not want to go on begins anew, and leaves nothing.
+    restore(&away_after(&world, 5), &Request { how: resume.clone(), ..request(&to) }, &|_, _| {})
+        .unwrap_err();
+    let error = restore(&away_after(&world, 5), &request(&to), &|_, _| {}).unwrap_err();
+    assert!(!error.line().contains("to go on"), "{}", error.line());
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+    // What fails for good leaves nothing for another try, which would fail too.
+    restore(&away_after(&world, 5), &Request { how: resume.clone(), ..request(&to) }, &|_, _| {})
+        .unwrap_err();
+    let pack = world
+        .store
+        .list("groups/", "", 1000)
+        .unwrap()
+        .into_iter()
+        .rfind(|object| object.name.ends_with(".pack"));
+    let pack = pack.unwrap().name;
+    let mut bytes = world.store.get(&pack, 1 << 30).unwrap();
+    bytes[100] ^= 4;
+    world.store.overwrite(&pack, bytes);
+    let error = quietly(&world, &Request { how: resume, ..request(&to) }).unwrap_err();
+    assert_eq!(error.kind(), Kind::Damage, "{}", error.line());
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+}
+
+/// A device has no name to withhold: a note says that a restore was begun there.
+#[test]
+fn a_restore_into_a_device_goes_on_by_a_note() {
+    let world = busy();
+    let folder = tempfile::tempdir().unwrap();
+    let (path, notes) = (folder.path().join("device"), folder.path().join("state/restores"));
+    let model = &world.points.last().unwrap().1[0];
+    fs::write(&path, vec![0xaa; model.len() + 5000]).unwrap();
+    let how = How { force: true, resume: true, notes: Some(notes.clone()) };
+    let into = |vault: &Vault, how: &How| {
+        let content = world.base.as_ref().unwrap().content.clone();
+        let group = vault.group("db");
+        let image = Image::open(Arc::new(Reader::new(group.clone(), CACHE)), &content.disks[0])?;
+        let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let output = Output::in_place(file, &path, how);
+        let copied = copy::copy(&image, group.hasher(), &output, 1, 700, &|_| {})?;
+        output.sync()?;
+        output::commit(vec![output])?;
+        Ok::<_, Error>(copied)
+    };
+    let noted = || fs::read_dir(&notes).unwrap().count();
+    let anew = How { resume: false, notes: None, force: true };
+    let whole = into(&world.vault, &anew).unwrap();
+    fs::write(&path, vec![0xaa; model.len() + 5000]).unwrap();
+    into(&away_after(&world, 4), &how).unwrap_err();
+    assert_eq!(noted(), 1);
+    let rest = into(&world.vault, &how).unwrap();
+    assert!(rest.kept_bytes > 0 && rest.fetched_bytes < whole.fetched_bytes, "{rest:?} of {whole:?}");
+    assert_eq!(noted(), 0);
+    let found = fs::read(&path).unwrap();
+    assert!(found[..model.len()] == **model && found[model.len()..].iter().all(|byte| *byte == 0xaa));
+    // Finished is finished: the next one looks at nothing.
+    assert_eq!(into(&world.vault, &how).unwrap().kept_bytes, 0);
 }
 
 /// A pipe gets the disk in block order, whatever windows and threads there are (V12), and of a damaged one what comes
@@ -250,7 +368,7 @@ fn a_pipe_gets_the_disk_in_block_order_and_nothing_unverified() {
         let content = world.base.as_ref().unwrap().content.clone();
         let reader = Arc::new(Reader::new(world.group.clone(), CACHE));
         let image = Image::open(reader, &content.disks[0]).unwrap();
-        let output = Output::create(&pipe, image.size(), false).unwrap();
+        let output = Output::create(&pipe, image.size(), BLOCK as u64, &How::default()).unwrap();
         copy::copy(&image, world.group.hasher(), &output, 3, window, &|_| {})
     };
     let model = &world.points.last().unwrap().1[0];
@@ -278,7 +396,7 @@ fn a_disk_that_somebody_has_locked_is_not_replaced_even_with_force() {
     let file = fs::File::open(&to).unwrap();
     let lock = libc::flock { l_type: libc::F_RDLCK as i16, l_whence: 0, l_start: 101, l_len: 1, l_pid: 0 };
     nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
-    let forced = Request { disk: Some("disk0.raw".into()), force: true, ..request(&to) };
+    let forced = Request { disk: Some("disk0.raw".into()), how: super::tests::forced(), ..request(&to) };
     let error = quietly(&world, &forced).unwrap_err();
     assert!(error.kind() == Kind::OutputExists && error.line().contains("in use"), "{}", error.line());
     drop(file);

@@ -77,7 +77,7 @@ pub(super) fn sound(world: &World) -> Vec<CutId> {
             disk: None,
             point: Wanted::Id(point.id.to_string()),
             to: to.clone(),
-            force: false,
+            how: Default::default(),
             jobs: 1,
         };
         restore(&world.vault, &request, &|_, _| {}).unwrap();

@@ -20,7 +20,8 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    /// Opens the images that are compared, with pages cached up to `cache` bytes. With `distrust` the base has none.
+    /// Opens the images that are compared, with pages cached up to `cache` bytes. With `distrust` the base has none;
+    /// `resync_at` as for [`plan::compare`].
     ///
     /// # Errors
     /// The store's. Damage is no error: the image that has it is forgotten.
@@ -29,12 +30,13 @@ impl Ground {
         mut base: Option<Base>,
         disks: &[SourceDisk],
         distrust: bool,
+        resync_at: u8,
         cache: u64,
     ) -> Result<Self> {
         if let Some(base) = base.as_mut().filter(|_| distrust) {
             disks.iter().for_each(|disk| base.content.forget(disk.id));
         }
-        let mut compare = plan::compare(disks, base.as_ref().map(|base| &base.content));
+        let mut compare = plan::compare(disks, base.as_ref().map(|base| &base.content), resync_at);
         let mut images = None;
         if let Some(base) = base.as_mut().filter(|_| compare.contains(&true)) {
             let opened = ImageBelow::open(group, &base.content, disks, &compare, cache)?;

@@ -48,6 +48,8 @@ pub struct Options {
     pub full: bool,
     /// At a cut that [`Self::full`] asks for, nothing in the vault is believed: everything is shipped again.
     pub distrust: bool,
+    /// A disk of which so many per cent have changed is compared with the vault; 0: never.
+    pub resync_at: u8,
     /// Take over a group that another lineage or other disks own.
     pub take_over: bool,
     /// Memory in bytes, whatever the disks.

@@ -47,9 +47,20 @@ pub fn fits(disks: &[SourceDisk], base: Option<&Content>, whole: bool) -> bool {
 }
 
 /// For each disk, whether its blocks are compared with the image below before they are shipped (V7): when the tracker
-/// asks for it, or when everything is frozen although there is an image.
-pub fn compare(disks: &[SourceDisk], base: Option<&Content>) -> Vec<bool> {
-    let wanted = |disk: &SourceDisk| disk.compare || disk.whole;
+/// asks for it, when everything is frozen although there is an image, or when so many per cent of the disk have changed
+/// (0: never; DESIGN 4.2).
+///
+/// A comparison reads the index pages that speak of the changed blocks, some 40 bytes a block of what they cover: about 1 % of
+/// the disk if all of them are read, so at half of it at most 2 % of what would be shipped, and blocks are hashed in any case.
+/// It pays if more than these 2 % are as they were, which is likely of a change of that size (a restore, a defragmentation, a
+/// file system that was written anew). Of few changes, all over the disk, each block may need a page of its own, of the size of
+/// sixteen blocks: there shipping is cheaper, and what was put lately is known without the vault.
+pub fn compare(disks: &[SourceDisk], base: Option<&Content>, resync_at: u8) -> Vec<bool> {
+    let much = |disk: &SourceDisk| {
+        let part = u128::from(disk.size) * u128::from(resync_at);
+        resync_at > 0 && disk.frozen_bytes > 0 && u128::from(disk.frozen_bytes) * 100 >= part
+    };
+    let wanted = |disk: &SourceDisk| disk.compare || disk.whole || much(disk);
     disks.iter().map(|disk| wanted(disk) && shape(disk).base_image(base).is_some()).collect()
 }
 
@@ -236,10 +247,24 @@ mod tests {
         );
         let recovered = disk(1, false, true);
         assert_eq!(
-            compare(&[part, whole.clone(), recovered, new], Some(&content)),
+            compare(&[part.clone(), whole.clone(), recovered, new], Some(&content), 50),
             [false, true, true, false]
         );
-        assert_eq!(compare(&[whole], None), [false]);
+        assert_eq!(compare(&[whole], None, 50), [false]);
+        let changed = |frozen_bytes| SourceDisk { frozen_bytes, ..part.clone() };
+        let half = part.size / 2;
+        for (changed, at, compared) in [
+            (half - 4096, 50, false),
+            (half, 50, true),
+            (half, 51, false),
+            (part.size, 100, true),
+            (part.size, 0, false),
+            (4096, 1, false),
+        ]
+        .map(|(bytes, at, compared)| (self::compare(&[changed(bytes)], Some(&content), at), at, compared))
+        {
+            assert_eq!(changed, [compared], "{at} %");
+        }
     }
 
     #[test]

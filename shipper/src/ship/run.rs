@@ -434,7 +434,8 @@ impl Shipper<'_> {
         let of_this = |base: &Base| (base.header.cut, base.header.time_ns) == (info.cut, info.time_ns);
         let begun = base.as_ref().is_some_and(of_this);
         let distrust = self.options.distrust && self.full_cut == Some(info.cut) && !begun;
-        Ground::new(&writer.group, base, source.disks(), distrust, self.plan.cache_bytes)
+        let resync_at = self.options.resync_at;
+        Ground::new(&writer.group, base, source.disks(), distrust, resync_at, self.plan.cache_bytes)
     }
 
     /// Ships a freeze, publishes it and releases it.

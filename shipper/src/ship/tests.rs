@@ -83,6 +83,7 @@ fn options(fake: &Fake, every: Option<Duration>) -> Options {
         every,
         full: false,
         distrust: false,
+        resync_at: 0,
         take_over: false,
         memory: MEMORY_MIN,
         pack_size: 256 << 10,
@@ -160,6 +161,29 @@ fn once_after_once_gives_a_chain_of_points() {
     assert_eq!(kinds(&store), [Claim, Point, Claim, Point, Claim, Point]);
     let asked = fake.lock().asked.clone();
     assert_eq!(asked, ["attach", "cut", "confirm", "release"].repeat(3));
+}
+
+/// What a guest wrote again as it was is shipped, unless it is so much that a comparison is cheaper; and a comparison of a part
+/// of the disk ships what differs, zeros too.
+#[test]
+fn a_cycle_over_half_of_the_disk_ships_what_differs() {
+    for (resync_at, blocks, shipped) in [(50, 1000, 3), (50, 990, 660), (0, 1000, 666)] {
+        let (fake, store) = (Fake::new(disk(2000)), new_vault());
+        once(&fake, &store).unwrap();
+        for block in (0..2 * blocks).step_by(2) {
+            let data = if block % 3 == 0 { vec![0; BLOCK] } else { noise(block) };
+            fake.lock().write(block, &data);
+        }
+        [4, 8, 10].into_iter().for_each(|block| fake.lock().write(block, &noise(block << 32)));
+        [14, 20].into_iter().for_each(|block| fake.lock().write(block, &[0; BLOCK]));
+        let summary = once_with(&fake, &store, &Options { resync_at, ..options(&fake, None) }).unwrap();
+        assert_eq!(summary.bytes_changed, blocks * BLOCK as u64, "{resync_at} %");
+        let compared = resync_at > 0 && blocks >= 1000;
+        let expected = if compared { shipped } else { shipped - 2 };
+        assert_eq!(summary.bytes_shipped / BLOCK as u64, expected, "{resync_at} %, {blocks} blocks");
+        let zeros = if compared { 2 } else { blocks - expected };
+        assert_eq!(summary.bytes_zero / BLOCK as u64, zeros, "{resync_at} %, {blocks} blocks");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::names::{self, ObjectName};
 use super::pack::TRAILER;
 use crate::{Error, Result};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Indexes of up to this many bytes are read in one request, with all their pages.
 const SMALL: u64 = 256 << 10;
@@ -18,6 +18,9 @@ const SMALL: u64 = 256 << 10;
 const TAIL: u64 = 64 << 10;
 /// Memory for opened pages, unless asked otherwise.
 pub const CACHE: usize = 32 << 20;
+
+/// Pages of different numbers, by this, are fetched at the same time.
+const LANES: usize = 32;
 
 /// Where an object's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct Place {
 pub struct Reader {
     group: Group,
     cache: Mutex<Cache>,
+    /// Who fetches a page holds one of these: who needs the same one meanwhile waits, and finds it in the cache.
+    fetching: [Mutex<()>; LANES],
 }
 
 /// An index that was opened: its directory; pages come when they are needed.
@@ -53,7 +58,8 @@ pub struct Index {
 impl Reader {
     /// With a cache of this many bytes.
     pub fn new(group: Group, cache: usize) -> Self {
-        Self { group, cache: Mutex::new(Cache { capacity: cache, ..Cache::default() }) }
+        let cache = Mutex::new(Cache { capacity: cache, ..Cache::default() });
+        Self { group, cache, fetching: [const { Mutex::new(()) }; LANES] }
     }
 
     /// The group.
@@ -153,6 +159,10 @@ impl Reader {
     /// `Damage`, the store's.
     pub fn page(&self, index: &Index, number: usize) -> Result<Arc<Page>> {
         let key = (index.reference.name, number);
+        if let Some(page) = self.lock().get(&key) {
+            return Ok(page);
+        }
+        let _fetching = self.fetching[number % LANES].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(page) = self.lock().get(&key) {
             return Ok(page);
         }

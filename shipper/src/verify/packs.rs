@@ -5,6 +5,7 @@ use crate::vault::frame::BlockHash;
 use crate::vault::index::{PackRef, PageFrame};
 use crate::vault::pack::PackReader;
 use crate::{Error, Kind, Result};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -71,16 +72,19 @@ pub(super) enum Look {
     Not,
     /// Whether it is there, as long as it must be.
     There,
+    /// As [`Self::There`]: all of it was read before an interruption.
+    Before,
     /// All of it is read.
     Whole,
 }
 
-/// Checks the packs of an index, each as `look` says.
+/// Checks the packs of an index, each as `look` says; `sound` hears of each that was read whole and is as it must be.
 pub(super) fn check_packs(
     reader: &Reader,
     index: &Index,
     expected: &[Vec<Needed>],
     look: &(dyn Fn(&PackRef) -> Look + Sync),
+    sound: &(dyn Fn(&PackRef) + Sync),
 ) -> Result<Vec<Finding>> {
     let next = AtomicUsize::new(0);
     let findings = Mutex::new(Vec::new());
@@ -93,14 +97,16 @@ pub(super) fn check_packs(
             if look == Look::Not {
                 continue;
             }
+            let is_sound = Cell::new(true);
             let mut tell = |frame: Option<u32>, error: Error| match error.kind() {
                 Kind::Damage | Kind::NewerVault => {
+                    is_sound.set(false);
                     findings.lock().expect("no panic with the lock").push(Finding { pack, frame, error });
                     Ok(())
                 }
                 _ => Err(error),
             };
-            if look == Look::There {
+            if look != Look::Whole {
                 there(reader, reference).or_else(|error| tell(None, error))?;
                 continue;
             }
@@ -110,6 +116,9 @@ pub(super) fn check_packs(
                 }
                 Ok(found) => check_pack(reader, &found, &expected[pack], &mut tell)?,
                 Err(error) => tell(None, error)?,
+            }
+            if is_sound.get() {
+                sound(reference);
             }
         }
     };

@@ -147,7 +147,7 @@ fn a_point_is_affected_exactly_when_it_can_not_be_restored() {
                 disk: None,
                 point: crate::points::Wanted::Id(point.id.to_string()),
                 to: to.clone(),
-                force: false,
+                how: Default::default(),
                 jobs: 1,
             };
             let restored = restore(&world.vault, &request, &|_, _| {}).is_ok();
@@ -203,7 +203,7 @@ fn the_vault_of_format_1_still_verifies_and_restores() {
     for (id, hashes) in expected {
         let to = folder.path().join(id);
         let point = id.parse().unwrap();
-        let request = Request { group: "db".into(), disk: None, point, to, force: false, jobs: 2 };
+        let request = Request { group: "db".into(), disk: None, point, to, how: Default::default(), jobs: 2 };
         let restored = restore(&vault, &request, &|_, _| {}).unwrap();
         let found =
             restored.disks.iter().map(|disk| blake3::hash(&std::fs::read(&disk.path).unwrap()).to_string());
@@ -217,7 +217,7 @@ fn less_depth_reads_less_and_still_finds_what_is_missing() {
     let world = small();
     let objects = objects(&world.store);
     let at = |depth| {
-        let options = Options { depth, draw: crate::edge::kernel, progress: &|_, _| {} };
+        let options = Options { depth, draw: crate::edge::kernel, progress: &|_, _| {}, notes: None };
         verify_with(&world.vault, Some("db"), &options)
     };
     let whole = at(Depth::All).unwrap();
@@ -242,4 +242,102 @@ fn less_depth_reads_less_and_still_finds_what_is_missing() {
     let report = at(Depth::Structure).unwrap();
     assert!(report.is_sound() && report.groups[0].packs == (packs, 0));
     assert!(report.groups[0].bytes < whole.groups[0].bytes);
+}
+
+/// Goal: an interrupted verification goes on, reads no pack twice, and a finished one begins anew. Method: a store that counts
+/// reads of packs and is away after some; packs that are damaged before and after they were read.
+#[test]
+fn an_interrupted_verification_goes_on_and_a_finished_one_begins_anew() {
+    use crate::store::StoreErrorKind;
+    use crate::store::scripted::{Mood, Scripted, What};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    let mut world = World::new();
+    world.pack_size = 1 << 16;
+    for round in 0..10u64 {
+        world.cycle(&simple((0..40).map(|n| (n, Change::Noise(n << 8 | round)))));
+    }
+    let (reads, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(usize::MAX)));
+    let (counted, allowed) = (reads.clone(), left.clone());
+    let store = Scripted::new(world.store.clone(), move |call| {
+        if !matches!(call.what, What::Range { .. }) || !call.name.ends_with(".pack") {
+            return Mood::Good;
+        }
+        let more = allowed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        counted.fetch_add(usize::from(more.is_ok()), Ordering::SeqCst);
+        if more.is_ok() { Mood::Good } else { Mood::Fail(StoreErrorKind::Transient) }
+    });
+    let vault = Vault::open_with(store, &secrets()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("verifications");
+    const NOW: u64 = 1 << 60;
+    let run = |depth, now_ns, anew, most| {
+        left.store(most, Ordering::SeqCst);
+        reads.store(0, Ordering::SeqCst);
+        let notes = Some(Notes { folder: &folder, now_ns, anew });
+        let options = Options { depth, draw: crate::edge::kernel, progress: &|_, _| {}, notes };
+        let report = verify_with(&vault, None, &options);
+        (report, reads.load(Ordering::SeqCst))
+    };
+    let interrupted =
+        |depth, now_ns| assert_eq!(run(depth, now_ns, false, 5).0.unwrap_err().kind(), Kind::Unreachable);
+    let (whole, all) = run(Depth::All, NOW, false, usize::MAX);
+    let (whole, all) = (whole.unwrap(), all);
+    assert!(whole.is_sound() && whole.groups[0].before.is_none() && all > 8, "{all} packs");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "finished is finished");
+
+    interrupted(Depth::All, NOW);
+    let (report, rest) = run(Depth::All, NOW + 1, false, usize::MAX);
+    let report = report.unwrap();
+    let before = report.groups[0].before.unwrap();
+    let packs = whole.groups[0].packs.0;
+    assert_eq!(report.groups[0].packs, (packs, packs - before.packs), "each is read, now or before");
+    assert!(before.packs > 0 && before.bytes > 0 && before.since_ns == NOW && report.is_sound());
+    // Of four readers each may have read what the interruption kept it from noting.
+    assert!(rest + 5 >= all && rest < all, "{rest} of {all}");
+    assert_eq!(run(Depth::All, NOW, false, usize::MAX).1, all, "a finished one begins anew");
+
+    // Interrupted again and again it comes to its end.
+    let rounds = (0..all).take_while(|_| run(Depth::All, NOW, false, 5).0.is_err()).count();
+    assert!((2..all / 2).contains(&rounds), "{rounds} rounds for {all} packs");
+
+    // Another depth, another week, or the word: anew.
+    for (depth, now_ns, anew) in [
+        (Depth::Sample(1.0), NOW, false),
+        (Depth::All, NOW + (8 * 24 * 3600 * 1_000_000_000), false),
+        (Depth::All, NOW - 1, false),
+        (Depth::All, NOW, true),
+    ] {
+        interrupted(Depth::All, NOW);
+        let (report, read) = run(depth, now_ns, anew, usize::MAX);
+        assert!(read == all && report.unwrap().groups[0].before.is_none(), "{depth:?} {now_ns} {anew}");
+    }
+    // A sample is the same one before and after.
+    interrupted(Depth::Sample(1.0), NOW);
+    let sample = run(Depth::Sample(1.0), NOW, false, usize::MAX);
+    let report = sample.0.unwrap();
+    assert_eq!(report.groups[0].packs.1 + report.groups[0].before.unwrap().packs, packs);
+
+    // What is cut off or foreign in the file says nothing; a pack that it does not name is read and its damage told.
+    interrupted(Depth::All, NOW);
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let object = |line: &str| {
+        let pack = line.split(' ').nth(1)?;
+        objects(&world.store).into_iter().find(|(name, _)| name.ends_with(&format!("{pack}.pack")))
+    };
+    let (cut, name) = text.lines().rev().find_map(|line| Some((line, object(line)?))).unwrap();
+    let without = text.replace(&format!("{cut}\n"), "foreign\n");
+    std::fs::write(&file, without + &cut[..40]).unwrap();
+    let mut flipped = name.1.clone();
+    flipped[crate::vault::envelope::HEADER + 20] ^= 1;
+    world.store.overwrite(&name.0, flipped);
+    for (most, sound) in [(5, None), (usize::MAX, Some(false)), (usize::MAX, Some(false))] {
+        let report = run(Depth::All, NOW, false, most).0;
+        assert_eq!(
+            report.ok().map(|report| report.is_sound()),
+            sound,
+            "what is damaged is never remembered as read"
+        );
+    }
 }

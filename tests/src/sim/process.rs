@@ -114,6 +114,7 @@ pub fn ship(orders: Orders, stop: Stop) -> Running {
             every: orders.every,
             full: orders.full,
             distrust: orders.distrust,
+            resync_at: 0,
             take_over: orders.take_over,
             memory: 64 << 20,
             pack_size: orders.plan.pack_size,

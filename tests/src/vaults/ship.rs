@@ -215,7 +215,7 @@ fn one(
     let source = lock(life).hosts[run.host].source();
     let info = source.info();
     let content = base.as_ref().map(|base| &base.content);
-    let compare = plan::compare(source.disks(), content);
+    let compare = plan::compare(source.disks(), content, 0);
     let below: Box<dyn Below> = match content {
         Some(content) => Box::new(ImageBelow::open(group, content, source.disks(), &compare, 1 << 20)?),
         None => Box::new(NothingBelow),

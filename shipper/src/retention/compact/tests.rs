@@ -236,7 +236,7 @@ fn a_restore_goes_on_where_the_blocks_are_now() {
         disk: None,
         point: crate::points::Wanted::Id(points[0].to_string()),
         to: folder.path().join("disks"),
-        force: false,
+        how: Default::default(),
         jobs: 2,
     };
     let restored = restore(&vault, &request, &|_, _| {}).unwrap();

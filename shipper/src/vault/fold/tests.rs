@@ -353,7 +353,7 @@ fn a_restore_of_point_500_reads_what_its_image_needs() {
         disk: Some("disk0.raw".into()),
         point: Wanted::Latest,
         to: folder.path().join("disk"),
-        force: false,
+        how: Default::default(),
         jobs: 1,
     };
     restore(&vault, &request, &|_, _| {}).unwrap();

@@ -1,5 +1,5 @@
-//! A small blocking client, for tests, benches and the demo: one unix socket, simple replies, requests one at a time
-//! or pipelined ([`Client::send`] and [`Client::receive`]).
+//! A small blocking client, for restores into an export, tests, benches and the demo: one connection, simple replies,
+//! requests one at a time or pipelined ([`Client::send`] and [`Client::receive`]).
 
 use super::wire::*;
 use std::collections::HashMap;
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// How long a server may be silent before the client gives up: only detects a hang.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// The longest request where the server does not say: what the protocol lets a client assume.
+const LARGEST: u32 = 32 << 20;
 /// The longest reply to an option that is accepted.
 const OPTION_REPLY_MAX: u32 = 64 << 10;
 
@@ -61,13 +63,14 @@ pub struct Reply {
     pub result: io::Result<Vec<u8>>,
 }
 
-/// A connection to one export.
+/// A connection to one export, over a unix socket unless said otherwise.
 #[derive(Debug)]
-pub struct Client {
-    stream: UnixStream,
+pub struct Client<S = UnixStream> {
+    stream: S,
     size: u64,
     flags: u16,
     align: u32,
+    largest: u32,
     /// Lengths of the reads that are not answered, by cookie.
     reads: HashMap<u64, usize>,
     waiting: usize,
@@ -83,8 +86,19 @@ impl Client {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(SILENCE_MAX))?;
         stream.set_write_timeout(Some(SILENCE_MAX))?;
+        Self::over(stream, export)
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Opens an export over a connection to a server; its timeouts are the caller's.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn over(stream: S, export: &str) -> io::Result<Self> {
+        let (reads, largest) = (HashMap::new(), LARGEST);
         let mut client =
-            Self { stream, size: 0, flags: 0, align: 1, reads: HashMap::new(), waiting: 0, next_cookie: 0 };
+            Self { stream, size: 0, flags: 0, align: 1, largest, reads, waiting: 0, next_cookie: 0 };
         client.negotiate(export)?;
         Ok(client)
     }
@@ -99,13 +113,28 @@ impl Client {
         self.align
     }
 
+    /// Reads and writes must be no longer than this.
+    pub fn largest(&self) -> u32 {
+        self.largest
+    }
+
     /// The export can't be written.
     pub fn read_only(&self) -> bool {
         self.flags & READ_ONLY != 0
     }
 
+    /// What is answered can be made durable; where it can't, nobody says whether it is.
+    pub fn can_flush(&self) -> bool {
+        self.flags & SEND_FLUSH != 0
+    }
+
+    /// A range can be made zeros without sending them.
+    pub fn can_zero(&self) -> bool {
+        self.flags & SEND_WRITE_ZEROES != 0
+    }
+
     /// The socket, for timeouts and shutting down.
-    pub fn stream(&self) -> &UnixStream {
+    pub fn stream(&self) -> &S {
         &self.stream
     }
 
@@ -248,14 +277,20 @@ impl Client {
                 REP_ACK => return Ok(()),
                 REP_INFO if data.len() >= 2 => match (be16(&data, 0), data.len()) {
                     (INFO_EXPORT, 12) => (self.size, self.flags) = (be64(&data, 2), be16(&data, 10)),
-                    (INFO_BLOCK_SIZE, 14) => self.align = be32(&data, 2),
+                    (INFO_BLOCK_SIZE, 14) => (self.align, self.largest) = (be32(&data, 2), be32(&data, 10)),
                     _ => {}
                 },
                 REP_ERR_UNKNOWN => {
                     let text = format!("the server has no export named {export:?}");
                     return Err(io::Error::new(io::ErrorKind::NotFound, text));
                 }
-                _ => return Err(broken("the server refused the export")),
+                REP_ERR_TLS_REQD => return Err(broken("the server wants TLS, which is not spoken here")),
+                // Behind an error a server may say in words what is wrong.
+                _ => {
+                    let told = String::from_utf8_lossy(&data);
+                    let told: String = told.chars().filter(|letter| !letter.is_control()).take(200).collect();
+                    return Err(broken(&format!("the server refused the export: error {kind:#x} {told}")));
+                }
             }
         }
     }
