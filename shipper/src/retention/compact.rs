@@ -109,7 +109,7 @@ pub fn estimate(
     }
     let reader = Arc::new(Reader::new(group.clone(), CACHE));
     let weighed = weigh::weigh(&reader, &state.contents(), progress)?;
-    let victims = weigh::victims(group, &state, &weighed, bounds.budget)?;
+    let victims = weigh::victims(&reader, &state, &weighed, bounds.budget)?;
     Ok(Compacted { emptied: victims.emptied, put: victims.live })
 }
 
@@ -124,7 +124,7 @@ fn round(
     let reader = Arc::new(Reader::new(group.clone(), CACHE));
     let contents = state.contents();
     let weighed = weigh::weigh(&reader, &contents, progress)?;
-    let victims = weigh::victims(group, state, &weighed, bounds.budget)?;
+    let victims = weigh::victims(&reader, state, &weighed, bounds.budget)?;
     if victims.emptied.0 == 0 {
         return Ok(None);
     }

@@ -7,7 +7,7 @@ use super::envelope::{HEADER, ObjectKind, Opener};
 use super::index::{self, Directory, PackRef, Page};
 use super::limits::DIRECTORY_MAX;
 use super::names::{self, ObjectName};
-use super::pack::TRAILER;
+use super::pack::{self, FooterFrame, TRAILER};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,6 +99,20 @@ impl Reader {
     pub fn pack_opener(&self, pack: &PackRef) -> Opener {
         let name = names::pack(self.group.id(), pack.epoch, pack.cut, pack.name);
         self.group.seal.opener_with_salt(ObjectKind::Pack, &name, &pack.salt)
+    }
+
+    /// The frames of a pack, by number: two requests.
+    ///
+    /// # Errors
+    /// `Damage`, the store's.
+    pub fn frames(&self, pack: &PackRef) -> Result<Vec<FooterFrame>> {
+        let (place, opener) = (self.pack_place(pack), self.pack_opener(pack));
+        let Some(end) = pack.length.checked_sub(TRAILER as u64) else {
+            return Err(Error::damage(&place.name, "it is too short"));
+        };
+        let tail = self.read(&place, end, TRAILER)?;
+        let (offset, sealed) = pack::locate_footer(&opener, &tail, pack.length)?;
+        pack::open_footer(&opener, &mut self.read(&place, offset, sealed)?)
     }
 
     /// Opens an index, or what stands for it now: one request for a small one, three for others.

@@ -196,6 +196,24 @@ pub struct FooterFrame {
     pub blocks: Vec<u64>,
 }
 
+/// Where a pack's footer is, from the pack's last [`TRAILER`] bytes.
+///
+/// # Errors
+/// `Damage`.
+pub fn locate_footer(opener: &Opener, tail: &[u8], length: u64) -> Result<(u64, usize)> {
+    open_trailer(opener, tail, length, FOOTER_MAX)
+}
+
+/// The frames of a pack, by number, from its sealed footer.
+///
+/// # Errors
+/// `Damage`.
+pub fn open_footer(opener: &Opener, sealed: &mut [u8]) -> Result<Vec<FooterFrame>> {
+    let (_, _, frames) = decode_footer(opener.open(POSITION_TABLE, sealed)?)
+        .map_err(|what| Error::damage(opener.name(), what))?;
+    Ok(frames)
+}
+
 /// A pack that was read whole.
 pub struct PackReader {
     name: String,

@@ -46,7 +46,7 @@ fn least_live(world: &World) -> f64 {
     let state = State::read(&world.group, head, catalog).unwrap();
     let reader = Arc::new(Reader::new(world.group.clone(), CACHE));
     let weighed = weigh::weigh(&reader, &state.contents(), &mut ()).unwrap();
-    let victims = weigh::victims(&world.group, &state, &weighed, u64::MAX).unwrap();
+    let victims = weigh::victims(&reader, &state, &weighed, u64::MAX).unwrap();
     match victims.emptied.1 {
         0 => 1.0,
         bytes => victims.live as f64 / bytes as f64,
@@ -139,6 +139,26 @@ fn what_rides_in_entries_that_were_let_go_is_moved_too() {
     collect(&world.group, 1, &mut ()).unwrap();
     assert!(entries(&world.store) + 15 < before, "{before} entries before");
     assert_eq!(sound(&world)[..2], points);
+}
+
+/// What is moved compresses to less than what a pack has around it: it is moved once, and not again and again.
+#[test]
+fn what_is_tiny_is_moved_once() {
+    for attached in [0, 1 << 20] {
+        let mut world = World::new();
+        world.attached_max = attached;
+        for n in 0..12u64 {
+            let blocks = (n * 2..n * 2 + 40).map(|block| (block, Change::Text((n + block) as u8)));
+            world.cycle(&disk(blocks));
+        }
+        let points = to(&world, last(2));
+        for _ in 0..2 {
+            compact(&world.group, ALL, 1, &mut ()).unwrap();
+            collect(&world.group, 1, &mut ()).unwrap();
+        }
+        assert_eq!(sound(&world), points);
+        assert_eq!(compact(&world.group, ALL, 1, &mut ()).unwrap(), Compacted::default(), "{attached}");
+    }
 }
 
 #[test]
@@ -255,7 +275,7 @@ fn a_damaged_pack_is_left_where_it_is() {
     let state = State::read(&world.group, head, catalog).unwrap();
     let reader = Arc::new(Reader::new(world.group.clone(), CACHE));
     let weighed = weigh::weigh(&reader, &state.contents(), &mut ()).unwrap();
-    let victims = weigh::victims(&world.group, &state, &weighed, u64::MAX).unwrap();
+    let victims = weigh::victims(&reader, &state, &weighed, u64::MAX).unwrap();
     let name = reader.pack_place(&victims.packs[0]).object;
     let mut bytes = world.store.get(&name, 1 << 20).unwrap();
     // Some frame that shows, whichever it is: all of them.

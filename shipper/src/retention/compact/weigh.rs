@@ -1,14 +1,13 @@
 //! What shows of each pack in the images that exist, and which packs are worth being moved.
 
 use super::super::collect::{Progress, State};
-use crate::vault::Group;
 use crate::vault::access::Reader;
 use crate::vault::entry::{Content, DiskImage};
 use crate::vault::frame::BlockHash;
 use crate::vault::image::{FrameRef, Image, Window};
 use crate::vault::index::{PackRef, blocks_of};
 use crate::vault::names::{self, ObjectName};
-use crate::{Error, Result, store};
+use crate::{Error, Kind, Result, store};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use towline_tracker::id::DiskId;
@@ -78,18 +77,16 @@ pub(super) struct Victims {
 }
 
 /// Objects of which less than half shows, those with the least first, as many as the budget lets copy. So where none is left
-/// more than half of what the group has in packs is live.
+/// more than half of what the group has in frames is live. Of a pack only its frames count, as its footer tells them: of one that
+/// was just made all show, so it is no victim, however small they are beside the rest of it.
 ///
 /// # Errors
 /// The store's.
-pub(super) fn victims(group: &Group, state: &State, weights: &Weights, budget: u64) -> Result<Victims> {
-    let place = |pack: &PackRef| match pack.offset {
-        0 => names::pack(group.id(), pack.epoch, pack.cut, pack.name),
-        _ => group.name_of(pack.entry),
-    };
+pub(super) fn victims(reader: &Reader, state: &State, weights: &Weights, budget: u64) -> Result<Victims> {
+    let group = reader.group();
     let mut objects: HashMap<String, (u64, Vec<PackRef>)> = HashMap::new();
     for weight in weights.values() {
-        let object = objects.entry(place(&weight.pack)).or_default();
+        let object = objects.entry(reader.pack_place(&weight.pack).object).or_default();
         object.0 += weight.live;
         object.1.push(weight.pack);
     }
@@ -110,6 +107,18 @@ pub(super) fn victims(group: &Group, state: &State, weights: &Weights, budget: u
     found.sort_by_key(|(live, length, packs)| (live * 1000 / length.max(&1), packs[0].name));
     let mut victims = Victims::default();
     for (live, length, mut packs) in found {
+        let is_worn = match &packs[..] {
+            [pack] if pack.offset == 0 => reader
+                .frames(pack)
+                .map(|frames| 2 * live < frames.iter().map(|frame| u64::from(frame.sealed)).sum()),
+            // Of an entry nothing is to stay.
+            _ => Ok(true),
+        };
+        match is_worn {
+            Ok(true) => {}
+            Err(error) if error.kind() != Kind::Damage => return Err(error),
+            _ => continue,
+        }
         if victims.live + live > budget && victims.emptied.0 > 0 {
             break;
         }
