@@ -121,5 +121,6 @@ sanitizers:
 	nice -n 5 tests/tools/sanitizers.sh '$(abspath $(OUT))' '$(PACKAGE)' '$(ONLY)'
 
 bench: tools
+	benches/tools/install-peers.sh
 	$(CARGO) build --release --workspace --bins
 	$(CARGO) run --release -p towline-benches -- $(or $(ARGS),--help)

@@ -29,7 +29,7 @@ impl Random {
 }
 
 /// The change: random writes of 4 to 64 KiB, `bytes` in all, anywhere on the disk. Returns the blocks written.
-fn change(client: &mut Client, size: u64, bytes: u64, seed: u64) -> Result<u64> {
+pub(crate) fn change(client: &mut Client, size: u64, bytes: u64, seed: u64) -> Result<u64> {
     let mut random = Random(seed | 1);
     let mut data = vec![0u8; 64 << 10];
     let mut blocks = std::collections::HashSet::new();

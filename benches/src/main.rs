@@ -3,7 +3,7 @@
 //! ```text
 //!  question ──► rounds (every contestant once a round, in rotating order) ──► ratios within a round
 //!     │                                                                          │
-//!     └── server, fio, qmp, process: how contestants run                         └── stats ──► report: Markdown, JSON
+//!     └── server, s3, tool, fio, qmp, process: how contestants run                         └── stats ──► report: Markdown, JSON
 //! ```
 //!
 //! A machine has good and bad minutes: only what was measured in the same round is compared, and a ratio is told as
@@ -12,6 +12,7 @@
 mod cut;
 mod delta;
 mod fio;
+mod history;
 mod instructions;
 mod memory;
 mod process;
@@ -19,9 +20,12 @@ mod qmp;
 mod replication;
 mod report;
 mod room;
+mod s3;
 mod server;
 mod ship;
 mod stats;
+mod store;
+mod tool;
 mod write_path;
 
 use clap::{Args, Parser, Subcommand};
@@ -47,6 +51,8 @@ enum Question {
     WritePath(Options),
     /// How fast generations are shipped
     Ship(Options),
+    /// How fast vaults are filled and restored, in a folder and in an S3 server
+    Store(Options),
     /// User-space instructions that tracking adds to a write (callgrind)
     Instructions(Options),
     /// How long a cut holds the writes
@@ -70,7 +76,7 @@ struct Options {
     /// Only parts whose name contains this
     #[arg(long)]
     only: Option<String>,
-    /// Size of the disks that are shipped, in MiB [default: 4096, or 512 in a quick run]
+    /// Size of the disks that are shipped, in MiB [default: 4096, or 512 in a quick run; of store half]
     #[arg(long)]
     mib: Option<u64>,
     /// A folder on a file system in memory
@@ -115,6 +121,7 @@ fn main() -> ExitCode {
     let asked = match Cli::parse().question {
         Question::WritePath(options) => run("write-path", &options, write_path::ask),
         Question::Ship(options) => run("ship", &options, ship::ask),
+        Question::Store(options) => run("store", &options, store::ask),
         Question::Instructions(options) => run("instructions", &options, instructions::ask),
         Question::Cut(options) => run("cut", &options, cut::ask),
         Question::Memory(options) => run("memory", &options, memory::ask),

@@ -116,10 +116,22 @@ impl Drop for Process {
 /// # Errors
 /// It can't be started or fails; then with the last lines that it said.
 pub(crate) fn finish(command: &mut Command) -> Result<Ended> {
+    run(command, Stdio::piped())
+}
+
+/// The same with standard output into a file.
+///
+/// # Errors
+/// As [`finish`].
+pub(crate) fn finish_into(command: &mut Command, file: File) -> Result<Ended> {
+    run(command, file.into())
+}
+
+fn run(command: &mut Command, stdout: Stdio) -> Result<Ended> {
     let begun = Instant::now();
     let name = command.get_program().to_string_lossy().into_owned();
     let mut said = tempfile::tempfile()?;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(said.try_clone()?);
+    command.stdin(Stdio::null()).stdout(stdout).stderr(said.try_clone()?);
     let mut child = command.spawn().map_err(|error| format!("{name} can't be started: {error}"))?;
     let mut output = String::new();
     if let Some(mut stdout) = child.stdout.take() {

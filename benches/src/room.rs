@@ -16,6 +16,8 @@ pub(crate) struct Room {
     pub(crate) disk: TempDir,
     /// Where reports go.
     pub(crate) out: PathBuf,
+    /// What `make tools` installs.
+    tools: PathBuf,
     /// `towline-tracker`.
     pub(crate) tracker: PathBuf,
     /// `towline`.
@@ -43,6 +45,7 @@ impl Room {
             memory: folder(&options.memory_dir)?,
             disk: folder(&options.disk_dir)?,
             out: options.out.clone().unwrap_or_else(|| target.join("benches")),
+            tools: target.join("tools"),
             tracker: program("towline-tracker")?,
             shipper: program("towline")?,
         })
@@ -60,6 +63,15 @@ impl Room {
         Ok(std::fs::remove_file(path)?)
     }
 
+    /// A server that `make tools` installs.
+    pub(crate) fn tool(&self, name: &str) -> Result<PathBuf> {
+        let path = self.tools.join(name);
+        match path.exists() {
+            true => Ok(path),
+            false => Err(format!("{} is not there: make tools", path.display()).into()),
+        }
+    }
+
     /// Whether all these programs are there; one line if not.
     pub(crate) fn needs(programs: &[&str]) -> Result<()> {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -69,7 +81,8 @@ impl Room {
             return Ok(());
         }
         let what = missing.join(", ");
-        Err(format!("missing: {what}; apt-get install fio nbdkit libnbd-bin qemu-utils valgrind").into())
+        let packages = "fio nbdkit libnbd-bin qemu-utils valgrind restic borgbackup rclone";
+        Err(format!("missing: {what}; make bench installs it, or apt-get install {packages}").into())
     }
 }
 
@@ -128,6 +141,12 @@ pub(crate) fn forget(disk: &Path) -> Result<()> {
     // SAFETY: both are strings that end in NUL and live through the call.
     unsafe { libc::removexattr(path.as_ptr(), mark.as_ptr()) };
     Ok(())
+}
+
+/// The last line of a log.
+pub(crate) fn last_line(log: &Path) -> String {
+    let said = std::fs::read_to_string(log).unwrap_or_default();
+    said.lines().last().unwrap_or("it said nothing").to_owned()
 }
 
 /// Bytes of all files below a folder.

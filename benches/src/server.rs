@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::process::Process;
-use crate::room::{Room, forget};
+use crate::room::{Room, forget, last_line};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -135,8 +135,7 @@ impl Server {
                 return Ok(Self { process, socket, export: export.into(), size, control });
             }
             if process.has_ended() || since.elapsed() > PATIENCE {
-                let said = std::fs::read_to_string(&log).unwrap_or_default();
-                let line = said.lines().last().unwrap_or("it said nothing");
+                let line = last_line(&log);
                 return Err(format!("no server over {}: {line}", disk.display()).into());
             }
             std::thread::sleep(Duration::from_millis(10));
