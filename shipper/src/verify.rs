@@ -99,6 +99,8 @@ pub struct GroupReport {
     pub orphans: u64,
     /// Which packs and indexes are damaged or lost, of those that points need.
     pub objects_damaged: BTreeSet<ObjectName>,
+    /// The newest catalog when it began; 0: there was none.
+    pub catalog: u64,
 }
 
 /// What an interrupted verification had read.
@@ -152,8 +154,7 @@ pub fn verify_with(vault: &Vault, group: Option<&str>, options: &Options<'_>) ->
                 done => done?,
             };
             // What was let go while it was looked at is not damaged.
-            let known = group.known.number();
-            if done.damage.is_empty() || group.newer_catalog(known)?.is_none() {
+            if done.damage.is_empty() || group.newer_catalog(done.catalog)?.is_none() {
                 break done;
             }
         });
@@ -230,6 +231,7 @@ fn lost(group: String) -> GroupReport {
         before,
         orphans,
         objects_damaged,
+        catalog: 0,
     }
 }
 
@@ -252,6 +254,7 @@ struct Check<'a> {
     /// Indexes with such frames, or with pages that can't be read.
     suspects: HashSet<ObjectName>,
     objects_damaged: BTreeSet<ObjectName>,
+    catalog: u64,
     seen: HashSet<String>,
     /// What points need; none if nothing was ever let go, so that everything must be there.
     needed: Option<Live>,
@@ -285,6 +288,7 @@ impl<'a> Check<'a> {
             bad_frames: HashSet::new(),
             suspects: HashSet::new(),
             objects_damaged: BTreeSet::new(),
+            catalog: 0,
             seen: HashSet::new(),
             needed: None,
             objects: 0,
@@ -363,6 +367,7 @@ impl<'a> Check<'a> {
             }),
             orphans,
             objects_damaged: self.objects_damaged,
+            catalog: self.catalog,
         })
     }
 
@@ -370,6 +375,7 @@ impl<'a> Check<'a> {
     fn catalogs(&mut self) -> Result<bool> {
         let newest = self.group().catalog(0);
         let Some(newest) = self.note(newest)?.flatten() else { return Ok(false) };
+        self.catalog = newest.number;
         let mut before = Some([0; 32]);
         for number in 1..=newest.number {
             for name in self.group().catalog_names(number) {

@@ -160,8 +160,8 @@ pub(super) fn freed(group: &Group, repack: Repack) -> Result<Freed> {
     let mut bar = Bar::new();
     let compacted = match compact(group, repack.bounds(), super::now_ns(), &mut bar) {
         // The collection says whether anything can be done.
-        Err(error) if error.kind() == Kind::Damage => {
-            tracing::warn!(error = error.line(), "nothing is repacked of a damaged group");
+        Err(error) if matches!(error.kind(), Kind::Damage | Kind::GroupFull) => {
+            tracing::warn!(error = error.line(), "nothing is repacked of this group");
             Compacted::default()
         }
         compacted => compacted?,

@@ -96,7 +96,7 @@ impl Progress for () {
 
 /// What exists of a log, at one moment.
 pub(super) struct State {
-    head: EntryHeader,
+    pub(super) head: EntryHeader,
     pub(super) catalog: Option<Catalog>,
     /// Entries above the boundary.
     above: Vec<Entry>,
@@ -192,13 +192,21 @@ impl State {
     /// be shipped again. Whoever puts an entry looks for a newer catalog, and opens everything anew for the next.
     fn settled(&self) -> u64 {
         let ends = |entry: &&Entry| entry.header.ends_shipment() || entry.header.kind == EntryKind::Claim;
-        let Some(last) = self.above.iter().rfind(ends).map(|entry| entry.header.seq) else { return 0 };
+        // What sank below the boundary was shipped over before it did.
+        let sunk = self.catalog.as_ref().map_or(0, |catalog| catalog.settled);
+        let Some(last) = self.above.iter().rfind(ends).map(|entry| entry.header.seq) else { return sunk };
         let before = self.above.iter().take_while(|entry| entry.header.seq < last);
         let by = before.filter_map(|entry| match &entry.payload {
             Payload::Condemned(condemned) => Some(condemned.catalog.0),
             _ => None,
         });
-        by.max().unwrap_or(0)
+        by.max().unwrap_or(0).max(sunk)
+    }
+
+    /// Whether a shipper may not know yet where blocks were moved last: an index that another one was moved to since is open to it.
+    fn moves_are_open(&self) -> bool {
+        let moved = self.catalog.iter().flat_map(|catalog| &catalog.moved);
+        moved.map(|moved| moved.to.epoch).max() > Some(self.settled())
     }
 
     /// The number of the newest catalog; 0: there is none.
@@ -225,8 +233,9 @@ impl State {
             Parsed::Data { epoch, cut, .. } => !self.in_use(epoch, cut),
             Parsed::Fold { epoch, name, .. } => self.may_fold_go(epoch, name),
             // Who made it for a catalog that is still to come may be asleep. Mutant: what no catalog names is nobody's.
-            Parsed::Moved { number, .. } => {
-                number <= self.number() || mutant::active("moved-swept-too-early")
+            Parsed::Moved { number, index, .. } => {
+                let is_open = index && self.moves_are_open();
+                !is_open && (number <= self.number() || mutant::active("moved-swept-too-early"))
             }
             // Catalogs are for ever, and the rest is not the group's.
             _ => false,
@@ -271,7 +280,7 @@ pub fn plan_telling(
         });
         // What was let go, or went on, while it was read is not damaged.
         match planned {
-            Err(error) if error.kind() == Kind::Damage && group.has_moved(head, number.0)? => {}
+            Err(error) if error.kind() == Kind::Damage && group.newer_catalog(number.0)?.is_some() => {}
             Err(error) if error.kind() == Kind::Damage => {
                 let remedy =
                     "nothing is deleted of a group whose log can't be read whole: run `towline verify`";
@@ -385,8 +394,7 @@ fn condemned_plan(group: &Group, now_ns: u64, progress: &mut dyn Progress) -> Re
 }
 
 impl Plan {
-    /// Takes what was appended since for read; `false`: a new claim may build on what nobody built on, or a fold shows what
-    /// showed nowhere.
+    /// Takes what was appended since for read; `false`: a new claim may build on what nobody built on.
     ///
     /// A content of the claim that was the newest lists what its base does, which is a root, and what its shipment has put,
     /// which was in use; so what was garbage still is. Only a fold may name a pack that its indexes name no more, if
@@ -402,7 +410,7 @@ impl Plan {
             if entry.header.epoch != self.head.epoch {
                 return Ok(false);
             }
-            if !self.goes_with(group, &entry)? {
+            if !self.spare(group, &entry)? {
                 return Ok(false);
             }
             self.condemned.extend(condemned(&entry).into_iter().flatten().cloned());
@@ -411,8 +419,11 @@ impl Plan {
         Ok(true)
     }
 
-    /// Whether no fold that this entry is the first to list names anything of the garbage.
-    fn goes_with(&mut self, group: &Group, entry: &Entry) -> Result<bool> {
+    /// Leaves alone what folds name that this entry is the first to list. `false` if that can't be told.
+    ///
+    /// Most of it shows nowhere all the same: then it is garbage in the next plan. To plan anew for it would be to plan for ever
+    /// beside a shipper that folds more often than a plan takes.
+    fn spare(&mut self, group: &Group, entry: &Entry) -> Result<bool> {
         // Mutant: a fold says what is said already.
         if mutant::active("late-fold-not-looked-at") {
             return Ok(true);
@@ -430,9 +441,14 @@ impl Plan {
             };
             let packs: HashSet<_> =
                 index.directory.packs.iter().map(|pack| reader.pack_place(pack).object).collect();
-            if self.garbage.iter().any(|garbage| packs.contains(&garbage.name)) {
-                return Ok(false);
-            }
+            let live = &mut self.live;
+            self.garbage.retain(|garbage| {
+                let stays = packs.contains(&garbage.name);
+                if stays {
+                    *live = (live.0 + 1, live.1 + garbage.length);
+                }
+                !stays
+            });
         }
         Ok(true)
     }

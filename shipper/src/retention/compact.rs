@@ -31,6 +31,7 @@ use crate::vault::access::Reader;
 use crate::vault::catalog::{Catalog, Moved};
 use crate::vault::cycle::Maker;
 use crate::vault::entry::{Content, IndexRef};
+use crate::vault::limits::CATALOG_MAX;
 use crate::vault::names::{self, ObjectName};
 use crate::{Error, Kind, Result};
 use copy::{Copies, Rewritten};
@@ -39,6 +40,8 @@ use std::sync::Arc;
 
 /// Memory for index pages.
 const CACHE: usize = 64 << 20;
+/// Indexes that are listed: a catalog must have room for each that is moved, and for half as much besides.
+const MOVED_MAX: usize = CATALOG_MAX / 2 / 128;
 /// The most that is copied for one catalog: about a tenth of it is memory.
 const ROUND: u64 = 1 << 30;
 
@@ -75,8 +78,8 @@ pub fn compact(group: &Group, bounds: Bounds, now_ns: u64, progress: &mut dyn Pr
         let state = State::read(group, head, catalog);
         let round = Bounds { budget: left.min(ROUND), ..bounds };
         match state.and_then(|state| self::round(group, &state, round, now_ns, progress)) {
-            // What was let go, or moved, while it was looked at is not damaged.
-            Err(error) if error.kind() == Kind::Damage && group.has_moved(head, number)? => {}
+            // What was let go, or moved, while it was looked at is not damaged. That the log went on takes nothing away.
+            Err(error) if error.kind() == Kind::Damage && group.newer_catalog(number)?.is_some() => {}
             Err(error) => return Err(error),
             Ok(None) => break,
             Ok(Some(round)) => {
@@ -128,6 +131,13 @@ fn round(
     if victims.emptied.0 == 0 {
         return Ok(None);
     }
+    if listed(&contents).len() > MOVED_MAX {
+        tracing::warn!(
+            group = group.name,
+            "its points list too many indexes for more to be repacked: let some go"
+        );
+        return Ok(None);
+    }
     let mut catalog = next(state.catalog.as_ref(), &group.name, now_ns);
     let maker = Maker { seal: group.seal.clone(), epoch: catalog.number, cut: names::NO_CUT };
     let mut copies = Copies::new(&reader, maker.clone(), bounds.pack_size);
@@ -146,6 +156,13 @@ fn round(
         moved.insert(listed.name, to);
     }
     catalog.moved = moved.into_iter().map(|(from, to)| Moved { from, to }).collect();
+    // Whoever puts the vault back to an older copy under us takes away what we have made.
+    if !copies.are_there()? || group.entry_header(state.head.seq)? != Some(state.head) {
+        return Err(Error::new(
+            Kind::Other,
+            format!("group {} was put back while it was repacked", group.name),
+        ));
+    }
     if copies.is_empty() || !group.put_catalog(&catalog)? {
         // Damaged, all of it, or somebody else was quicker: then what was made is garbage.
         return Ok(None);

@@ -3,7 +3,7 @@
 use super::policy::{Candidate, Policy, Reason, reasons};
 use crate::points::{History, Point, history_with};
 use crate::vault::catalog::{Catalog, Kept};
-use crate::vault::entry::{Claim, Content, EntryHeader, EntryRef};
+use crate::vault::entry::{Claim, Content, EntryHeader, EntryRef, Payload};
 use crate::vault::names::{self, ObjectName, Parsed};
 use crate::vault::{Group, Vault};
 use crate::{Error, Kind, Result, store};
@@ -43,6 +43,8 @@ struct Log {
     folds: BTreeMap<u64, Vec<(u64, ObjectName)>>,
     /// Every index that is listed.
     listed: BTreeSet<ObjectName>,
+    /// Condemned entries, and the catalogs that they rest on.
+    condemned: BTreeMap<u64, u64>,
 }
 
 impl Log {
@@ -137,10 +139,13 @@ pub(super) fn next(before: Option<&Catalog>, group: &str, now_ns: u64) -> Catalo
 fn read(vault: &Vault, group: &Group, past_damage: bool) -> Result<Log> {
     loop {
         let (mut headers, mut claim, mut folds) = (BTreeMap::new(), None, BTreeMap::new());
-        let mut listed = BTreeSet::new();
+        let (mut listed, mut condemned) = (BTreeSet::new(), BTreeMap::new());
         let history = history_with(vault, group, |entry| {
             headers.insert(entry.header.seq, entry.header);
             claim = entry.claim().cloned().or(claim.take());
+            if let Payload::Condemned(by) = &entry.payload {
+                condemned.insert(entry.header.seq, by.catalog.0);
+            }
             if let Some(content) = entry.content() {
                 folds.insert(entry.header.seq, super::folds(content).collect());
                 listed.extend(names_in(content));
@@ -163,7 +168,7 @@ fn read(vault: &Vault, group: &Group, past_damage: bool) -> Result<Log> {
             })
         });
         return match read {
-            Ok(claim) => Ok(Log { history, headers, claim, folds, listed }),
+            Ok(claim) => Ok(Log { history, headers, claim, folds, listed, condemned }),
             Err(error) if error.kind() == Kind::Damage && history.is_old(group)? => continue,
             Err(error) => {
                 let remedy = "nothing is let go of a group that can't be read whole: run `towline verify`, and prune \
@@ -261,6 +266,8 @@ fn decide(log: &Log, group: &str, policy: &Policy, zone: &TimeZone, now_ns: u64)
         (epoch <= bound).then(|| reference(epoch).or(before.and_then(|catalog| catalog.claim))).flatten();
     catalog.shipped = shipped(headers, before, epoch, bound).into_iter().collect();
     catalog.folded = folded(log, &catalog).into_iter().collect();
+    catalog.settled =
+        log.condemned.range(..=bound).map(|(_, by)| *by).max().unwrap_or(0).max(catalog.settled);
     let exists = |point: &EntryRef| point.seq > bound || kept.contains(&point.seq);
     catalog.spoiled.retain(exists);
     // Also what is listed only by what is let go now: somebody may be claiming over it, who has not seen this catalog.

@@ -8,7 +8,7 @@ use super::index::{self, Directory, PackRef, Page};
 use super::limits::DIRECTORY_MAX;
 use super::names::{self, ObjectName};
 use super::pack::{self, FooterFrame, TRAILER};
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -120,7 +120,14 @@ impl Reader {
     /// # Errors
     /// `Damage`, `NewerVault`, the store's.
     pub fn open_index(&self, listed: &IndexRef) -> Result<Index> {
-        self.open(listed, &self.group.known.stands_for(listed))
+        let read = self.group.known.stands_for(listed);
+        match self.open(listed, &read) {
+            // They say the same; what is listed may be there yet.
+            Err(error) if error.kind() == Kind::Damage && read != *listed => {
+                self.open(listed, listed).map_err(|_| error)
+            }
+            opened => opened,
+        }
     }
 
     /// Opens the index `reference` itself, whatever may stand for it; it is listed as `listed`.

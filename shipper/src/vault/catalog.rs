@@ -53,6 +53,8 @@ pub struct Catalog {
     pub pins: Vec<EntryRef>,
     /// Indexes that are listed and for which others stand, by name.
     pub moved: Vec<Moved>,
+    /// The greatest number of a catalog that a condemned entry at or below the boundary rests on: the shipper knows it.
+    pub settled: u64,
     /// Packs and indexes that a verification found damaged, by name.
     pub damaged: Vec<ObjectName>,
     /// Points that need such, the oldest first.
@@ -231,6 +233,7 @@ impl Catalog {
             && self.kept.iter().all(|k| k.entry.seq <= bound && k.below < k.entry.seq && kept(k.below))
             && self.links.iter().all(|(base, to)| *base <= bound && to < base && kept(*to))
             && self.pins.iter().all(|pin| self.has(*pin))
+            && self.settled <= number
             && self.spoiled.is_sorted_by(|a, b| a.seq < b.seq)
             && self.spoiled.iter().all(|point| self.has(*point))
             && self.damaged.is_sorted_by(|a, b| a < b)

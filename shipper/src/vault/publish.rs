@@ -157,8 +157,13 @@ impl Publisher {
         assert!(matches!(self.state, State::Putting), "an entry is being put");
         match answer {
             Appended::Ours(header) => self.published(header),
-            // Our own epoch's collector was quicker: no fencing, take the next place (V2).
-            Appended::Theirs(found) if found.kind == EntryKind::Condemned && found.epoch == self.epoch => {
+            // Our own epoch's collector was quicker: no fencing, take the next place (V2). It must be at our place and behind our
+            // head: at another the vault was put back, and what we published is gone.
+            Appended::Theirs(found)
+                if found.kind == EntryKind::Condemned
+                    && found.epoch == self.epoch
+                    && (found.seq, found.previous) == (self.head.seq + 1, self.head.hash) =>
+            {
                 self.head = found.reference();
                 self.state = State::Idle;
                 self.unlisted.collected();

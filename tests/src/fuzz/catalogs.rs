@@ -115,6 +115,7 @@ fn by_the_rules(input: &mut Input<'_>) -> Catalog {
         folded: cuts.iter().map(|cut| ObjectName([!*cut; 16])).rev().collect(),
         pins,
         damaged: cuts.iter().map(|cut| ObjectName([*cut; 16])).collect(),
+        settled: number.min(bound),
         spoiled,
         moved: some_moved(number, input),
     }

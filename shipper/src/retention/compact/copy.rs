@@ -9,7 +9,7 @@ use crate::vault::frame::{BlockHash, FrameEncoder, blocks_per_frame};
 use crate::vault::index::{FinishedIndex, IndexWriter, PackRef, Page, PageFrame, PageRun};
 use crate::vault::names::ObjectName;
 use crate::vault::pack::{self, PackBuilder};
-use crate::{Kind, Result};
+use crate::{Error, Kind, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use towline_tracker::id::DiskId;
@@ -145,7 +145,7 @@ impl Copies {
                     let data = &data[from..from + (1 << shift)];
                     if hasher.hash(data) != shown.hash {
                         let what = format_args!("block {} is not the one that the index names", shown.block);
-                        return Err(crate::Error::damage(&place.name, what));
+                        return Err(Error::damage(&place.name, what));
                     }
                     self.add((pack.name, number, shown.slot), shown, data)?;
                 }
@@ -185,7 +185,15 @@ impl Copies {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         open.flush();
         let pack = open.builder.finish();
-        self.reader.group().store.put(&pack.object, &pack.bytes)?;
+        let store = &self.reader.group().store;
+        store.put(&pack.object, &pack.bytes)?;
+        // What it is copied from goes, and no disk has it any more.
+        if store.get(&pack.object, pack.bytes.len())? != pack.bytes {
+            return Err(Error::new(
+                Kind::Other,
+                format!("{} is not what was put; nothing is moved", pack.object),
+            ));
+        }
         self.put += pack.bytes.len() as u64;
         let reference = PackRef::of(&pack.summary);
         let number = u32::try_from(self.packs.len()).expect("packs are counted in four bytes");
@@ -199,6 +207,18 @@ impl Copies {
         self.packs.push(NewPack { reference, frames: frames.collect() });
         self.places.extend(open.places);
         Ok(())
+    }
+
+    /// All that was put is there.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) fn are_there(&self) -> Result<bool> {
+        let there = |pack: &NewPack| {
+            let place = self.reader.pack_place(&pack.reference);
+            self.reader.group().has_object(&place.object)
+        };
+        self.packs.iter().try_fold(true, |all, pack| Ok(all && there(pack)?))
     }
 
     /// Everything that was copied is durable; answers its bytes.

@@ -85,7 +85,9 @@ pub(super) struct Victims {
 pub(super) fn victims(reader: &Reader, state: &State, weights: &Weights, budget: u64) -> Result<Victims> {
     let group = reader.group();
     let mut objects: HashMap<String, (u64, Vec<PackRef>)> = HashMap::new();
-    for weight in weights.values() {
+    // What is known to be damaged is not copied.
+    let damaged = group.known.damaged();
+    for weight in weights.values().filter(|weight| !damaged.contains(&weight.pack.name)) {
         let object = objects.entry(reader.pack_place(&weight.pack).object).or_default();
         object.0 += weight.live;
         object.1.push(weight.pack);
