@@ -323,7 +323,7 @@ pub const MUTANTS: &[Mutant] = &[
         "late-fold-not-looked-at",
         "a collector does not look at folds that were listed since its plan",
     )
-    .by(VAULTS),
+    .by(By::Test("repack::a_fold_that_is_listed_behind_a_plan_is_looked_at")),
     of("V13", "salt-reused", "all objects of one name and kind are sealed with one salt, so with one key"),
 ];
 

@@ -252,6 +252,22 @@ mod tests {
         assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
     }
 
+    /// Schedule: 1. an entry is published; 2. the vault is put back to a copy without it; 3. a collector, who sees the copy, puts a
+    /// condemned entry in its place; 4. the writer's next entry would follow that, over packs that are gone.
+    #[test]
+    fn a_condemned_entry_in_the_place_of_what_was_published_fences() {
+        let (_, mut publisher, draft) = world();
+        publisher.entry(draft.clone());
+        let first = put(&mut publisher);
+        publisher.answer(Appended::Ours(first));
+        publisher.poll();
+        publisher.entry(draft);
+        put(&mut publisher);
+        let by = EntryHeader { kind: EntryKind::Condemned, cut: CutId([7; 16]), ..first };
+        publisher.answer(Appended::Theirs(by));
+        assert_eq!(publisher.poll(), Some(Action::Fenced { by }));
+    }
+
     #[test]
     fn losing_to_a_condemned_entry_of_the_own_epoch_is_no_fencing() {
         let (_, mut publisher, draft) = world();

@@ -97,11 +97,15 @@ fn a_comparison_of_a_part_that_meets_damage_is_followed_by_one_of_everything() {
 /// with it and shipped again, although the freeze is continued.
 #[test]
 fn what_a_lost_checkpoint_covered_is_not_skipped() {
-    let (fake, store) = (Fake::new(disk(3000)), new_vault());
-    let every = Options { checkpoint_every: 1 << 20, ..options(&fake, None) };
-    fake.lock().break_at = Some("confirm");
-    run_with(&store, &every).unwrap_err();
-    assert!(kinds(&store).contains(&EntryKind::Checkpoint), "{:?}", kinds(&store));
+    // On a busy machine everything may be read before the first pack is put: then there is no checkpoint.
+    let killed = || {
+        let (fake, store) = (Fake::new(disk(3000)), new_vault());
+        let every = Options { checkpoint_every: 1 << 20, ..options(&fake, None) };
+        fake.lock().break_at = Some("confirm");
+        run_with(&store, &every).unwrap_err();
+        kinds(&store).contains(&EntryKind::Checkpoint).then_some((fake, store, every))
+    };
+    let (fake, store, every) = (0..50).find_map(|_| killed()).expect("a checkpoint in one of fifty");
     store.delete(&objects(&store, ".index")[0]).unwrap();
     let (_, summaries) = run_with(&store, &every).unwrap();
     assert_eq!(summaries.len(), 2);
